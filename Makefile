@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# Kelpie's build. `make help` lists the targets. Sources are found by wildcard: a new x.c, x_test.c or
+# x_fuzz.c is built without a change here. Another build of the same tree lives in another folder:
+#
+#     make BUILD=build/asan SANITIZE=-fsanitize=address,undefined build/asan/src/vm/vm_test
+
+BUILD ?= build
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+CLANG ?= clang
+GUEST_CC ?= musl-gcc
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+VERSION := 1.0.0
+SOVERSION := 1
+
+PACKAGES := jansson libarchive libcrypto libxxhash
+WARNINGS := -Wall -Wextra -Werror -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
+            -Wswitch-enum -Wvla -Wformat=2
+CFLAGS_COMMON := -std=gnu17 -O2 -g -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -Iinclude -Isrc -MMD -MP \
+                 -fno-omit-frame-pointer -fstack-protector-strong $(WARNINGS)
+CFLAGS_ALL = $(CFLAGS_COMMON) -fPIC -fvisibility=hidden -pthread \
+             $(shell pkg-config --cflags $(PACKAGES)) $(TEST_INCLUDES) $(SANITIZE) $(CFLAGS)
+LDLIBS_ALL = $(shell pkg-config --libs $(PACKAGES)) -pthread $(SANITIZE) $(LDFLAGS)
+
+LIB_SOURCES := $(filter-out %_test.c src/cli/% src/vmm/%,$(shell find src -name '*.c' | sort))
+CLI_SOURCES := $(filter-out %_test.c,$(wildcard src/cli/*.c))
+GUEST_SOURCES := $(filter-out %_test.c,$(wildcard guest/*.c) $(wildcard src/protocol/*.c) \
+                 $(wildcard src/base/*.c))
+SUPPORT_SOURCES := $(wildcard tests/support/*.c)
+UNIT_SOURCES := $(shell find src guest -name '*_test.c' 2>/dev/null | sort)
+SUITE_SOURCES := $(shell find tests -name '*_test.c' 2>/dev/null | sort)
+FUZZ_SOURCES := $(wildcard fuzz/*_fuzz.c)
+BENCH_SOURCES := $(wildcard bench/*.c)
+
+LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/guest_embed.o
+CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/%.o)
+SUPPORT_OBJECTS := $(SUPPORT_SOURCES:%.c=$(BUILD)/%.o)
+GUEST_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(filter-out guest/main.c %_test.c,$(wildcard guest/*.c)))
+UNIT_TESTS := $(UNIT_SOURCES:%.c=$(BUILD)/%)
+SUITE_TESTS := $(SUITE_SOURCES:%.c=$(BUILD)/%)
+FUZZERS := $(FUZZ_SOURCES:%.c=$(BUILD)/%)
+BENCH_OBJECTS := $(BENCH_SOURCES:%.c=$(BUILD)/%.o)
+
+# Other builds of the same tree, each by a make of its own.
+MAKEFLAGS += --no-print-directory
+ASAN := BUILD=$(BUILD)/asan SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all'
+TSAN := BUILD=$(BUILD)/tsan SANITIZE=-fsanitize=thread
+FUZZING := BUILD=$(BUILD)/fuzzing CC=$(CLANG) \
+           SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all'
+COVERAGE := BUILD=$(BUILD)/cover SANITIZE='--coverage -O0'
+
+# The rooms in which several threads meet: what `make tsan` runs, on the mock backend.
+THREADED := src/host src/vm src/backend/mock tests/conformance tests/fault
+
+.DEFAULT_GOAL := all
+.PHONY: all
+all: $(BUILD)/kelpie $(BUILD)/libkelpie.a $(BUILD)/libkelpie.so.$(VERSION) $(BUILD)/kelpie-guest ## build the command, the libraries and the guest
+
+# ---- library, command, guest ---------------------------------------------------------------------
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -c $< -o $@
+
+# What only tests may include: "support/x.h".
+$(BUILD)/%_test.o $(BUILD)/%_fuzz.o: TEST_INCLUDES := -Itests
+
+# The guest is never instrumented: it runs without a C library to report to.
+$(BUILD)/guest/%.guest.o: %.c
+	@mkdir -p $(@D)
+	$(GUEST_CC) $(CFLAGS_COMMON) -Os -ffunction-sections -fdata-sections -fno-pie -c $< -o $@
+
+GUEST_OBJECTS := $(GUEST_SOURCES:%.c=$(BUILD)/guest/%.guest.o)
+$(BUILD)/kelpie-guest: $(GUEST_OBJECTS)
+	$(GUEST_CC) -static -no-pie -Wl,--gc-sections -s $(GUEST_OBJECTS) -o $@
+
+# The guest program travels inside the library, so that the two always fit and nothing is looked up.
+$(BUILD)/guest_embed.o: $(BUILD)/kelpie-guest src/image/guest_embed.S
+	@mkdir -p $(@D)
+	$(CC) -c -DGUEST_PATH='"$(BUILD)/kelpie-guest"' src/image/guest_embed.S -o $@
+
+$(BUILD)/libkelpie.a: $(LIB_OBJECTS)
+	rm -f $@
+	$(AR) rcs $@ $(LIB_OBJECTS)
+
+$(BUILD)/libkelpie.so.$(VERSION): $(LIB_OBJECTS) src/kelpie.map
+	$(CC) -shared -Wl,-soname,libkelpie.so.$(SOVERSION) -Wl,--version-script=src/kelpie.map -Wl,-z,defs \
+		$(LIB_OBJECTS) $(LDLIBS_ALL) -o $@
+	ln -sf libkelpie.so.$(VERSION) $(BUILD)/libkelpie.so.$(SOVERSION)
+	ln -sf libkelpie.so.$(SOVERSION) $(BUILD)/libkelpie.so
+
+$(BUILD)/kelpie: $(CLI_OBJECTS) $(BUILD)/libkelpie.a
+	$(CC) $(CLI_OBJECTS) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -o $@
+
+# ---- tests ---------------------------------------------------------------------------------------
+
+# The conformance suite is one program of several files.
+CONFORMANCE_SOURCES := $(filter-out %_test.c,$(wildcard tests/conformance/*.c))
+$(BUILD)/tests/conformance/conformance_test: $(CONFORMANCE_SOURCES:%.c=$(BUILD)/%.o)
+
+$(BUILD)/%_test: $(BUILD)/%_test.o $(SUPPORT_OBJECTS) $(GUEST_TEST_OBJECTS) $(BUILD)/libkelpie.a
+	$(CC) $(filter %.o,$^) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
+
+$(BUILD)/src/cli/%_test: $(BUILD)/src/cli/%_test.o $(CLI_OBJECTS) $(BUILD)/libkelpie.a
+	$(CC) $< $(filter-out %/main.o,$(CLI_OBJECTS)) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
+
+# RESULTS=file adds the counts to that file, for whoever sums several runs up.
+TEST_SECONDS ?= 600
+RUN_TESTS = tools/run-tests -t $(TEST_SECONDS) $(if $(RESULTS),-r $(RESULTS))
+
+.PHONY: setup
+setup: ## install what is missing (Debian)
+	@tools/setup
+
+.PHONY: check
+check: ## everything that continuous integration runs
+	@tools/check
+
+.PHONY: demo
+demo: setup ## boot a VM, use it, snapshot and restore it, with timings
+	@$(MAKE) all
+	@tools/demo
+
+.PHONY: build-tests
+build-tests: all $(UNIT_TESTS) $(SUITE_TESTS)
+
+.PHONY: unit
+unit: $(UNIT_TESTS) ## run the unit tests
+	@$(RUN_TESTS) $(UNIT_TESTS)
+
+.PHONY: suites
+suites: all $(SUITE_TESTS) ## run the suites in tests/: conformance, the command
+	@$(RUN_TESTS) $(SUITE_TESTS)
+
+.PHONY: test
+test: build-tests ## run the unit tests and the suites
+	@$(RUN_TESTS) $(UNIT_TESTS) $(SUITE_TESTS)
+
+.PHONY: asan
+asan: ## run the tests under the address and undefined-behaviour sanitizers
+	@$(MAKE) $(ASAN) asan-run
+
+.PHONY: asan-run
+asan-run: build-tests
+	@ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(RUN_TESTS) $(UNIT_TESTS) $(SUITE_TESTS)
+
+.PHONY: tsan
+tsan: ## run the tests of the rooms that have threads under the thread sanitizer
+	@$(MAKE) $(TSAN) tsan-run
+
+TSAN_TESTS := $(filter $(THREADED:%=$(BUILD)/%/%),$(UNIT_TESTS) $(SUITE_TESTS))
+.PHONY: tsan-run
+tsan-run: $(TSAN_TESTS)
+	@TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 KELPIE_CONFORMANCE_BACKENDS=mock \
+		$(RUN_TESTS) $(TSAN_TESTS)
+
+.PHONY: cover
+cover: ## run the unit tests and print which lines and branches they reach
+	@find $(BUILD)/cover -name '*.gcda' -delete 2>/dev/null || true
+	@$(MAKE) $(COVERAGE) unit
+	@gcovr --root . --filter 'src/' --filter 'guest/' --exclude '.*_test\.c' \
+		--branches --exclude-unreachable-branches --print-summary $(BUILD)/cover
+
+# ---- fuzzing -------------------------------------------------------------------------------------
+
+FUZZ_SECONDS ?= 60
+
+$(BUILD)/fuzz/%_fuzz: $(BUILD)/fuzz/%_fuzz.o $(BUILD)/libkelpie.a
+	$(CC) -fsanitize=fuzzer $< $(BUILD)/libkelpie.a $(LDLIBS_ALL) -o $@
+
+.PHONY: fuzzers
+fuzzers: $(FUZZERS)
+
+.PHONY: fuzz
+fuzz: ## fuzz the decoder T (such as T=protocol; without T: each) for FUZZ_SECONDS each, and keep what it found
+	@$(MAKE) $(FUZZING) fuzzers
+	@tools/fuzz --keep -t $(FUZZ_SECONDS) $(if $(T),$(BUILD)/fuzzing/fuzz/$(T)_fuzz,$(FUZZ_SOURCES:%.c=$(BUILD)/fuzzing/%))
+
+.PHONY: fuzz-run
+fuzz-run:
+	@$(MAKE) $(FUZZING) fuzzers
+	@tools/fuzz -t $(FUZZ_SECONDS) $(FUZZ_SOURCES:%.c=$(BUILD)/fuzzing/%)
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+$(BUILD)/bench/bench: $(BENCH_OBJECTS) $(BUILD)/libkelpie.a
+	$(CC) $(BENCH_OBJECTS) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -o $@
+
+.PHONY: bench
+bench: all $(if $(BENCH_SOURCES),$(BUILD)/bench/bench) ## measure; print a table and write build/bench.json
+	@$(if $(BENCH_SOURCES),$(BUILD)/bench/bench,echo 'there is nothing in bench/ yet'; exit 1)
+
+# ---- how the code looks --------------------------------------------------------------------------
+
+FORMATTED = $(shell find include src guest sim tests fuzz bench examples -name '*.[ch]' 2>/dev/null | sort)
+CLANG_FORMAT ?= $(firstword $(shell command -v clang-format-14 clang-format))
+
+.PHONY: lint
+lint: ## the checks of tools/ that need no build, and the format
+	@failed=0; for check in tools/check-files tools/check-includes tools/check-sizes \
+			tools/check-assertions '$(MAKE) format-check'; do \
+		$$check || failed=1; \
+	done; exit $$failed
+
+.PHONY: lint-objects
+lint-objects: all ## the checks of tools/ that look at what was built
+	@failed=0; tools/check-calls $(BUILD) || failed=1; \
+		tools/check-symbols $(BUILD)/libkelpie.so include/kelpie.h || failed=1; exit $$failed
+
+.PHONY: format
+format: ## format the sources
+	@$(CLANG_FORMAT) -i $(FORMATTED)
+
+# Versions of clang-format differ in details: only the one that the settings were written for decides.
+.PHONY: format-check
+format-check: ## fail when a source is not formatted
+	@if $(CLANG_FORMAT) --version | grep -q 'version 14\.'; then \
+		$(CLANG_FORMAT) --dry-run -Werror $(FORMATTED); \
+	else \
+		echo 'format-check: skipped: there is no clang-format 14 here'; \
+	fi
+
+.PHONY: tidy
+tidy: ## run clang-tidy over the library, the command and the guest
+	@clang-tidy --quiet $(LIB_SOURCES) $(CLI_SOURCES) $(filter guest/%,$(GUEST_SOURCES)) -- \
+		$(filter-out -MMD -MP -Werror,$(CFLAGS_COMMON)) $(shell pkg-config --cflags $(PACKAGES))
+
+# ---- installing ----------------------------------------------------------------------------------
+
+# Always made anew: the paths may be others than the last time.
+.PHONY: $(BUILD)/kelpie.pc
+$(BUILD)/kelpie.pc: kelpie.pc.in
+	@mkdir -p $(@D)
+	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' \
+		-e 's|@PACKAGES@|$(PACKAGES)|' kelpie.pc.in > $@
+
+.PHONY: install
+install: all $(BUILD)/kelpie.pc ## install to $(DESTDIR)$(PREFIX)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
+	install -m 755 $(BUILD)/kelpie $(DESTDIR)$(PREFIX)/bin/kelpie
+	install -m 644 include/kelpie.h $(DESTDIR)$(PREFIX)/include/kelpie.h
+	install -m 644 $(BUILD)/libkelpie.a $(DESTDIR)$(LIBDIR)/libkelpie.a
+	install -m 755 $(BUILD)/libkelpie.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so.$(VERSION)
+	ln -sf libkelpie.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so.$(SOVERSION)
+	ln -sf libkelpie.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so
+	install -m 644 $(BUILD)/kelpie.pc $(DESTDIR)$(LIBDIR)/pkgconfig/kelpie.pc
+
+.PHONY: uninstall
+uninstall: ## remove what install put there
+	rm -f $(DESTDIR)$(PREFIX)/bin/kelpie $(DESTDIR)$(PREFIX)/include/kelpie.h \
+		$(DESTDIR)$(LIBDIR)/libkelpie.a $(DESTDIR)$(LIBDIR)/libkelpie.so \
+		$(DESTDIR)$(LIBDIR)/libkelpie.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so.$(VERSION) \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/kelpie.pc
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf $(BUILD)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+
+# What the objects depend on; not those of another build below this one.
+-include $(shell find $(wildcard $(BUILD)/src $(BUILD)/guest $(BUILD)/tests $(BUILD)/fuzz \
+           $(BUILD)/bench) /dev/null -name '*.d')
+.SECONDARY:
