@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* Writing, publishing, reading and verifying whole bundles, on the real file system. */
+#include "snapshot/snapshot_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "base/assert.h"
+#include "support/fault_host.h"
+
+#define MEMORY_SIZE (3u * 1048576u + 100u)
+#define PLACES 1000
+
+static struct host *host;
+static struct host_wait forever;
+static char folder[64];
+
+static int set_up(void **state) {
+    (void)state;
+    snprintf(folder, sizeof(folder), "/tmp/kelpie-bundle-XXXXXX");
+    if (host_linux_create(&host, NULL) != KELPIE_OK || !mkdtemp(folder)) {
+        return -1;
+    }
+    forever = host_wait_ms(host, 600000, HOST_FD_NONE);
+    return 0;
+}
+
+static size_t entry_count(const char *path) {
+    struct host_dir_entry entries[64];
+    size_t count = 0;
+    assert_int_equal(host_dir_list(host, path, entries, ARRAY_SIZE(entries), &count, NULL),
+                     KELPIE_OK);
+    return count;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    int result = rmdir(folder); /* Fails, and with it the group, when a test leaves something. */
+    host_destroy(host);
+    return result;
+}
+
+static void path_of(const char *name, char *buffer, size_t size) {
+    snprintf(buffer, size, "%s/%s", folder, name);
+}
+
+/* A memory file with data at its start, in its middle and in its last byte. */
+static int make_memory(void) {
+    int fd = HOST_FD_NONE;
+    char data[10000];
+    memset(data, 'm', sizeof(data));
+    assert_int_equal(host_memory_file(host, "memory", MEMORY_SIZE, &fd, NULL), KELPIE_OK);
+    assert_int_equal(host_file_write_at(host, fd, data, sizeof(data), 0, NULL), KELPIE_OK);
+    assert_int_equal(host_file_write_at(host, fd, data, sizeof(data), 2000000, NULL), KELPIE_OK);
+    assert_int_equal(host_file_write_at(host, fd, "!", 1, MEMORY_SIZE - 1, NULL), KELPIE_OK);
+    return fd;
+}
+
+static void fill_manifest(struct snapshot_manifest *manifest) {
+    snprintf(manifest->info.backend, sizeof(manifest->info.backend), "qemu");
+    snprintf(manifest->info.architecture, sizeof(manifest->info.architecture), "x86_64");
+    manifest->vcpu_count = 1;
+    manifest->memory_mib = 64;
+    manifest->disk_count = 1;
+    snprintf(manifest->disks[0].path, sizeof(manifest->disks[0].path), "/disk");
+    manifest->disks[0].in_bundle = true;
+    manifest->disks[0].size = 4096;
+}
+
+/* Writes a bundle with a state, a memory and a disk through any host. */
+static enum kelpie_status write_bundle(struct host *through, const char *path, int memory_fd,
+                                       struct kelpie_snapshot *ret_snapshot,
+                                       struct kelpie_error *err) {
+    static const char text[4096] = "four thousand and ninety-six bytes of state";
+    struct snapshot_writer *writer = NULL;
+    int fd = HOST_FD_NONE;
+    enum kelpie_status status = snapshot_writer_create(through, path, 0, &writer, err);
+    if (status == KELPIE_OK) {
+        fill_manifest(snapshot_writer_manifest(writer));
+        status = snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &fd, err);
+    }
+    if (status == KELPIE_OK) {
+        status = host_file_write_at(through, fd, text, sizeof(text), 0, err);
+    }
+    if (status == KELPIE_OK) {
+        status =
+            snapshot_writer_copy(writer, SNAPSHOT_PART_DISK_0, fd, sizeof(text), &forever, err);
+    }
+    if (status == KELPIE_OK) {
+        status = snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, memory_fd, MEMORY_SIZE,
+                                      &forever, err);
+    }
+    if (status == KELPIE_OK) {
+        status = snapshot_writer_publish(writer, &forever, ret_snapshot, err);
+    }
+    snapshot_writer_destroy(writer);
+    return status;
+}
+
+/* Opens the bundle and checks every part. */
+static enum kelpie_status check_bundle(const char *path, struct kelpie_error *err) {
+    struct snapshot_reader *reader = NULL;
+    enum kelpie_status status = snapshot_reader_open(host, path, &reader, err);
+    for (unsigned i = 0; status == KELPIE_OK && i < SNAPSHOT_PART_COUNT; i++) {
+        status = snapshot_reader_verify(reader, i, &forever, err);
+    }
+    snapshot_reader_close(reader);
+    return status;
+}
+
+static void remove_bundle(const char *path) {
+    assert_int_equal(host_path_remove_folder(host, path, NULL), KELPIE_OK);
+}
+
+static void test_bundle_is_read_as_written(void **state) {
+    (void)state;
+    char path[128];
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    struct snapshot_reader *reader = NULL;
+    struct host_file_info info;
+    int memory_fd = make_memory();
+    path_of("bundle", path, sizeof(path));
+    assert_int_equal(write_bundle(host, path, memory_fd, &snapshot, &err), KELPIE_OK);
+    assert_int_equal(entry_count(folder), 1);
+    assert_int_equal(entry_count(path), 4);
+    assert_int_equal(snapshot_reader_open(host, path, &reader, &err), KELPIE_OK);
+    const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
+    assert_string_equal(manifest->info.id, snapshot.id);
+    assert_int_equal(manifest->info.bytes, snapshot.bytes);
+    int fd = snapshot_reader_part(reader, SNAPSHOT_PART_MEMORY);
+    assert_int_equal(host_file_stat(host, fd, &info, NULL), KELPIE_OK);
+    assert_int_equal(info.size, MEMORY_SIZE);
+    assert_true(info.allocated_size < 100000); /* It is sparse. */
+    assert_int_equal(snapshot_reader_part(reader, SNAPSHOT_PART_DISK_0 + 1), HOST_FD_NONE);
+    char *ours = malloc(MEMORY_SIZE);
+    char *theirs = malloc(MEMORY_SIZE);
+    size_t size = 0;
+    assert_int_equal(host_file_read_at(host, memory_fd, ours, MEMORY_SIZE, 0, &size, NULL),
+                     KELPIE_OK);
+    assert_int_equal(host_file_read_at(host, fd, theirs, MEMORY_SIZE, 0, &size, NULL), KELPIE_OK);
+    assert_memory_equal(ours, theirs, MEMORY_SIZE);
+    free(ours);
+    free(theirs);
+    snapshot_reader_close(reader);
+    assert_int_equal(check_bundle(path, &err), KELPIE_OK);
+    assert_int_equal(write_bundle(host, path, memory_fd, &snapshot, &err), KELPIE_BAD_CONFIG);
+    assert_non_null(strstr(err.message, "exists already"));
+    remove_bundle(path);
+    host_close(host, memory_fd);
+}
+
+static void test_checksum_is_of_the_logical_content(void **state) {
+    (void)state;
+    char sparse[SNAPSHOT_CHECKSUM_SIZE];
+    char dense[SNAPSHOT_CHECKSUM_SIZE];
+    char bytes[SNAPSHOT_CHECKSUM_SIZE];
+    int fd = HOST_FD_NONE;
+    size_t size = 0;
+    int memory_fd = make_memory();
+    char *data = malloc(MEMORY_SIZE);
+    assert_int_equal(host_file_read_at(host, memory_fd, data, MEMORY_SIZE, 0, &size, NULL),
+                     KELPIE_OK);
+    assert_int_equal(host_memory_file(host, "dense", MEMORY_SIZE, &fd, NULL), KELPIE_OK);
+    assert_int_equal(host_file_write_at(host, fd, data, MEMORY_SIZE, 0, NULL), KELPIE_OK);
+    assert_int_equal(snapshot_checksum_file(host, memory_fd, MEMORY_SIZE, &forever, sparse, NULL),
+                     KELPIE_OK);
+    assert_int_equal(snapshot_checksum_file(host, fd, MEMORY_SIZE, &forever, dense, NULL),
+                     KELPIE_OK);
+    snapshot_checksum_bytes(data, MEMORY_SIZE, bytes);
+    assert_string_equal(sparse, dense);
+    assert_string_equal(sparse, bytes);
+    /* Known answer: XXH3-128 of nothing, in canonical order. */
+    snapshot_checksum_bytes("", 0, bytes);
+    assert_string_equal(bytes, "99aa06d3014798d86001c324468d497f");
+    free(data);
+    host_close(host, fd);
+    host_close(host, memory_fd);
+}
+
+static void test_copy_respects_its_limits(void **state) {
+    (void)state;
+    struct snapshot_writer *writer = NULL;
+    struct kelpie_error err;
+    char path[128];
+    int event = HOST_FD_NONE;
+    int memory_fd = make_memory();
+    struct host_wait past = host_wait_none();
+    path_of("limited", path, sizeof(path));
+    assert_int_equal(snapshot_writer_create(host, path, 8192, &writer, &err), KELPIE_OK);
+    assert_int_equal(
+        snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, memory_fd, MEMORY_SIZE, &forever, &err),
+        KELPIE_SNAPSHOT_TOO_LARGE);
+    snapshot_writer_destroy(writer);
+    assert_int_equal(snapshot_writer_create(host, path, 0, &writer, &err), KELPIE_OK);
+    assert_int_equal(
+        snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, memory_fd, MEMORY_SIZE, &past, &err),
+        KELPIE_TIMED_OUT);
+    assert_int_equal(host_event_create(host, &event, NULL), KELPIE_OK);
+    host_event_set(host, event);
+    struct host_wait cancelled = {forever.deadline_ns, event};
+    assert_int_equal(
+        snapshot_writer_copy(writer, SNAPSHOT_PART_STATE, memory_fd, MEMORY_SIZE, &cancelled, &err),
+        KELPIE_CANCELLED);
+    assert_int_equal(snapshot_writer_copy(writer, SNAPSHOT_PART_DISK_0, memory_fd, MEMORY_SIZE + 1,
+                                          &forever, &err),
+                     KELPIE_SNAPSHOT_FAILED);
+    snapshot_writer_destroy(writer);
+    host_close(host, event);
+    host_close(host, memory_fd);
+    assert_int_equal(entry_count(folder), 0);
+}
+
+static void test_two_writers_beside_each_other(void **state) {
+    (void)state;
+    struct snapshot_writer *first = NULL;
+    struct snapshot_writer *second = NULL;
+    char path[128];
+    int fd = HOST_FD_NONE;
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    path_of("same", path, sizeof(path));
+    assert_int_equal(snapshot_writer_create(host, path, 0, &first, &err), KELPIE_OK);
+    assert_int_equal(snapshot_writer_create(host, path, 0, &second, &err), KELPIE_OK);
+    assert_int_equal(entry_count(folder), 2); /* The second left the living first alone. */
+    struct snapshot_writer *writers[] = {first, second};
+    for (size_t i = 0; i < 2; i++) {
+        struct snapshot_manifest *manifest = snapshot_writer_manifest(writers[i]);
+        fill_manifest(manifest);
+        manifest->disk_count = 0;
+        manifest->disks[0] = (struct snapshot_disk){0};
+        assert_int_equal(snapshot_writer_part(writers[i], SNAPSHOT_PART_STATE, &fd, &err),
+                         KELPIE_OK);
+    }
+    assert_int_equal(snapshot_writer_publish(first, &forever, &snapshot, &err), KELPIE_OK);
+    assert_int_equal(snapshot_writer_publish(second, &forever, &snapshot, &err),
+                     KELPIE_SNAPSHOT_FAILED);
+    snapshot_writer_destroy(first);
+    snapshot_writer_destroy(second);
+    assert_int_equal(entry_count(folder), 1);
+    assert_int_equal(check_bundle(path, &err), KELPIE_OK);
+    remove_bundle(path);
+}
+
+/* ---- Damage ----------------------------------------------------------------------------------- */
+
+static uint64_t next_random(uint64_t *seed) {
+    *seed = *seed * 6364136223846793005ull + 1442695040888963407ull;
+    return *seed >> 33;
+}
+
+static void flip(const char *path, uint64_t offset) {
+    int fd = open(path, O_RDWR);
+    uint8_t byte = 0;
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, &byte, 1, (off_t)offset), 1);
+    byte ^= 0x40;
+    assert_int_equal(pwrite(fd, &byte, 1, (off_t)offset), 1);
+    close(fd);
+}
+
+static void expect_damaged(const char *path, const char *part) {
+    struct kelpie_error err = {0};
+    assert_int_equal(check_bundle(path, &err), KELPIE_SNAPSHOT_CORRUPT);
+    assert_string_equal(err.field, part);
+    assert_non_null(strstr(err.message, part));
+}
+
+/* A wrong length is seen when the bundle is opened, without a checksum. */
+static void expect_lengths_refused(const char *path, const char *part, uint64_t size) {
+    char file[160];
+    struct kelpie_error err;
+    uint64_t seed = size;
+    snprintf(file, sizeof(file), "%s/%s", path, part);
+    for (size_t i = 0; i < PLACES; i++) {
+        struct snapshot_reader *reader = NULL;
+        uint64_t length = i % 2 ? next_random(&seed) % size : size + 1 + next_random(&seed);
+        assert_int_equal(truncate(file, (off_t)length), 0);
+        assert_int_equal(snapshot_reader_open(host, path, &reader, &err), KELPIE_SNAPSHOT_CORRUPT);
+        assert_string_equal(err.field, part);
+    }
+}
+
+static void hazard_B3_every_part_flipped_truncated_extended(void **state) {
+    static const char *const parts[] = {"state", "memory", "disk-0"};
+    (void)state;
+    char path[128];
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    uint64_t seed = 42;
+    int memory_fd = make_memory();
+    path_of("damaged", path, sizeof(path));
+    assert_int_equal(write_bundle(host, path, memory_fd, &snapshot, &err), KELPIE_OK);
+    for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+        char file[160];
+        struct stat info;
+        snprintf(file, sizeof(file), "%s/%s", path, parts[i]);
+        assert_int_equal(stat(file, &info), 0);
+        uint64_t size = (uint64_t)info.st_size;
+        for (size_t j = 0; j < PLACES / 10; j++) {
+            uint64_t place = j == 0 ? 0 : j == 1 ? size - 1 : next_random(&seed) % size;
+            flip(file, place);
+            expect_damaged(path, parts[i]);
+            flip(file, place);
+        }
+        expect_lengths_refused(path, parts[i], size);
+        remove_bundle(path);
+        assert_int_equal(write_bundle(host, path, memory_fd, &snapshot, &err), KELPIE_OK);
+        assert_int_equal(unlink(file), 0);
+        expect_damaged(path, parts[i]);
+        assert_int_equal(symlink("/etc/passwd", file), 0);
+        expect_damaged(path, parts[i]);
+        assert_int_equal(unlink(file), 0);
+        assert_int_equal(mkfifo(file, 0600), 0);
+        expect_damaged(path, parts[i]);
+        remove_bundle(path);
+        assert_int_equal(write_bundle(host, path, memory_fd, &snapshot, &err), KELPIE_OK);
+    }
+    remove_bundle(path);
+    host_close(host, memory_fd);
+}
+
+static void hazard_B5_files_without_a_manifest_are_no_bundle(void **state) {
+    (void)state;
+    char path[128];
+    char file[160];
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    int memory_fd = make_memory();
+    path_of("bundle", path, sizeof(path));
+    assert_int_equal(check_bundle(path, &err), KELPIE_NOT_FOUND);
+    assert_int_equal(write_bundle(host, path, memory_fd, &snapshot, &err), KELPIE_OK);
+    snprintf(file, sizeof(file), "%s/manifest.json", path);
+    assert_int_equal(truncate(file, 0), 0);
+    expect_damaged(path, "manifest");
+    assert_int_equal(truncate(file, SNAPSHOT_MANIFEST_SIZE_MAX + 1), 0);
+    expect_damaged(path, "manifest");
+    assert_int_equal(unlink(file), 0);
+    expect_damaged(path, "manifest");
+    remove_bundle(path);
+    host_close(host, memory_fd);
+}
+
+/* ---- Failures while writing ------------------------------------------------------------------- */
+
+static void hazard_B4_every_host_call_fails(void **state) {
+    (void)state;
+    struct host *faulty = NULL;
+    struct kelpie_snapshot snapshot;
+    char path[128];
+    char leaks[512];
+    int memory_fd = make_memory();
+    path_of("bundle", path, sizeof(path));
+    assert_int_equal(fault_host_create(host, &faulty, NULL), KELPIE_OK);
+    for (uint64_t nth = 1;; nth++) {
+        struct kelpie_error err = {0};
+        fault_host_arm(faulty, &(struct fault_plan){.nth = nth, .os_error = EIO});
+        enum kelpie_status status = write_bundle(faulty, path, memory_fd, &snapshot, &err);
+        const char *fired = fault_host_fired(faulty);
+        fault_host_disarm(faulty);
+        assert_int_equal(fault_host_leaks(faulty, leaks, sizeof(leaks)), 0);
+        if (status == KELPIE_OK) {
+            assert_int_equal(check_bundle(path, &err), KELPIE_OK);
+            remove_bundle(path);
+        } else {
+            assert_non_null(fired);
+            assert_true(err.message[0] != '\0');
+        }
+        assert_int_equal(entry_count(folder), 0);
+        if (!fired) {
+            assert_true(nth > 40);
+            break;
+        }
+    }
+    host_destroy(faulty);
+    host_close(host, memory_fd);
+}
+
+static void hazard_B4_full_disk(void **state) {
+    (void)state;
+    char mount_point[96];
+    char path[128];
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    int memory_fd = make_memory();
+    path_of("small", mount_point, sizeof(mount_point));
+    assert_int_equal(mkdir(mount_point, 0700), 0);
+    snprintf(path, sizeof(path), "%s/bundle", mount_point);
+    if (mount("none", mount_point, "tmpfs", 0, "size=16k") != 0) {
+        print_message("skipped: a full disk (mounting a tmpfs takes root)\n");
+        assert_int_equal(rmdir(mount_point), 0);
+        host_close(host, memory_fd);
+        skip();
+    }
+    assert_int_equal(write_bundle(host, path, memory_fd, &snapshot, &err), KELPIE_NO_SPACE);
+    assert_int_equal(entry_count(mount_point), 0);
+    assert_int_equal(umount(mount_point), 0);
+    assert_int_equal(rmdir(mount_point), 0);
+    host_close(host, memory_fd);
+}
+
+/* The child is killed after a growing time; the next writer finds the old bundle or none, and cleans up. */
+static void hazard_B4_killed_at_any_moment(void **state) {
+    (void)state;
+    char path[128];
+    char other[128];
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    unsigned whole = 0;
+    unsigned partial = 0;
+    int memory_fd = make_memory();
+    path_of("bundle", path, sizeof(path));
+    path_of("other", other, sizeof(other));
+    for (unsigned i = 0; i < 150; i++) {
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            enum kelpie_status status = write_bundle(host, path, memory_fd, &snapshot, NULL);
+            _exit(status == KELPIE_OK ? 0 : 1);
+        }
+        usleep(i * i);
+        kill(child, SIGKILL);
+        assert_int_equal(waitpid(child, NULL, 0), child);
+        enum kelpie_status status = check_bundle(path, &err);
+        assert_true(status == KELPIE_OK || status == KELPIE_NOT_FOUND);
+        whole += status == KELPIE_OK;
+        partial += status != KELPIE_OK && entry_count(folder) > 0;
+        if (status == KELPIE_OK) {
+            remove_bundle(path);
+        }
+        assert_int_equal(write_bundle(host, other, memory_fd, &snapshot, &err), KELPIE_OK);
+        assert_int_equal(check_bundle(other, &err), KELPIE_OK);
+        remove_bundle(other);
+        assert_int_equal(entry_count(folder), 0);
+    }
+    print_message("killed: %u bundles whole, %u partial folders left and cleaned\n", whole,
+                  partial);
+    assert_true(partial > 0);
+    host_close(host, memory_fd);
+}
+
+static void test_sweep_leaves_what_is_not_ours(void **state) {
+    static const char *const names[] = {
+        "notes.partial-12",                           /* no id */
+        "x.partial-0123456789abcdef0123456789abcdef", /* holds a foreign file */
+        ".partial-0123456789abcdef0123456789abcdef",  /* belongs to no bundle */
+    };
+    (void)state;
+    char path[128];
+    char file[192];
+    struct snapshot_writer *writer = NULL;
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        path_of(names[i], path, sizeof(path));
+        snprintf(file, sizeof(file), "%s/keep", path);
+        assert_int_equal(mkdir(path, 0700), 0);
+        close(open(file, O_CREAT | O_WRONLY, 0600));
+    }
+    path_of("bundle", path, sizeof(path));
+    assert_int_equal(snapshot_writer_create(host, path, 0, &writer, NULL), KELPIE_OK);
+    snapshot_writer_destroy(writer);
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        path_of(names[i], path, sizeof(path));
+        snprintf(file, sizeof(file), "%s/keep", path);
+        assert_int_equal(unlink(file), 0);
+        assert_int_equal(rmdir(path), 0);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bundle_is_read_as_written),
+        cmocka_unit_test(test_checksum_is_of_the_logical_content),
+        cmocka_unit_test(test_copy_respects_its_limits),
+        cmocka_unit_test(test_two_writers_beside_each_other),
+        cmocka_unit_test(test_sweep_leaves_what_is_not_ours),
+        cmocka_unit_test(hazard_B3_every_part_flipped_truncated_extended),
+        cmocka_unit_test(hazard_B5_files_without_a_manifest_are_no_bundle),
+        cmocka_unit_test(hazard_B4_every_host_call_fails),
+        cmocka_unit_test(hazard_B4_full_disk),
+        cmocka_unit_test(hazard_B4_killed_at_any_moment),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+#include "snapshot/snapshot_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+
+struct snapshot_reader {
+    struct host *host;
+    struct snapshot_path directory;
+    struct snapshot_manifest *manifest;
+    int part_fds[SNAPSHOT_PART_COUNT];
+};
+
+/* Opens one of the bundle's files: a regular file, not a link to one elsewhere. */
+static enum kelpie_status open_file(const struct snapshot_reader *reader, const char *name,
+                                    const char *field, int *ret_fd, struct host_file_info *ret_info,
+                                    struct kelpie_error *err) {
+    struct snapshot_path path;
+    AUTO_FD struct host_fd fd = {reader->host, HOST_FD_NONE};
+    ASSERT(!strchr(name, '/'));
+    ASSERT(ret_fd && ret_info);
+    TRY(snapshot_path_format(&path, err, "%s/%s", reader->directory.text, name));
+    enum kelpie_status status = host_file_open(
+        reader->host, path.text, HOST_OPEN_READ | HOST_OPEN_NO_FOLLOW, 0, &fd.fd, err);
+    if (status == KELPIE_NOT_FOUND || status == KELPIE_IO_FAILED) {
+        status =
+            error_wrap(err, KELPIE_SNAPSHOT_CORRUPT, "the bundle's %s cannot be opened", field);
+        if (err) {
+            snprintf(err->field, sizeof(err->field), "%s", field);
+        }
+        return status;
+    }
+    TRY(status);
+    TRY(host_file_stat(reader->host, fd.fd, ret_info, err));
+    if (ret_info->type != HOST_FILE_REGULAR) {
+        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, field, "%.512s is not a regular file",
+                               path.text);
+    }
+    *ret_fd = host_fd_take(&fd);
+    return KELPIE_OK;
+}
+
+static enum kelpie_status read_manifest(struct snapshot_reader *reader, struct kelpie_error *err) {
+    struct host *host = reader->host;
+    struct host_file_info info;
+    AUTO_FD struct host_fd fd = {host, HOST_FD_NONE};
+    AUTO_MEM char *text = NULL;
+    size_t size = 0;
+    ASSERT(!reader->manifest);
+    TRY(open_file(reader, SNAPSHOT_MANIFEST_NAME, "manifest", &fd.fd, &info, err));
+    if (info.size == 0 || info.size > SNAPSHOT_MANIFEST_SIZE_MAX) {
+        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "manifest",
+                               "manifest.json of %.512s is empty or longer than %d bytes",
+                               reader->directory.text, SNAPSHOT_MANIFEST_SIZE_MAX);
+    }
+    text = host_allocate(host, info.size, err);
+    if (!text) {
+        return KELPIE_NO_MEMORY;
+    }
+    TRY(host_file_read_at(host, fd.fd, text, info.size, 0, &size, err));
+    ASSERT(size <= info.size);
+    enum kelpie_status status = snapshot_manifest_decode(host, text, size, &reader->manifest, err);
+    if (status != KELPIE_OK) {
+        return error_wrap(err, status, "the bundle %.512s", reader->directory.text);
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status open_parts(struct snapshot_reader *reader, struct kelpie_error *err) {
+    struct snapshot_manifest *manifest = reader->manifest;
+    ASSERT(manifest->info.bytes == 0);
+    for (unsigned i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+        const char *name = snapshot_part_name(i);
+        struct host_file_info info;
+        if (!manifest->parts[i].present) {
+            continue;
+        }
+        ASSERT(reader->part_fds[i] == HOST_FD_NONE);
+        TRY(open_file(reader, name, name, &reader->part_fds[i], &info, err));
+        if (info.size != manifest->parts[i].size) {
+            return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, name,
+                                   "%s of the bundle %.512s has %llu bytes where its manifest "
+                                   "tells of %llu",
+                                   name, reader->directory.text, (unsigned long long)info.size,
+                                   (unsigned long long)manifest->parts[i].size);
+        }
+        manifest->info.bytes += info.allocated_size;
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status reader_fill(struct snapshot_reader *reader, const char *directory,
+                                      struct kelpie_error *err) {
+    struct host_file_info info;
+    ASSERT(reader->host);
+    ASSERT(directory);
+    TRY(snapshot_path_format(&reader->directory, err, "%s", directory));
+    enum kelpie_status status = host_path_stat(reader->host, directory, &info, err);
+    if (status == KELPIE_NOT_FOUND) {
+        return error_set(err, KELPIE_NOT_FOUND, "there is no bundle %.512s", directory);
+    }
+    TRY(status);
+    TRY(read_manifest(reader, err));
+    return open_parts(reader, err);
+}
+
+enum kelpie_status snapshot_reader_open(struct host *host, const char *directory,
+                                        struct snapshot_reader **ret_reader,
+                                        struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(ret_reader);
+    struct snapshot_reader *reader = host_allocate(host, sizeof(*reader), err);
+    if (!reader) {
+        return KELPIE_NO_MEMORY;
+    }
+    reader->host = host;
+    for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+        reader->part_fds[i] = HOST_FD_NONE;
+    }
+    enum kelpie_status status = reader_fill(reader, directory, err);
+    if (status != KELPIE_OK) {
+        snapshot_reader_close(reader);
+        return status;
+    }
+    *ret_reader = reader;
+    return KELPIE_OK;
+}
+
+void snapshot_reader_close(struct snapshot_reader *reader) {
+    if (!reader) {
+        return;
+    }
+    ASSERT(reader->directory.text[HOST_PATH_SIZE_MAX] == '\0');
+    ASSERT(reader->host);
+    for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+        host_close(reader->host, reader->part_fds[i]);
+    }
+    snapshot_manifest_destroy(reader->manifest);
+    free(reader);
+}
+
+const struct snapshot_manifest *snapshot_reader_manifest(const struct snapshot_reader *reader) {
+    ASSERT(reader);
+    ASSERT(reader->manifest);
+    return reader->manifest;
+}
+
+int snapshot_reader_part(const struct snapshot_reader *reader, enum snapshot_part part) {
+    ASSERT(reader);
+    ASSERT((unsigned)part < SNAPSHOT_PART_COUNT);
+    return reader->part_fds[part];
+}
+
+enum kelpie_status snapshot_reader_part_path(const struct snapshot_reader *reader,
+                                             enum snapshot_part part, char *buffer, size_t size,
+                                             struct kelpie_error *err) {
+    struct snapshot_path path;
+    ASSERT((unsigned)part < SNAPSHOT_PART_COUNT);
+    ASSERT(buffer);
+    TRY(snapshot_path_format(&path, err, "%s/%s", reader->directory.text,
+                             snapshot_part_name(part)));
+    size_t length = strlen(path.text);
+    if (length >= size) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "directory", "the path %.512s is too long",
+                               path.text);
+    }
+    memcpy(buffer, path.text, length + 1);
+    return KELPIE_OK;
+}
+
+enum kelpie_status snapshot_reader_verify(struct snapshot_reader *reader, enum snapshot_part part,
+                                          const struct host_wait *wait, struct kelpie_error *err) {
+    char checksum[SNAPSHOT_CHECKSUM_SIZE];
+    ASSERT((unsigned)part < SNAPSHOT_PART_COUNT);
+    const struct snapshot_part_info *info = &reader->manifest->parts[part];
+    const char *name = snapshot_part_name(part);
+    if (!info->present) {
+        return KELPIE_OK;
+    }
+    ASSERT(reader->part_fds[part] != HOST_FD_NONE);
+    TRY(snapshot_checksum_file(reader->host, reader->part_fds[part], info->size, wait, checksum,
+                               err));
+    if (strcmp(checksum, info->checksum) != 0) {
+        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, name,
+                               "%s of the bundle %.512s is damaged: its checksum is %s, not %s",
+                               name, reader->directory.text, checksum, info->checksum);
+    }
+    return KELPIE_OK;
+}

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * snapshot.h: bundles, the folders that snapshots are on disk. Knows files and checksums, no device and no
+ * hypervisor. docs/SNAPSHOT_FORMAT.md describes every byte.
+ *
+ * THEORY OF OPERATION
+ *
+ * Writing: snapshot_writer_create() makes a folder "<directory>.partial-<id>" beside the place; the
+ * backend fills parts in it (`state`, `memory`, `disk-N`); publish() computes what is missing of sizes and
+ * XXH3-128 checksums, writes manifest.json, syncs every file and the folder, and renames it to its place, which must
+ * not exist. destroy() before publish removes everything. A crash leaves a *.partial-* folder, never a
+ * bundle; the next writer beside it removes those whose owner (a lock on their manifest file) is gone.
+ *
+ * Reading: open() reads manifest.json (bounded), checks its version, every field and each part's presence,
+ * type and size; verify_part() checks a checksum. Everything in a bundle is untrusted input: file names in the
+ * manifest are not used as paths unless they are exactly the part's own name.
+ */
+#ifndef KELPIE_SNAPSHOT_SNAPSHOT_H
+#define KELPIE_SNAPSHOT_SNAPSHOT_H
+
+#include "host/host.h"
+#include "snapshot/snapshot_limits.h"
+
+enum snapshot_part {
+    SNAPSHOT_PART_STATE = 0,
+    SNAPSHOT_PART_MEMORY, /* optional: a backend's state may carry the memory (`memory_in_state`) */
+    SNAPSHOT_PART_DISK_0, /* … DISK_0 + KELPIE_DISK_COUNT_MAX - 1 */
+    SNAPSHOT_PART_COUNT = SNAPSHOT_PART_DISK_0 + KELPIE_DISK_COUNT_MAX
+};
+
+/* "state", "memory", "disk-0", … */
+const char *snapshot_part_name(enum snapshot_part part);
+
+struct snapshot_part_info {
+    bool present;
+    uint64_t size;                         /* bytes, by length */
+    char checksum[SNAPSHOT_CHECKSUM_SIZE]; /* XXH3-128, 32 hexadecimal digits, canonical order */
+};
+
+/* A read-only disk that a suspend bundle refers to and does not hold. */
+struct snapshot_disk {
+    char path[KELPIE_PATH_SIZE_MAX + 1];
+    char mount[KELPIE_PATH_SIZE_MAX + 1]; /* or empty */
+    bool read_only;
+    bool in_bundle; /* the part disk-N holds its bytes */
+    uint64_t size;
+    char checksum[SNAPSHOT_CHECKSUM_SIZE]; /* of the outside file when it is not in the bundle */
+};
+
+/* An exec session that was open: where its reader goes on. */
+struct snapshot_session {
+    uint32_t id;
+    bool tty;
+    uint64_t stdin_offset;
+    uint64_t stdout_offset;
+    uint64_t stderr_offset;
+};
+
+struct snapshot_feature { /* a name and value that must be equal at restore: machine, cpu, … */
+    char name[SNAPSHOT_NAME_SIZE_MAX + 1];
+    char value[SNAPSHOT_VALUE_SIZE_MAX + 1];
+};
+
+/* What manifest.json says. Big (paths): allocate it. */
+struct snapshot_manifest {
+    struct kelpie_snapshot
+        info; /* id, parent, kind, backend and its version, architecture, time, quiesced */
+    char vm_id[KELPIE_ID_SIZE];
+    char vm_name[KELPIE_NAME_SIZE_MAX + 1];
+    char kernel_digest[SNAPSHOT_DIGEST_SIZE];    /* SHA-256, hexadecimal; or empty (mock) */
+    char initramfs_digest[SNAPSHOT_DIGEST_SIZE]; /* the same */
+    uint32_t vcpu_count;
+    uint32_t memory_mib;
+    char kernel_args[KELPIE_KERNEL_ARGS_SIZE_MAX + 1];
+    char hostname[KELPIE_NAME_SIZE_MAX + 1];
+    char working_dir[KELPIE_PATH_SIZE_MAX + 1];
+    char **env; /* env_count strings, owned by the manifest */
+    size_t env_count;
+    bool memory_in_state;
+    struct snapshot_part_info parts[SNAPSHOT_PART_COUNT];
+    struct snapshot_disk disks[KELPIE_DISK_COUNT_MAX];
+    size_t disk_count;
+    struct snapshot_session sessions[KELPIE_EXEC_COUNT_MAX];
+    size_t session_count;
+    struct snapshot_feature features[SNAPSHOT_FEATURE_COUNT_MAX];
+    size_t feature_count;
+};
+
+KELPIE_CHECKED enum kelpie_status snapshot_manifest_create(struct host *host,
+                                                           struct snapshot_manifest **ret_manifest,
+                                                           struct kelpie_error *err);
+void snapshot_manifest_destroy(struct snapshot_manifest *manifest); /* NULL is allowed */
+
+/* Adds "KEY=VALUE" (copied). */
+KELPIE_CHECKED enum kelpie_status snapshot_manifest_add_env(struct host *host,
+                                                            struct snapshot_manifest *manifest,
+                                                            const char *variable,
+                                                            struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status snapshot_manifest_add_feature(struct snapshot_manifest *manifest,
+                                                                const char *name, const char *value,
+                                                                struct kelpie_error *err);
+
+/* The feature's value, or NULL. */
+const char *snapshot_manifest_feature(const struct snapshot_manifest *manifest, const char *name);
+
+/* manifest <-> JSON text. Decoding checks every field: SNAPSHOT_CORRUPT with field "manifest" (or the
+ * JSON field's name in the message), SNAPSHOT_INCOMPATIBLE field "format_version". Pure but for allocation. */
+KELPIE_CHECKED enum kelpie_status snapshot_manifest_encode(const struct snapshot_manifest *manifest,
+                                                           char **ret_text,
+                                                           struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status snapshot_manifest_decode(struct host *host, const char *text,
+                                                           size_t size,
+                                                           struct snapshot_manifest **ret_manifest,
+                                                           struct kelpie_error *err);
+
+/* ---- Writing ---------------------------------------------------------------------------------- */
+
+struct snapshot_writer;
+
+/* The parent folder must exist, `directory` must not. bytes_max 0: no limit on disk use. */
+KELPIE_CHECKED enum kelpie_status snapshot_writer_create(struct host *host, const char *directory,
+                                                         uint64_t bytes_max,
+                                                         struct snapshot_writer **ret_writer,
+                                                         struct kelpie_error *err);
+
+/* The manifest that publish() will write: the caller fills it, but for parts, id and bytes. */
+struct snapshot_manifest *snapshot_writer_manifest(struct snapshot_writer *writer);
+
+/* A new empty file for the part, open for reading and writing; the writer closes it. Once for each part. */
+KELPIE_CHECKED enum kelpie_status snapshot_writer_part(struct snapshot_writer *writer,
+                                                       enum snapshot_part part, int *ret_fd,
+                                                       struct kelpie_error *err);
+
+/* Copies a file of `size` bytes into the part, sparsely: holes and runs of zeros take no room. Reports
+ * SNAPSHOT_TOO_LARGE past bytes_max. The checksum is computed on the way. */
+KELPIE_CHECKED enum kelpie_status snapshot_writer_copy(struct snapshot_writer *writer,
+                                                       enum snapshot_part part, int source_fd,
+                                                       uint64_t size, const struct host_wait *wait,
+                                                       struct kelpie_error *err);
+
+/* Publishes the bundle and fills ret_snapshot. NO_SPACE, SNAPSHOT_FAILED, SNAPSHOT_TOO_LARGE. After a failure only
+ * snapshot_writer_destroy() is left. */
+KELPIE_CHECKED enum kelpie_status snapshot_writer_publish(struct snapshot_writer *writer,
+                                                          const struct host_wait *wait,
+                                                          struct kelpie_snapshot *ret_snapshot,
+                                                          struct kelpie_error *err);
+
+/* Removes what is not published. NULL is allowed. */
+void snapshot_writer_destroy(struct snapshot_writer *writer);
+
+/* Copies size bytes of one file to another, sparsely; used for private copies of a bundle's disks too. The
+ * target must be empty. ret_checksum may be NULL. */
+KELPIE_CHECKED enum kelpie_status snapshot_copy_sparse(struct host *host, int source_fd,
+                                                       int target_fd, uint64_t size,
+                                                       const struct host_wait *wait,
+                                                       char ret_checksum[SNAPSHOT_CHECKSUM_SIZE],
+                                                       struct kelpie_error *err);
+
+/* The XXH3-128 of a file's first `size` bytes. */
+KELPIE_CHECKED enum kelpie_status snapshot_checksum_file(struct host *host, int fd, uint64_t size,
+                                                         const struct host_wait *wait,
+                                                         char ret_checksum[SNAPSHOT_CHECKSUM_SIZE],
+                                                         struct kelpie_error *err);
+
+/* ---- Reading ---------------------------------------------------------------------------------- */
+
+struct snapshot_reader;
+
+/* Opens and checks everything but checksums. NOT_FOUND, SNAPSHOT_CORRUPT (field: the part, "manifest"),
+ * SNAPSHOT_INCOMPATIBLE (field "format_version"). */
+KELPIE_CHECKED enum kelpie_status snapshot_reader_open(struct host *host, const char *directory,
+                                                       struct snapshot_reader **ret_reader,
+                                                       struct kelpie_error *err);
+const struct snapshot_manifest *snapshot_reader_manifest(const struct snapshot_reader *reader);
+
+/* The part's descriptor, open for reading, owned by the reader; HOST_FD_NONE when the bundle has no such part. */
+int snapshot_reader_part(const struct snapshot_reader *reader, enum snapshot_part part);
+
+/* The part's path, for a backend that opens it itself. Writes it to buffer[HOST_PATH_SIZE_MAX + 1]. */
+KELPIE_CHECKED enum kelpie_status snapshot_reader_part_path(const struct snapshot_reader *reader,
+                                                            enum snapshot_part part, char *buffer,
+                                                            size_t size, struct kelpie_error *err);
+
+/* Checks a part's checksum: SNAPSHOT_CORRUPT with the part's name as field. */
+KELPIE_CHECKED enum kelpie_status snapshot_reader_verify(struct snapshot_reader *reader,
+                                                         enum snapshot_part part,
+                                                         const struct host_wait *wait,
+                                                         struct kelpie_error *err);
+void snapshot_reader_close(struct snapshot_reader *reader); /* NULL is allowed */
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* snapshot_internal.h: what the files of src/snapshot/ share. */
+#ifndef KELPIE_SNAPSHOT_SNAPSHOT_INTERNAL_H
+#define KELPIE_SNAPSHOT_SNAPSHOT_INTERNAL_H
+
+#include "snapshot/snapshot.h"
+
+#define SNAPSHOT_MANIFEST_NAME "manifest.json"
+#define SNAPSHOT_PARTIAL_MARK ".partial-" /* and an id of KELPIE_ID_SIZE - 1 digits */
+
+struct snapshot_path {
+    char text[HOST_PATH_SIZE_MAX + 1];
+};
+
+/* BAD_CONFIG when the path is too long. */
+KELPIE_CHECKED enum kelpie_status snapshot_path_format(struct snapshot_path *ret_path,
+                                                       struct kelpie_error *err, const char *format,
+                                                       ...) ERROR_PRINTF(3, 4);
+
+/* Exactly `count` lower-case hexadecimal digits. */
+bool snapshot_is_hexadecimal(const char *text, size_t count);
+
+/* The XXH3-128 of bytes, as text. */
+void snapshot_checksum_bytes(const void *data, size_t size,
+                             char ret_checksum[SNAPSHOT_CHECKSUM_SIZE]);
+
+/* snapshot_copy_sparse() that stops with SNAPSHOT_TOO_LARGE behind bytes_max bytes that are no zeros. */
+struct snapshot_copy {
+    int source_fd;
+    int target_fd;
+    uint64_t size;
+    uint64_t bytes_max; /* UINT64_MAX: no limit */
+};
+KELPIE_CHECKED enum kelpie_status snapshot_copy_limited(struct host *host,
+                                                        const struct snapshot_copy *copy,
+                                                        const struct host_wait *wait,
+                                                        char ret_checksum[SNAPSHOT_CHECKSUM_SIZE],
+                                                        struct kelpie_error *err);
+
+/* partial.c: the folder that a bundle is written in. */
+struct snapshot_partial {
+    struct snapshot_path folder;
+    char id[KELPIE_ID_SIZE];
+    int manifest_fd; /* open and locked: its owner lives */
+};
+
+/* Makes a new one beside `directory` (which ends in no '/') and locks it. The caller closes manifest_fd. */
+KELPIE_CHECKED enum kelpie_status snapshot_partial_create(struct host *host, const char *directory,
+                                                          struct snapshot_partial *ret_partial,
+                                                          struct kelpie_error *err);
+
+/* Removes a partial folder: the names that a bundle has, then the folder. Others are left alone. */
+void snapshot_partial_remove(struct host *host, const char *folder);
+
+/* Removes the partial folders in `parent` whose owner is gone. What cannot be removed stays. */
+void snapshot_partial_sweep(struct host *host, const char *parent);
+
+/* The folder that holds `directory`: "." when there is no '/' in it. */
+KELPIE_CHECKED enum kelpie_status
+snapshot_parent(const char *directory, struct snapshot_path *ret_parent, struct kelpie_error *err);
+
+#endif

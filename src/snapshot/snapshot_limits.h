@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+#ifndef KELPIE_SNAPSHOT_SNAPSHOT_LIMITS_H
+#define KELPIE_SNAPSHOT_SNAPSHOT_LIMITS_H
+
+#define SNAPSHOT_FORMAT_VERSION 1
+#define SNAPSHOT_MANIFEST_SIZE_MAX 4194304
+#define SNAPSHOT_CHECKSUM_SIZE 33 /* 32 hexadecimal digits and a zero */
+#define SNAPSHOT_DIGEST_SIZE 65   /* 64 hexadecimal digits and a zero */
+#define SNAPSHOT_NAME_SIZE_MAX 31
+#define SNAPSHOT_VALUE_SIZE_MAX 255
+#define SNAPSHOT_FEATURE_COUNT_MAX 32
+#define SNAPSHOT_PART_SIZE_MAX 281474976710656ull /* 256 TiB */
+#define SNAPSHOT_COPY_CHUNK_SIZE 262144
+#define SNAPSHOT_STALE_COUNT_MAX 256 /* partial folders looked at by one writer */
+
+#endif

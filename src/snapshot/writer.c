@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+#include "snapshot/snapshot_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+
+#define FILE_MODE 0600
+
+enum writer_state {
+    WRITER_OPEN = 0,
+    WRITER_FAILED,    /* publish failed: only destroy is left */
+    WRITER_PUBLISHED, /* the bundle is in its place */
+};
+
+struct snapshot_writer {
+    struct host *host;
+    enum writer_state state;
+    struct snapshot_path directory;
+    struct snapshot_path parent;
+    struct snapshot_partial partial;
+    struct snapshot_manifest *manifest;
+    uint64_t bytes_max; /* UINT64_MAX: no limit */
+    int part_fds[SNAPSHOT_PART_COUNT];
+};
+
+/* Failures that a caller treats differently keep their kind; the others become SNAPSHOT_FAILED. */
+static enum kelpie_status writer_failed(const struct snapshot_writer *writer,
+                                        enum kelpie_status status, struct kelpie_error *err) {
+    ASSERT(status != KELPIE_OK);
+    ASSERT(writer->host);
+    bool kept = status == KELPIE_NO_SPACE || status == KELPIE_SNAPSHOT_TOO_LARGE ||
+                status == KELPIE_TIMED_OUT || status == KELPIE_CANCELLED ||
+                status == KELPIE_NO_MEMORY || status == KELPIE_BAD_CONFIG;
+    return error_wrap(err, kept ? status : KELPIE_SNAPSHOT_FAILED, "writing the bundle %.256s",
+                      writer->directory.text);
+}
+
+/* Takes the directory's name without slashes at its end. */
+static enum kelpie_status set_directory(struct snapshot_writer *writer, const char *directory,
+                                        struct kelpie_error *err) {
+    size_t size = strlen(directory);
+    struct host_file_info info;
+    ASSERT(directory);
+    ASSERT(writer->directory.text[0] == '\0');
+    while (size > 1 && directory[size - 1] == '/') {
+        size--;
+    }
+    if (size == 0 || size > HOST_PATH_SIZE_MAX) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "directory",
+                               "the bundle's path is empty or too long");
+    }
+    TRY(snapshot_path_format(&writer->directory, err, "%.*s", (int)size, directory));
+    TRY(snapshot_parent(writer->directory.text, &writer->parent, err));
+    enum kelpie_status status = host_path_stat(writer->host, writer->parent.text, &info, err);
+    if (status != KELPIE_OK || info.type == HOST_FILE_REGULAR) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "directory",
+                               "the folder %.512s, which is to hold the bundle, does not exist",
+                               writer->parent.text);
+    }
+    status = host_path_stat(writer->host, writer->directory.text, &info, err);
+    if (status == KELPIE_NOT_FOUND) {
+        error_clear(err);
+        return KELPIE_OK;
+    }
+    if (status == KELPIE_OK) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "directory", "%.512s exists already",
+                               writer->directory.text);
+    }
+    return status;
+}
+
+enum kelpie_status snapshot_writer_create(struct host *host, const char *directory,
+                                          uint64_t bytes_max, struct snapshot_writer **ret_writer,
+                                          struct kelpie_error *err) {
+    ASSERT(directory);
+    ASSERT(ret_writer);
+    struct snapshot_writer *writer = host_allocate(host, sizeof(*writer), err);
+    if (!writer) {
+        return KELPIE_NO_MEMORY;
+    }
+    writer->host = host;
+    writer->bytes_max = bytes_max ? bytes_max : UINT64_MAX;
+    writer->partial.manifest_fd = HOST_FD_NONE;
+    for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+        writer->part_fds[i] = HOST_FD_NONE;
+    }
+    enum kelpie_status status = set_directory(writer, directory, err);
+    if (status != KELPIE_OK) {
+        goto fail;
+    }
+    status = snapshot_manifest_create(host, &writer->manifest, err);
+    if (status != KELPIE_OK) {
+        goto fail;
+    }
+    snapshot_partial_sweep(host, writer->parent.text);
+    status = snapshot_partial_create(host, writer->directory.text, &writer->partial, err);
+    if (status != KELPIE_OK) {
+        writer->partial.manifest_fd = HOST_FD_NONE;
+        status = writer_failed(writer, status, err);
+        goto fail;
+    }
+    *ret_writer = writer;
+    return KELPIE_OK;
+fail:
+    snapshot_writer_destroy(writer);
+    return status;
+}
+
+void snapshot_writer_destroy(struct snapshot_writer *writer) {
+    if (!writer) {
+        return;
+    }
+    ASSERT((unsigned)writer->state <= WRITER_PUBLISHED);
+    ASSERT(writer->host);
+    for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+        host_close(writer->host, writer->part_fds[i]);
+    }
+    if (writer->partial.manifest_fd != HOST_FD_NONE && writer->state != WRITER_PUBLISHED) {
+        snapshot_partial_remove(writer->host, writer->partial.folder.text);
+    }
+    host_close(writer->host, writer->partial.manifest_fd);
+    snapshot_manifest_destroy(writer->manifest);
+    free(writer);
+}
+
+struct snapshot_manifest *snapshot_writer_manifest(struct snapshot_writer *writer) {
+    ASSERT(writer);
+    ASSERT(writer->manifest);
+    return writer->manifest;
+}
+
+enum kelpie_status snapshot_writer_part(struct snapshot_writer *writer, enum snapshot_part part,
+                                        int *ret_fd, struct kelpie_error *err) {
+    struct snapshot_path path;
+    int fd = HOST_FD_NONE;
+    ASSERT(writer->state == WRITER_OPEN);
+    ASSERT((unsigned)part < SNAPSHOT_PART_COUNT);
+    ASSERT(writer->part_fds[part] == HOST_FD_NONE);
+    TRY(snapshot_path_format(&path, err, "%s/%s", writer->partial.folder.text,
+                             snapshot_part_name(part)));
+    enum kelpie_status status =
+        host_file_open(writer->host, path.text,
+                       HOST_OPEN_READ | HOST_OPEN_WRITE | HOST_OPEN_CREATE | HOST_OPEN_EXCLUSIVE,
+                       FILE_MODE, &fd, err);
+    if (status != KELPIE_OK) {
+        return writer_failed(writer, status, err);
+    }
+    writer->part_fds[part] = fd;
+    *ret_fd = fd;
+    return KELPIE_OK;
+}
+
+/* What all parts take on disk. */
+static enum kelpie_status count_bytes(const struct snapshot_writer *writer, uint64_t *ret_bytes,
+                                      struct kelpie_error *err) {
+    uint64_t bytes = 0;
+    ASSERT(ret_bytes);
+    for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+        struct host_file_info info;
+        if (writer->part_fds[i] != HOST_FD_NONE) {
+            TRY(host_file_stat(writer->host, writer->part_fds[i], &info, err));
+            bytes += info.allocated_size;
+        }
+    }
+    if (bytes > writer->bytes_max) {
+        return error_set(err, KELPIE_SNAPSHOT_TOO_LARGE,
+                         "it takes %llu bytes on disk where %llu are allowed",
+                         (unsigned long long)bytes, (unsigned long long)writer->bytes_max);
+    }
+    ASSERT(bytes <= writer->bytes_max);
+    *ret_bytes = bytes;
+    return KELPIE_OK;
+}
+
+enum kelpie_status snapshot_writer_copy(struct snapshot_writer *writer, enum snapshot_part part,
+                                        int source_fd, uint64_t size, const struct host_wait *wait,
+                                        struct kelpie_error *err) {
+    struct snapshot_part_info *info = &writer->manifest->parts[part];
+    uint64_t used = 0;
+    int fd = HOST_FD_NONE;
+    ASSERT(wait);
+    ASSERT(source_fd != HOST_FD_NONE);
+    ASSERT(!info->present);
+    enum kelpie_status status = count_bytes(writer, &used, err);
+    if (status != KELPIE_OK) {
+        return writer_failed(writer, status, err);
+    }
+    TRY(snapshot_writer_part(writer, part, &fd, err));
+    const struct snapshot_copy copy = {source_fd, fd, size, writer->bytes_max - used};
+    status = snapshot_copy_limited(writer->host, &copy, wait, info->checksum, err);
+    if (status != KELPIE_OK) {
+        return writer_failed(writer, status, err);
+    }
+    info->size = size;
+    info->present = true;
+    return KELPIE_OK;
+}
+
+/* Size, checksum unless the copy made it, and everything on the disk. */
+static enum kelpie_status finish_part(struct snapshot_writer *writer, size_t part,
+                                      const struct host_wait *wait, struct kelpie_error *err) {
+    struct snapshot_part_info *info = &writer->manifest->parts[part];
+    struct host_file_info file;
+    int fd = writer->part_fds[part];
+    ASSERT(fd != HOST_FD_NONE);
+    if (!info->present) {
+        TRY(host_file_stat(writer->host, fd, &file, err));
+        if (file.size > SNAPSHOT_PART_SIZE_MAX) {
+            return error_set(err, KELPIE_SNAPSHOT_TOO_LARGE, "the part %s is too long",
+                             snapshot_part_name((enum snapshot_part)part));
+        }
+        TRY(snapshot_checksum_file(writer->host, fd, file.size, wait, info->checksum, err));
+        info->size = file.size;
+        info->present = true;
+    }
+    ASSERT(info->size <= SNAPSHOT_PART_SIZE_MAX);
+    return host_file_sync(writer->host, fd, err);
+}
+
+/* The manifest as it will be read: what a reader would refuse is not written. */
+static enum kelpie_status write_manifest(struct snapshot_writer *writer, struct kelpie_error *err) {
+    AUTO_MEM char *text = NULL;
+    struct snapshot_manifest *decoded = NULL;
+    int fd = writer->partial.manifest_fd;
+    ASSERT(writer->manifest);
+    ASSERT(fd != HOST_FD_NONE);
+    TRY(snapshot_manifest_encode(writer->manifest, &text, err));
+    size_t size = strlen(text);
+    ASSERT(size > 0);
+    TRY(snapshot_manifest_decode(writer->host, text, size, &decoded, err));
+    snapshot_manifest_destroy(decoded);
+    TRY(host_file_write_at(writer->host, fd, text, size, 0, err));
+    return host_file_sync(writer->host, fd, err);
+}
+
+static enum kelpie_status publish(struct snapshot_writer *writer, const struct host_wait *wait,
+                                  struct kelpie_error *err) {
+    struct kelpie_snapshot *info = &writer->manifest->info;
+    ASSERT(writer->state == WRITER_FAILED);
+    for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+        if (writer->part_fds[i] != HOST_FD_NONE) {
+            TRY(finish_part(writer, i, wait, err));
+        }
+    }
+    TRY(count_bytes(writer, &info->bytes, err));
+    memcpy(info->id, writer->partial.id, sizeof(info->id));
+    TRY(write_manifest(writer, err));
+    TRY(host_path_sync(writer->host, writer->partial.folder.text, err));
+    TRY(host_path_rename(writer->host, writer->partial.folder.text, writer->directory.text, false,
+                         err));
+    /* From here on the bundle is there, whole. If its name cannot be made to last, it is taken back. */
+    enum kelpie_status status = host_path_sync(writer->host, writer->parent.text, err);
+    if (status != KELPIE_OK) {
+        enum kelpie_status undone = host_path_rename(writer->host, writer->directory.text,
+                                                     writer->partial.folder.text, false, NULL);
+        (void)undone;
+    }
+    ASSERT(info->id[0] != '\0');
+    return status;
+}
+
+enum kelpie_status snapshot_writer_publish(struct snapshot_writer *writer,
+                                           const struct host_wait *wait,
+                                           struct kelpie_snapshot *ret_snapshot,
+                                           struct kelpie_error *err) {
+    ASSERT(wait);
+    ASSERT(writer->state == WRITER_OPEN);
+    ASSERT(ret_snapshot);
+    writer->state = WRITER_FAILED;
+    enum kelpie_status status = publish(writer, wait, err);
+    if (status != KELPIE_OK) {
+        return writer_failed(writer, status, err);
+    }
+    writer->state = WRITER_PUBLISHED;
+    *ret_snapshot = writer->manifest->info;
+    return KELPIE_OK;
+}
