@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * backend.h: what a hypervisor must do for a VM. One folder implements one backend; backend_table.c lists
+ * them. A backend runs the machine and moves its state; it knows nothing of exec sessions, of the state machine or
+ * of what the guest says: src/vm/ does.
+ *
+ * Calls. src/vm/ makes the calls of one instance one at a time, but for kill(), service() and the functions that
+ * only return a descriptor, which another thread may call at any moment between create and destroy (kill while
+ * an operation waits makes that operation return soon). Every call is bounded by its wait.
+ *   create -> start | load -> (pause, resume, save)* -> stop | kill -> (start | load again) -> destroy
+ * A failed start or load leaves the instance as after create. destroy is allowed at any time and leaves no process,
+ * descriptor or file behind.
+ *
+ * The channel. After start or load, channel_fd is one end of a byte stream whose other end is the guest's
+ * agent (protocol.h). The instance owns it. It reads as ended when the machine is gone.
+ *
+ * Death. exit_fd becomes readable when the machine's process has ended, for whatever reason; then exit_text says
+ * how it ended, with the last words of the monitor.
+ */
+#ifndef KELPIE_BACKEND_BACKEND_H
+#define KELPIE_BACKEND_BACKEND_H
+
+#include "host/host.h"
+#include "image/image.h"
+#include "snapshot/snapshot.h"
+
+struct backend_instance;
+
+#define BACKEND_CONSOLE_TAIL_SIZE 65536 /* the console's last bytes, kept in memory */
+#define BACKEND_SERVICE_FD_COUNT_MAX 4
+
+/* Everything about a VM that its backend needs. Lives longer than the instance. */
+struct backend_launch {
+    struct host *host;
+    const struct kelpie_config
+        *config; /* valid, every default filled in, strings owned by the VM */
+    const char *id;
+    int cancel_fd; /* the VM's cancel event: in every wait already */
+};
+
+struct backend_ops {
+    const char *name;
+    const char *description;
+    uint32_t capabilities; /* bits of enum kelpie_capability */
+    bool in_auto;          /* may be chosen by "auto" */
+
+    /* Looks whether this machine can run a guest with it. Never fails: says why not. */
+    void (*probe)(struct host *host, struct kelpie_probe *ret_probe);
+
+    enum kelpie_status (*create)(const struct backend_launch *launch,
+                                 struct backend_instance **ret_instance, struct kelpie_error *err);
+    void (*destroy)(struct backend_instance *instance);
+
+    /* Boots: returns when the machine's process runs and the channel exists, not when the guest answers. */
+    enum kelpie_status (*start)(struct backend_instance *instance, const struct host_wait *wait,
+                                struct kelpie_error *err);
+
+    /* Loads a bundle: returns with the machine in memory and its vCPUs not running. Checks that the bundle fits
+     * this backend, version, machine and host: SNAPSHOT_INCOMPATIBLE names what differs. */
+    enum kelpie_status (*load)(struct backend_instance *instance, struct snapshot_reader *reader,
+                               const struct host_wait *wait, struct kelpie_error *err);
+
+    /* vCPUs stop and go on. The guest was asked to stand still, or told to go on, by the caller. */
+    enum kelpie_status (*pause)(struct backend_instance *instance, const struct host_wait *wait,
+                                struct kelpie_error *err);
+    enum kelpie_status (*resume)(struct backend_instance *instance, const struct host_wait *wait,
+                                 struct kelpie_error *err);
+
+    /* Writes state, memory and disks into the writer's parts, and what a load must check into its manifest
+     * (backend_version, features, digests, disks). The vCPUs are stopped and stay so. */
+    enum kelpie_status (*save)(struct backend_instance *instance, enum kelpie_snapshot_kind kind,
+                               struct snapshot_writer *writer, const struct host_wait *wait,
+                               struct kelpie_error *err);
+
+    /* Waits for the machine to end by itself (the guest was told to power off), until the wait is over; then
+     * kills it. OK when nothing runs any more. */
+    enum kelpie_status (*stop)(struct backend_instance *instance, const struct host_wait *wait,
+                               struct kelpie_error *err);
+    void (*kill)(struct backend_instance *instance);
+
+    /* HOST_FD_NONE before start and after stop. */
+    int (*channel_fd)(struct backend_instance *instance);
+    int (*exit_fd)(struct backend_instance *instance);
+    int (*process_id)(struct backend_instance *instance); /* 0: none */
+
+    /* One line: "QEMU was killed by signal 9", with its last words. Valid until the next call. */
+    void (*exit_text)(struct backend_instance *instance, char *buffer, size_t size);
+
+    /* Descriptors that the backend wants read (console, events): up to capacity of them; and what to do when one
+     * is readable. Both are called by the VM's I/O thread; service never waits. */
+    size_t (*service_fds)(struct backend_instance *instance, int *fds, size_t capacity);
+    void (*service)(struct backend_instance *instance, int fd);
+
+    /* The console's last bytes, up to size. */
+    size_t (*console)(struct backend_instance *instance, void *buffer, size_t size);
+};
+
+/* Every backend built in, in the order in which "auto" tries them. */
+const struct backend_ops *const *backend_table(size_t *ret_count);
+
+/* By name; NULL: there is none. */
+const struct backend_ops *backend_find(const char *name);
+
+#endif

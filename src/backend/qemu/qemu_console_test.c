@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* What the guest writes to its console. */
+#include "backend/qemu/qemu_console.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "backend/backend.h"
+#include "backend/qemu/qemu_limits.h"
+#include "base/assert.h"
+
+#define LOG_SIZE_MAX 1000
+
+struct fixture {
+    struct host *host;
+    struct qemu_console console;
+    char log_path[64];
+};
+
+static int setup(void **state) {
+    struct fixture *fixture = calloc(1, sizeof(*fixture));
+    assert_non_null(fixture);
+    assert_int_equal(host_linux_create(&fixture->host, NULL), KELPIE_OK);
+    snprintf(fixture->log_path, sizeof(fixture->log_path), "/tmp/kelpie-console-%d", getpid());
+    assert_int_equal(
+        qemu_console_init(&fixture->console, fixture->host, fixture->log_path, LOG_SIZE_MAX, NULL),
+        KELPIE_OK);
+    *state = fixture;
+    return 0;
+}
+
+static int teardown(void **state) {
+    struct fixture *fixture = *state;
+    qemu_console_deinit(&fixture->console);
+    assert_int_equal(host_path_unlink(fixture->host, fixture->log_path, NULL), KELPIE_OK);
+    host_destroy(fixture->host);
+    free(fixture);
+    return 0;
+}
+
+/* The log's text, for free(). */
+static char *log_text(struct fixture *fixture, size_t *ret_size) {
+    char *text = NULL;
+    assert_int_equal(
+        host_file_load(fixture->host, fixture->log_path, 1048576, &text, ret_size, NULL),
+        KELPIE_OK);
+    return text;
+}
+
+static void output_goes_to_tail_and_log(void **state) {
+    struct fixture *fixture = *state;
+    qemu_console_write(&fixture->console, "one\n", 4);
+    qemu_console_write(&fixture->console, "two\n", 4);
+    char tail[16] = "";
+    assert_int_equal(qemu_console_tail(&fixture->console, tail, sizeof(tail)), 8);
+    assert_memory_equal(tail, "one\ntwo\n", 8);
+    assert_int_equal(qemu_console_tail(&fixture->console, tail, 4), 4);
+    assert_memory_equal(tail, "two\n", 4);
+    size_t size = 0;
+    char *text = log_text(fixture, &size);
+    assert_string_equal(text, "one\ntwo\n");
+    free(text);
+}
+
+static void hazard_d6_log_stops_at_its_limit_and_says_so(void **state) {
+    struct fixture *fixture = *state;
+    for (size_t i = 0; i < 1000; i++) {
+        qemu_console_write(&fixture->console, "0123456789\n", 11);
+    }
+    size_t size = 0;
+    char *text = log_text(fixture, &size);
+    assert_true(size <= LOG_SIZE_MAX);
+    assert_true(size > LOG_SIZE_MAX - 64);
+    size_t notices = 0;
+    for (const char *at = text; (at = strstr(at, "the console log is full")); at++) {
+        notices++;
+    }
+    assert_int_equal(notices, 1);
+    free(text);
+}
+
+static void hazard_a13_tail_keeps_the_last_bytes_only(void **state) {
+    struct fixture *fixture = *state;
+    char *big = malloc(3 * BACKEND_CONSOLE_TAIL_SIZE);
+    assert_non_null(big);
+    for (size_t i = 0; i < 3 * BACKEND_CONSOLE_TAIL_SIZE; i++) {
+        big[i] = (char)(i % 251);
+    }
+    qemu_console_write(&fixture->console, "first", 5);
+    qemu_console_write(&fixture->console, big, 3 * BACKEND_CONSOLE_TAIL_SIZE);
+    qemu_console_write(&fixture->console, "last", 4);
+    char *tail = malloc(2 * BACKEND_CONSOLE_TAIL_SIZE);
+    assert_non_null(tail);
+    size_t size = qemu_console_tail(&fixture->console, tail, 2 * BACKEND_CONSOLE_TAIL_SIZE);
+    assert_int_equal(size, BACKEND_CONSOLE_TAIL_SIZE);
+    assert_memory_equal(tail + size - 4, "last", 4);
+    assert_memory_equal(tail, big + 2 * BACKEND_CONSOLE_TAIL_SIZE + 4, size - 4);
+    free(tail);
+    free(big);
+}
+
+/* One call reads a bounded amount, however much is there. */
+static void hazard_a13_flood_does_not_hold_the_reader(void **state) {
+    struct fixture *fixture = *state;
+    struct host *host = fixture->host;
+    int fds[2] = {HOST_FD_NONE, HOST_FD_NONE};
+    assert_int_equal(host_socket_pair(host, fds, NULL), KELPIE_OK);
+    static const char chunk[8192];
+    const struct host_wait no_wait = host_wait_none();
+    size_t sent = 0;
+    size_t count = 0;
+    while (host_write(host, fds[1], chunk, sizeof(chunk), &no_wait, &count, NULL) == KELPIE_OK) {
+        sent += count;
+    }
+    const size_t bound = (size_t)QEMU_CONSOLE_READ_COUNT_MAX * QEMU_CONSOLE_CHUNK_SIZE;
+    assert_true(sent > bound);
+    assert_true(qemu_console_drain(&fixture->console, fds[0]));
+    size_t left = 0;
+    char buffer[8192];
+    while (host_read(host, fds[0], buffer, sizeof(buffer), &no_wait, &count, NULL) == KELPIE_OK) {
+        left += count;
+    }
+    assert_true(sent - left <= bound);
+    assert_true(sent - left > 0);
+    host_close(host, fds[1]);
+    assert_false(qemu_console_drain(&fixture->console, fds[0]));
+    host_close(host, fds[0]);
+}
+
+static void log_that_cannot_be_opened_is_a_config_error(void **state) {
+    struct fixture *fixture = *state;
+    struct qemu_console console = {0};
+    struct kelpie_error err;
+    assert_int_equal(
+        qemu_console_init(&console, fixture->host, "/nowhere/at/all", LOG_SIZE_MAX, &err),
+        KELPIE_BAD_CONFIG);
+    assert_string_equal(err.field, "console_log");
+    qemu_console_deinit(&console);
+}
+
+static void last_line_is_the_last_that_says_something(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        const char *line;
+    } cases[] = {
+        {"", ""},
+        {"\n\n", ""},
+        {"one", "one"},
+        {"one\ntwo\n\n", "two"},
+        {"a\r\nb\r\n", "b"},
+        {"x\n\033[0mred\n", "?[0mred"},
+        {"0123456789abcdef", "0123456"},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char line[8];
+        qemu_last_line(cases[i].text, strlen(cases[i].text), line, sizeof(line));
+        assert_int_equal(strncmp(line, cases[i].line, sizeof(line) - 1), 0);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(output_goes_to_tail_and_log, setup, teardown),
+        cmocka_unit_test_setup_teardown(hazard_d6_log_stops_at_its_limit_and_says_so, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(hazard_a13_tail_keeps_the_last_bytes_only, setup, teardown),
+        cmocka_unit_test_setup_teardown(hazard_a13_flood_does_not_hold_the_reader, setup, teardown),
+        cmocka_unit_test_setup_teardown(log_that_cannot_be_opened_is_a_config_error, setup,
+                                        teardown),
+        cmocka_unit_test(last_line_is_the_last_that_says_something),
+    };
+    return cmocka_run_group_tests_name("qemu_console", tests, NULL, NULL);
+}
