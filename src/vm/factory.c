@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* The factory: which backend, and a VM from a config or from a bundle. Also what the library is. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "vm/vm.h"
+
+#define TEXT_(value) #value
+#define TEXT(value) TEXT_(value)
+
+const char *kelpie_version(void) {
+    return TEXT(KELPIE_VERSION_MAJOR) "." TEXT(KELPIE_VERSION_MINOR) "." TEXT(KELPIE_VERSION_PATCH);
+}
+
+static enum kelpie_status find_backend(const char *name, const struct backend_ops **ret_ops,
+                                       struct kelpie_error *err) {
+    ASSERT(ret_ops);
+    ASSERT(name);
+    const struct backend_ops *ops = backend_find(name);
+    if (!ops) {
+        return error_set_field(err, KELPIE_NOT_FOUND, "backend", "there is no backend \"%.40s\"",
+                               name);
+    }
+    *ret_ops = ops;
+    return KELPIE_OK;
+}
+
+enum kelpie_status vm_backend_choose(struct host *host, const char *name,
+                                     const struct backend_ops **ret_ops, struct kelpie_error *err) {
+    ASSERT(ret_ops);
+    ASSERT(name);
+    if (strcmp(name, "auto") != 0) {
+        return find_backend(name, ret_ops, err);
+    }
+    size_t count = 0;
+    const struct backend_ops *const *table = backend_table(&count);
+    char tried[512] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < count && i < KELPIE_BACKEND_COUNT_MAX; i++) {
+        if (!table[i]->in_auto) {
+            continue;
+        }
+        struct kelpie_probe probe = {0};
+        table[i]->probe(host, &probe);
+        if (probe.usable) {
+            *ret_ops = table[i];
+            return KELPIE_OK;
+        }
+        int length = snprintf(tried + used, sizeof(tried) - used, "%s%s: %.120s%s%.120s",
+                              used > 0 ? "; " : "", table[i]->name, probe.reason,
+                              probe.install[0] ? ", " : "", probe.install);
+        used = length < 0 ? used : used + (size_t)length;
+        used = used < sizeof(tried) ? used : sizeof(tried) - 1;
+    }
+    return error_set_field(err, KELPIE_BACKEND_MISSING, "backend",
+                           "no backend can run a guest here: %s", tried);
+}
+
+enum kelpie_status kelpie_vm_create(const struct kelpie_config *config, struct kelpie_vm **ret_vm,
+                                    struct kelpie_error *err) {
+    ASSERT(ret_vm);
+    static const struct kelpie_config defaults = {0};
+    return vm_create(config ? config : &defaults, ret_vm, err);
+}
+
+/* The bundle's config, with what the caller may choose anew. Strings stay theirs. */
+static enum kelpie_status config_of_bundle(const struct snapshot_manifest *manifest,
+                                           const struct kelpie_config *wanted,
+                                           struct kelpie_disk *disks,
+                                           struct kelpie_config *ret_config,
+                                           struct kelpie_error *err) {
+    ASSERT(ret_config);
+    ASSERT(manifest->disk_count <= KELPIE_DISK_COUNT_MAX);
+    ASSERT(disks);
+    struct kelpie_config config = {0};
+    if (wanted) {
+        if (wanted->backend && strcmp(wanted->backend, "auto") != 0 &&
+            strcmp(wanted->backend, manifest->info.backend) != 0) {
+            return error_set_field(err, KELPIE_SNAPSHOT_INCOMPATIBLE, "backend",
+                                   "the bundle was made by backend %s, not by %.40s",
+                                   manifest->info.backend, wanted->backend);
+        }
+        config = *wanted;
+    }
+    for (size_t i = 0; i < manifest->disk_count; i++) {
+        const struct snapshot_disk *disk = &manifest->disks[i];
+        disks[i] = (struct kelpie_disk){
+            .path = disk->path,
+            .mount = disk->mount[0] ? disk->mount : NULL,
+            .read_only = disk->read_only,
+        };
+    }
+    config.backend = manifest->info.backend;
+    config.vcpu_count = manifest->vcpu_count;
+    config.memory_mib = manifest->memory_mib;
+    config.kernel = NULL;
+    config.kernel_args = manifest->kernel_args;
+    config.working_dir = manifest->working_dir[0] ? manifest->working_dir : NULL;
+    config.env = (const char *const *)manifest->env;
+    config.disks = disks;
+    config.disk_count = manifest->disk_count;
+    *ret_config = config;
+    return KELPIE_OK;
+}
+
+static enum kelpie_status create_of_bundle(struct host *host, const char *directory,
+                                           const struct kelpie_config *wanted,
+                                           struct kelpie_vm **ret_vm, struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(directory);
+    struct snapshot_reader *reader = NULL;
+    TRY(snapshot_reader_open(host, directory, &reader, err));
+    struct kelpie_disk disks[KELPIE_DISK_COUNT_MAX] = {0};
+    struct kelpie_config config;
+    enum kelpie_status status =
+        config_of_bundle(snapshot_reader_manifest(reader), wanted, disks, &config, err);
+    if (status == KELPIE_OK) {
+        status = vm_create(&config, ret_vm, err);
+    }
+    snapshot_reader_close(reader);
+    return status;
+}
+
+enum kelpie_status kelpie_vm_create_from_snapshot(const char *directory,
+                                                  const struct kelpie_config *config,
+                                                  const struct kelpie_restore_options *options,
+                                                  struct kelpie_vm **ret_vm,
+                                                  struct kelpie_error *err) {
+    ASSERT(ret_vm);
+    TRY(vm_check_path("directory", directory ? directory : "", false, err));
+    if (config) {
+        TRY(vm_check_config(config, err));
+    }
+    struct host *host = NULL;
+    bool owned = false;
+    TRY(vm_host_open(config, &host, &owned, err));
+    struct kelpie_vm *vm = NULL;
+    enum kelpie_status status = create_of_bundle(host, directory, config, &vm, err);
+    if (owned) {
+        host_destroy(host);
+    }
+    TRY(status);
+    status = kelpie_vm_restore(vm, directory, options, err);
+    if (status != KELPIE_OK) {
+        kelpie_vm_destroy(vm);
+        return status;
+    }
+    *ret_vm = vm;
+    return KELPIE_OK;
+}
+
+size_t kelpie_backend_list(struct kelpie_backend *backends, size_t capacity) {
+    ASSERT(backends || capacity == 0);
+    size_t count = 0;
+    const struct backend_ops *const *table = backend_table(&count);
+    for (size_t i = 0; i < count && i < capacity; i++) {
+        backends[i] = (struct kelpie_backend){.capabilities = table[i]->capabilities};
+        snprintf(backends[i].name, sizeof(backends[i].name), "%s", table[i]->name);
+        snprintf(backends[i].description, sizeof(backends[i].description), "%s",
+                 table[i]->description);
+    }
+    return count;
+}
+
+enum kelpie_status kelpie_backend_probe(const char *name, struct kelpie_probe *ret_probe,
+                                        struct kelpie_error *err) {
+    ASSERT(ret_probe);
+    const struct backend_ops *ops = NULL;
+    TRY(find_backend(name ? name : "", &ops, err));
+    struct host *host = NULL;
+    TRY(host_linux_create(&host, err));
+    struct kelpie_probe probe = {0};
+    ops->probe(host, &probe);
+    host_destroy(host);
+    *ret_probe = probe;
+    return KELPIE_OK;
+}

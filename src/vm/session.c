@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * Exec sessions, the host's side: frames in, frames out, and the bytes between the guest and the reader.
+ *
+ * A session never queues a frame when something happens to it; it notes what it wants to say, and
+ * vm_session_speak() says it when the channel has room and the guest does not stand still.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/checked.h"
+#include "vm/vm.h"
+
+static uint32_t next_id(struct kelpie_vm *vm) {
+    ASSERT(vm->locked);
+    ASSERT(vm->session_count < KELPIE_EXEC_COUNT_MAX);
+    do {
+        vm->session_id_last++;
+    } while (vm->session_id_last == 0 || vm_session_find(vm, vm->session_id_last));
+    return vm->session_id_last;
+}
+
+enum kelpie_status vm_session_create(struct kelpie_vm *vm, enum vm_session_kind kind, uint32_t id,
+                                     struct kelpie_exec **ret_exec, struct kelpie_error *err) {
+    ASSERT(ret_exec);
+    ASSERT(vm->locked);
+    ASSERT(id == 0 || !vm_session_find(vm, id));
+    if (vm->session_count == KELPIE_EXEC_COUNT_MAX) {
+        return error_set(err, KELPIE_BUSY, "the VM has %d sessions already: close some",
+                         KELPIE_EXEC_COUNT_MAX);
+    }
+    struct kelpie_exec *exec = host_allocate(vm->host, sizeof(*exec), err);
+    if (!exec) {
+        return KELPIE_NO_MEMORY;
+    }
+    exec->buffer = host_allocate(vm->host, 3 * PROTOCOL_WINDOW_SIZE, err);
+    if (!exec->buffer) {
+        free(exec);
+        return KELPIE_NO_MEMORY;
+    }
+    exec->magic = EXEC_MAGIC;
+    exec->vm = vm;
+    exec->kind = kind;
+    exec->id = id != 0 ? id : next_id(vm);
+    protocol_sender_init(&exec->input, exec->buffer, PROTOCOL_WINDOW_SIZE);
+    for (size_t i = 0; i < VM_OUTPUT_COUNT; i++) {
+        protocol_receiver_init(&exec->outputs[i].receiver, 0);
+        ring_init(&exec->outputs[i].ring, exec->buffer + (i + 1) * PROTOCOL_WINDOW_SIZE,
+                  PROTOCOL_WINDOW_SIZE);
+    }
+    if (exec->id > vm->session_id_last) {
+        vm->session_id_last = exec->id;
+    }
+    vm->sessions[vm->session_count++] = exec;
+    vm->reference_count++;
+    *ret_exec = exec;
+    return KELPIE_OK;
+}
+
+struct kelpie_exec *vm_session_find(struct kelpie_vm *vm, uint32_t id) {
+    ASSERT(vm->locked);
+    ASSERT(id != 0);
+    ASSERT(vm->session_count <= KELPIE_EXEC_COUNT_MAX);
+    for (size_t i = 0; i < vm->session_count; i++) {
+        if (vm->sessions[i]->id == id) {
+            return vm->sessions[i];
+        }
+    }
+    return NULL;
+}
+
+void vm_sessions_collect(struct kelpie_vm *vm) {
+    ASSERT(vm->locked);
+    ASSERT(vm->session_count <= KELPIE_EXEC_COUNT_MAX);
+    size_t kept = 0;
+    for (size_t i = 0; i < vm->session_count; i++) {
+        struct kelpie_exec *exec = vm->sessions[i];
+        if (exec->closed && (exec->lost || !exec->release_wanted)) {
+            exec->magic = 0;
+            free(exec->buffer);
+            free(exec);
+        } else {
+            vm->sessions[kept++] = exec;
+        }
+    }
+    vm->session_count = kept;
+}
+
+void vm_session_close(struct kelpie_exec *exec, bool release) {
+    ASSERT(exec);
+    ASSERT(exec->magic == EXEC_MAGIC);
+    struct kelpie_vm *vm = exec->vm;
+    vm_lock(vm);
+    ASSERT(!exec->closed);
+    exec->closed = true;
+    exec->release_wanted = release && !exec->lost;
+    vm_channel_flush(vm);
+    vm_unlock(vm);
+    vm_release(vm);
+}
+
+void vm_sessions_want_acks(struct kelpie_vm *vm) {
+    ASSERT(vm->locked);
+    ASSERT(vm->session_count <= KELPIE_EXEC_COUNT_MAX);
+    for (size_t i = 0; i < vm->session_count; i++) {
+        for (size_t j = 0; j < VM_OUTPUT_COUNT; j++) {
+            struct vm_output *output = &vm->sessions[i]->outputs[j];
+            output->ack_wanted |= protocol_receiver_due(&output->receiver, true);
+        }
+    }
+}
+
+void vm_sessions_lose(struct kelpie_vm *vm) {
+    ASSERT(vm->locked);
+    ASSERT(!vm->channel.open);
+    for (size_t i = 0; i < vm->session_count; i++) {
+        vm->sessions[i]->lost = true;
+    }
+    vm_sessions_collect(vm);
+}
+
+void vm_session_note_offsets(struct kelpie_exec *exec) {
+    ASSERT(exec->vm->locked);
+    ASSERT(!exec->closed);
+    struct kelpie_vm *vm = exec->vm;
+    if (exec->lost || vm->saved_session_count == KELPIE_EXEC_COUNT_MAX) {
+        return;
+    }
+    vm->saved_sessions[vm->saved_session_count++] = (struct snapshot_session){
+        .id = exec->id,
+        .stdin_offset = exec->input.acked,
+        .stdout_offset = exec->outputs[0].receiver.consumed,
+        .stderr_offset = exec->outputs[1].receiver.consumed,
+    };
+}
+
+/* ---- What a session says ---------------------------------------------------------------------- */
+
+static void speak_signals(struct kelpie_exec *exec, struct cursor_writer *writer) {
+    ASSERT(exec->signals_wanted != 0);
+    ASSERT(exec->started);
+    unsigned number = (unsigned)__builtin_ctzll(exec->signals_wanted) + 1;
+    exec->signals_wanted &= exec->signals_wanted - 1;
+    struct protocol_signal message = {.number = number};
+    protocol_encode_signal(writer, exec->id, &message);
+}
+
+static void speak_acks(struct kelpie_exec *exec, struct cursor_writer *writer) {
+    ASSERT(exec->started);
+    ASSERT(!exec->closed);
+    for (size_t i = 0; i < VM_OUTPUT_COUNT; i++) {
+        struct vm_output *output = &exec->outputs[i];
+        if (output->ack_wanted) {
+            output->ack_wanted = false;
+            struct protocol_ack ack = {
+                .stream = i == 0 ? PROTOCOL_STDOUT : PROTOCOL_STDERR,
+                .offset = output->receiver.acked,
+            };
+            protocol_encode_ack(writer, exec->id, &ack);
+        }
+    }
+}
+
+static void speak_input(struct kelpie_exec *exec, struct cursor_writer *writer) {
+    ASSERT(exec->started);
+    ASSERT(!exec->closed);
+    uint8_t piece[PROTOCOL_DATA_SIZE_MAX];
+    struct protocol_data data;
+    if (!exec->input_refused && protocol_sender_next(&exec->input, piece, sizeof(piece), &data)) {
+        data.stream = PROTOCOL_STDIN;
+        protocol_encode_data(writer, exec->id, &data);
+    }
+}
+
+bool vm_session_speak(struct kelpie_exec *exec, struct cursor_writer *writer) {
+    ASSERT(exec->vm->locked);
+    ASSERT(exec->magic == EXEC_MAGIC);
+    ASSERT(writer->capacity - writer->size >= PROTOCOL_DATA_SIZE_MAX + 8 * PROTOCOL_HEADER_SIZE);
+    size_t before = writer->size;
+    if (exec->closed) {
+        if (exec->release_wanted) {
+            exec->release_wanted = false;
+            protocol_encode_empty(writer, PROTOCOL_RELEASE, exec->id);
+        }
+        return writer->size > before;
+    }
+    if (!exec->started) {
+        return false;
+    }
+    if (exec->resize_wanted) {
+        exec->resize_wanted = false;
+        protocol_encode_resize(writer, exec->id, &exec->resize);
+    }
+    if (exec->signals_wanted != 0) {
+        speak_signals(exec, writer);
+    }
+    speak_acks(exec, writer);
+    speak_input(exec, writer);
+    return writer->size > before;
+}
+
+/* ---- What it hears ---------------------------------------------------------------------------- */
+
+static bool handle_data(struct kelpie_exec *exec, const struct protocol_frame *frame) {
+    ASSERT(exec->vm->locked);
+    ASSERT(frame->type == PROTOCOL_DATA);
+    struct protocol_data data;
+    if (!protocol_decode_data(frame, &data) || data.stream == PROTOCOL_STDIN || !exec->started) {
+        return false;
+    }
+    struct vm_output *output = &exec->outputs[data.stream == PROTOCOL_STDOUT ? 0 : 1];
+    if (!protocol_receiver_accept(&output->receiver, &data)) {
+        return false;
+    }
+    size_t written = ring_write(&output->ring, data.bytes, data.size);
+    ASSERT(written == data.size); /* the receiver accepted no more than a window */
+    return true;
+}
+
+static bool handle_ack(struct kelpie_exec *exec, const struct protocol_frame *frame) {
+    ASSERT(exec->vm->locked);
+    ASSERT(frame->type == PROTOCOL_ACK);
+    struct protocol_ack ack;
+    if (!protocol_decode_ack(frame, &ack) || ack.stream != PROTOCOL_STDIN || !exec->started) {
+        return false;
+    }
+    exec->input_refused |= (ack.flags & PROTOCOL_ACK_CLOSED) != 0;
+    return exec->input_refused || protocol_sender_ack(&exec->input, ack.offset);
+}
+
+static bool handle_ended(struct kelpie_exec *exec, const struct protocol_frame *frame) {
+    ASSERT(exec->vm->locked);
+    ASSERT(frame->type == PROTOCOL_ENDED);
+    struct protocol_ended ended;
+    if (!protocol_decode_ended(frame, &ended)) {
+        return false;
+    }
+    /* What the command wrote was sent before. */
+    bool complete = ended.end == PROTOCOL_END_FAILED ||
+                    (exec->outputs[0].receiver.ended && exec->outputs[1].receiver.ended &&
+                     ended.stdout_bytes == exec->outputs[0].receiver.received &&
+                     ended.stderr_bytes == exec->outputs[1].receiver.received);
+    if (!complete) {
+        return false;
+    }
+    snprintf(exec->ended_message, sizeof(exec->ended_message), "%s", ended.message);
+    ended.message = exec->ended_message;
+    exec->ended_info = ended;
+    exec->ended = true;
+    exec->input_refused = true;
+    return true;
+}
+
+static bool handle_attached(struct kelpie_exec *exec, const struct protocol_frame *frame) {
+    ASSERT(exec->vm->locked);
+    ASSERT(frame->type == PROTOCOL_ATTACHED);
+    struct protocol_attached attached;
+    if (!exec->attaching || !protocol_decode_attached(frame, &attached)) {
+        return false;
+    }
+    exec->attaching = false;
+    exec->attached = attached;
+    if (attached.os_error != 0) {
+        return true;
+    }
+    exec->started = true;
+    exec->input_refused = (attached.flags & PROTOCOL_EXEC_STDIN) == 0;
+    exec->input.acked = attached.stdin_offset;
+    exec->input.sent = attached.stdin_offset;
+    protocol_receiver_init(&exec->outputs[0].receiver, attached.stdout_offset);
+    protocol_receiver_init(&exec->outputs[1].receiver, attached.stderr_offset);
+    return true;
+}
+
+bool vm_session_handle(struct kelpie_vm *vm, const struct protocol_frame *frame) {
+    ASSERT(vm->locked);
+    ASSERT(frame->session != 0);
+    struct kelpie_exec *exec = vm_session_find(vm, frame->session);
+    if (!exec || exec->closed) {
+        return true; /* it was said before the guest heard that the session is no more */
+    }
+    if (exec->attaching && frame->type != PROTOCOL_ATTACHED) {
+        return true; /* it was said to the handle before this one */
+    }
+    switch ((int)frame->type) {
+    case PROTOCOL_STARTED:
+        if (exec->started || !protocol_decode_started(frame, &exec->started_info)) {
+            return false;
+        }
+        exec->started = true;
+        return true;
+    case PROTOCOL_DATA:
+        return handle_data(exec, frame);
+    case PROTOCOL_ACK:
+        return handle_ack(exec, frame);
+    case PROTOCOL_ENDED:
+        return handle_ended(exec, frame);
+    case PROTOCOL_ATTACHED:
+        return handle_attached(exec, frame);
+    default:
+        UNREACHABLE();
+    }
+}
+
+/* ---- What its reader does --------------------------------------------------------------------- */
+
+size_t vm_session_take(struct kelpie_exec *exec, size_t output, void *buffer, size_t size) {
+    ASSERT(exec->vm->locked);
+    ASSERT(output < VM_OUTPUT_COUNT);
+    struct vm_output *out = &exec->outputs[output];
+    size_t count = ring_read(&out->ring, buffer, size);
+    protocol_receiver_consumed(&out->receiver, count);
+    if (protocol_receiver_due(&out->receiver, false)) {
+        out->ack_wanted = true;
+        vm_channel_flush(exec->vm);
+    }
+    return count;
+}
+
+bool vm_session_drained(const struct kelpie_exec *exec, size_t output) {
+    ASSERT(exec->vm->locked);
+    ASSERT(output < VM_OUTPUT_COUNT);
+    const struct vm_output *out = &exec->outputs[output];
+    return out->ring.size == 0 && (out->receiver.ended || exec->ended);
+}
+
+enum kelpie_status vm_session_wait_step(struct kelpie_exec *exec, const struct vm_wait *wait,
+                                        const char *what, struct kelpie_error *err) {
+    ASSERT(exec->vm->locked);
+    ASSERT(exec->magic == EXEC_MAGIC);
+    struct kelpie_vm *vm = exec->vm;
+    if (exec->lost) {
+        TRY(vm_check_alive(vm, what, err));
+        return error_set(err, KELPIE_WRONG_STATE, "session %u ended with the machine that ran it",
+                         exec->id);
+    }
+    struct vm_wait step = *wait;
+    bool running = vm->state == KELPIE_STATE_RUNNING && !vm->channel.held;
+    bool bounded = running && exec->deadline_ns != 0 && exec->deadline_ns < step.deadline_ns;
+    if (bounded) {
+        step.deadline_ns = exec->deadline_ns;
+    }
+    enum kelpie_status status = vm_wait_step(vm, &step, what, err);
+    if (status == KELPIE_TIMED_OUT && bounded) {
+        return error_set(err, KELPIE_EXEC_TIMED_OUT,
+                         "the command ran longer than its timeout, and the guest did not end it");
+    }
+    return status;
+}
+
+enum kelpie_status vm_session_await_start(struct kelpie_exec *exec, const struct vm_wait *wait,
+                                          struct kelpie_error *err) {
+    ASSERT(exec->vm->locked);
+    ASSERT(wait);
+    while (!exec->started && !exec->ended) {
+        TRY(vm_session_wait_step(exec, wait, "the guest to start the command", err));
+    }
+    if (exec->ended && exec->ended_info.end == PROTOCOL_END_FAILED) {
+        int os_error = (int)(exec->ended_info.value & 0xfff);
+        enum kelpie_status status =
+            error_set_os(err, os_error != 0 ? os_error : EIO, "%s", exec->ended_message);
+        if (exec->kind == VM_SESSION_COMMAND && err) {
+            err->status = KELPIE_EXEC_FAILED;
+            err->retriable = os_error == EAGAIN;
+        }
+        return exec->kind == VM_SESSION_COMMAND ? KELPIE_EXEC_FAILED : status;
+    }
+    return KELPIE_OK;
+}

@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * Snapshot and restore of a VM: what src/snapshot/ (the bundle), the backend (machine) and the guest do, in
+ * order. A snapshot stands still only while memory and devices are written into the page cache; syncing
+ * and publishing happens when the VM goes on. A restore fails closed: what could not be made fresh
+ * before user code runs ends it, unless the caller allows it.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "vm/vm.h"
+
+static uint64_t timeout_or_default(uint32_t timeout_ms) {
+    ASSERT(timeout_ms <= KELPIE_TIMEOUT_MS_MAX);
+    return timeout_ms != 0 ? timeout_ms : KELPIE_BOOT_TIMEOUT_MS_DEFAULT;
+}
+
+/* ---- Snapshot --------------------------------------------------------------------------------- */
+
+static enum kelpie_status check_snapshot_options(struct kelpie_vm *vm, const char *directory,
+                                                 const struct kelpie_snapshot_options *options,
+                                                 struct kelpie_error *err) {
+    ASSERT(vm);
+    ASSERT(options);
+    static const uint32_t capabilities[] = {
+        [KELPIE_SNAPSHOT_SUSPEND] = KELPIE_CAN_SUSPEND_SNAPSHOT,
+        [KELPIE_SNAPSHOT_TELEPORT] = KELPIE_CAN_TELEPORT_SNAPSHOT,
+        [KELPIE_SNAPSHOT_CHECKPOINT] = KELPIE_CAN_CHECKPOINT,
+    };
+    static_assert(ARRAY_SIZE(capabilities) == KELPIE_SNAPSHOT_KIND_COUNT, "each kind has one");
+    TRY(vm_check_path("directory", directory ? directory : "", false, err));
+    TRY(vm_check_timeout("timeout_ms", options->timeout_ms, err));
+    TRY(vm_check_reserved("reserved", options->reserved, ARRAY_SIZE(options->reserved), err));
+    if ((unsigned)options->kind >= KELPIE_SNAPSHOT_KIND_COUNT) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "kind", "there is no snapshot kind %d",
+                               (int)options->kind);
+    }
+    if (!(vm->ops->capabilities & capabilities[options->kind])) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, "kind",
+                               "backend %s cannot make snapshots of this kind", vm->ops->name);
+    }
+    return KELPIE_OK;
+}
+
+/* Where each reader goes on, for a restore. mutex held. */
+static void describe_sessions(struct kelpie_vm *vm, struct snapshot_manifest *manifest) {
+    ASSERT(vm->locked);
+    ASSERT(vm->session_count <= KELPIE_EXEC_COUNT_MAX);
+    manifest->session_count = 0;
+    for (size_t i = 0; i < vm->session_count; i++) {
+        const struct kelpie_exec *exec = vm->sessions[i];
+        if (!exec->started || exec->closed || exec->kind != VM_SESSION_COMMAND) {
+            continue;
+        }
+        ASSERT(manifest->session_count < KELPIE_EXEC_COUNT_MAX);
+        manifest->sessions[manifest->session_count++] = (struct snapshot_session){
+            .id = exec->id,
+            .stdin_offset = exec->input.acked,
+            .stdout_offset = exec->outputs[0].receiver.consumed,
+            .stderr_offset = exec->outputs[1].receiver.consumed,
+        };
+    }
+    /* Those that nobody has taken up since they were detached, or since the restore. */
+    for (size_t i = 0; i < vm->saved_session_count; i++) {
+        if (manifest->session_count < KELPIE_EXEC_COUNT_MAX) {
+            manifest->sessions[manifest->session_count++] = vm->saved_sessions[i];
+        }
+    }
+}
+
+static enum kelpie_status describe_config(struct kelpie_vm *vm, struct snapshot_manifest *manifest,
+                                          struct kelpie_error *err) {
+    ASSERT(manifest->env_count == 0);
+    ASSERT(vm->config);
+    const struct kelpie_config *config = vm->config;
+    manifest->vcpu_count = config->vcpu_count;
+    manifest->memory_mib = config->memory_mib;
+    snprintf(manifest->vm_id, sizeof(manifest->vm_id), "%s", vm->id);
+    snprintf(manifest->vm_name, sizeof(manifest->vm_name), "%s", config->name);
+    snprintf(manifest->kernel_args, sizeof(manifest->kernel_args), "%s", config->kernel_args);
+    snprintf(manifest->hostname, sizeof(manifest->hostname), "%s", config->hostname);
+    snprintf(manifest->working_dir, sizeof(manifest->working_dir), "%s", config->working_dir);
+    for (size_t i = 0; config->env && config->env[i]; i++) {
+        TRY(snapshot_manifest_add_env(vm->host, manifest, config->env[i], err));
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status describe(struct kelpie_vm *vm, enum kelpie_snapshot_kind kind,
+                                   struct snapshot_manifest *manifest, struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT((unsigned)kind < KELPIE_SNAPSHOT_KIND_COUNT);
+    struct kelpie_snapshot *info = &manifest->info;
+    info->kind = kind;
+    info->created_unix_ms = host_realtime_ns(vm->host) / HOST_NS_PER_MS;
+    snprintf(info->backend, sizeof(info->backend), "%s", vm->ops->name);
+    snprintf(info->parent_id, sizeof(info->parent_id), "%s", vm->parent_id);
+    vm_lock(vm);
+    info->quiesced = vm->quiesced;
+    describe_sessions(vm, manifest);
+    vm_unlock(vm);
+    return describe_config(vm, manifest, err);
+}
+
+/* The VM stands still: its bytes go into the writer. */
+static enum kelpie_status save_machine(struct kelpie_vm *vm, enum kelpie_snapshot_kind kind,
+                                       struct snapshot_writer *writer, const struct host_wait *wait,
+                                       struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(writer);
+    TRY(describe(vm, kind, snapshot_writer_manifest(writer), err));
+    return vm->ops->save(vm->instance, kind, writer, wait, err);
+}
+
+/* What a caller treats differently stays; anything else is SNAPSHOT_FAILED. */
+static enum kelpie_status snapshot_status(enum kelpie_status status, struct kelpie_error *err) {
+    ASSERT(status != KELPIE_OK);
+    ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
+    bool other = status == KELPIE_IO_FAILED || status == KELPIE_NOT_FOUND ||
+                 status == KELPIE_INTERNAL || status == KELPIE_TIMED_OUT;
+    return other ? error_wrap(err, KELPIE_SNAPSHOT_FAILED, "the snapshot was not made") : status;
+}
+
+static enum kelpie_status write_bundle(struct kelpie_vm *vm, struct snapshot_writer *writer,
+                                       const struct kelpie_snapshot_options *options,
+                                       const struct host_wait *wait,
+                                       struct kelpie_snapshot *ret_snapshot,
+                                       struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(writer);
+    bool running = vm->state == KELPIE_STATE_RUNNING;
+    if (running) {
+        TRY(vm_stand_still(vm, wait, err));
+    }
+    enum kelpie_status saved = save_machine(vm, options->kind, writer, wait, err);
+    if (running) {
+        /* Whatever became of the snapshot, the VM goes on: its own time, and no cancel. */
+        struct host_wait again =
+            host_wait_ms(vm->host, vm->config->operation_timeout_ms, HOST_FD_NONE);
+        struct kelpie_error resume_error;
+        enum kelpie_status resumed = vm_go_on(vm, &again, &resume_error);
+        if (resumed != KELPIE_OK && vm->machine_alive) {
+            vm_lock(vm);
+            vm_set_state(vm, KELPIE_STATE_PAUSED);
+            vm_unlock(vm);
+        }
+        if (saved == KELPIE_OK && resumed != KELPIE_OK) {
+            if (err) {
+                *err = resume_error;
+            }
+            return error_wrap(err, resumed, "the VM did not go on after the snapshot");
+        }
+    }
+    TRY(saved);
+    return snapshot_writer_publish(writer, wait, ret_snapshot, err);
+}
+
+enum kelpie_status kelpie_vm_snapshot(struct kelpie_vm *vm, const char *directory,
+                                      const struct kelpie_snapshot_options *options,
+                                      struct kelpie_snapshot *ret_snapshot,
+                                      struct kelpie_error *err) {
+    ASSERT(vm->instance);
+    static const struct kelpie_snapshot_options defaults = {0};
+    vm_check(vm);
+    options = options ? options : &defaults;
+    TRY(check_snapshot_options(vm, directory, options, err));
+    struct host_wait wait;
+    TRY(vm_begin(vm, VM_OPERATION_SNAPSHOT, timeout_or_default(options->timeout_ms), &wait, err));
+
+    struct kelpie_snapshot snapshot = {0};
+    struct snapshot_writer *writer = NULL;
+    enum kelpie_status status =
+        snapshot_writer_create(vm->host, directory, options->bytes_max, &writer, err);
+    if (status == KELPIE_OK) {
+        status = write_bundle(vm, writer, options, &wait, &snapshot, err);
+    }
+    snapshot_writer_destroy(writer);
+    if (status != KELPIE_OK) {
+        status = snapshot_status(status, err);
+    } else if (ret_snapshot) {
+        *ret_snapshot = snapshot;
+    }
+    vm_lock(vm);
+    if (status != KELPIE_OK && vm->state == KELPIE_STATE_CRASHED) {
+        status = error_set(err, KELPIE_CRASHED, "the VM crashed: %s", vm->exit_text);
+    }
+    vm_unlock(vm);
+    vm_end(vm);
+    return status;
+}
+
+/* ---- Restore ---------------------------------------------------------------------------------- */
+
+static enum kelpie_status differs(const char *field, const char *bundle, const char *here,
+                                  struct kelpie_error *err) {
+    ASSERT(field);
+    ASSERT(bundle && here);
+    return error_set_field(err, KELPIE_SNAPSHOT_INCOMPATIBLE, field,
+                           "the bundle's %s is %s, and this VM's is %s", field, bundle, here);
+}
+
+static enum kelpie_status differs_number(const char *field, uint32_t bundle, uint32_t here,
+                                         struct kelpie_error *err) {
+    ASSERT(field);
+    ASSERT(bundle != here);
+    char bundle_text[16];
+    char here_text[16];
+    snprintf(bundle_text, sizeof(bundle_text), "%u", bundle);
+    snprintf(here_text, sizeof(here_text), "%u", here);
+    return differs(field, bundle_text, here_text, err);
+}
+
+static enum kelpie_status check_fits(struct kelpie_vm *vm, const struct snapshot_manifest *manifest,
+                                     const struct kelpie_restore_options *options,
+                                     struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(manifest);
+    if (strcmp(manifest->info.backend, vm->ops->name) != 0) {
+        return differs("backend", manifest->info.backend, vm->ops->name, err);
+    }
+    if (manifest->vcpu_count != vm->config->vcpu_count) {
+        return differs_number("vcpu_count", manifest->vcpu_count, vm->config->vcpu_count, err);
+    }
+    if (manifest->memory_mib != vm->config->memory_mib) {
+        return differs_number("memory_mib", manifest->memory_mib, vm->config->memory_mib, err);
+    }
+    if (!manifest->info.quiesced && !options->allow_incomplete) {
+        return error_set_field(err, KELPIE_RESTORE_FAILED, "quiesced",
+                               "the guest's commands did not stand still when the bundle was made, "
+                               "so they would run before entropy and clock are made fresh; allow "
+                               "an incomplete restore to go on all the same");
+    }
+    return KELPIE_OK;
+}
+
+/* The state's checksum is always checked; memory's only when asked, so that a restore stays lazy. */
+static enum kelpie_status verify_parts(struct snapshot_reader *reader, bool with_memory,
+                                       const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(reader);
+    ASSERT(wait);
+    const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
+    for (unsigned i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+        if (manifest->parts[i].present && (i != SNAPSHOT_PART_MEMORY || with_memory)) {
+            TRY(snapshot_reader_verify(reader, (enum snapshot_part)i, wait, err));
+        }
+    }
+    return KELPIE_OK;
+}
+
+enum kelpie_status vm_check_report(struct kelpie_vm *vm, struct kelpie_error *err) {
+    ASSERT(vm->locked);
+    ASSERT(vm->restored);
+    if (vm->allow_incomplete) {
+        return KELPIE_OK;
+    }
+    const struct kelpie_restore_report *report = &vm->report;
+    const struct {
+        const char *name;
+        enum kelpie_outcome outcome;
+    } lines[] = {
+        {"entropy", report->entropy},   {"generation", report->generation},
+        {"clock", report->clock},       {"network", report->network},
+        {"hostname", report->hostname}, {"machine_id", report->machine_id},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+        if (lines[i].outcome != KELPIE_OUTCOME_DONE &&
+            lines[i].outcome != KELPIE_OUTCOME_UNSUPPORTED) {
+            return error_set_field(err, KELPIE_RESTORE_FAILED, lines[i].name,
+                                   "the restored guest's %s could not be made fresh",
+                                   lines[i].name);
+        }
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status load_bundle(struct kelpie_vm *vm, const char *directory,
+                                      const struct kelpie_restore_options *options,
+                                      const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(directory);
+    struct snapshot_reader *reader = NULL;
+    TRY(snapshot_reader_open(vm->host, directory, &reader, err));
+    const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
+    enum kelpie_status status = check_fits(vm, manifest, options, err);
+    if (status == KELPIE_OK) {
+        status = verify_parts(reader, options->verify_memory, wait, err);
+    }
+    if (status == KELPIE_OK) {
+        status = vm->ops->load(vm->instance, reader, wait, err);
+    }
+    if (status == KELPIE_OK) {
+        vm_lock(vm);
+        vm->restored = true;
+        vm->fresh_wanted = true;
+        vm->quiesced = manifest->info.quiesced;
+        vm->paused_ns = host_monotonic_ns(vm->host);
+        vm->report = (struct kelpie_restore_report){0};
+        memcpy(vm->parent_id, manifest->info.id, sizeof(vm->parent_id));
+        vm->saved_session_count = manifest->session_count;
+        memcpy(vm->saved_sessions, manifest->sessions, sizeof(vm->saved_sessions));
+        vm_unlock(vm);
+    }
+    snapshot_reader_close(reader);
+    return status;
+}
+
+static enum kelpie_status restore_machine(struct kelpie_vm *vm, const char *directory,
+                                          const struct kelpie_restore_options *options,
+                                          const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(vm->state == KELPIE_STATE_STARTING);
+    TRY(load_bundle(vm, directory, options, wait, err));
+    TRY(vm_io_start(vm, err));
+    vm_lock(vm);
+    vm->channel.held = true;
+    vm->allow_incomplete = options->allow_incomplete;
+    vm_unlock(vm);
+    return options->paused ? KELPIE_OK : vm_go_on(vm, wait, err);
+}
+
+static enum kelpie_status restore_status(enum kelpie_status status, struct kelpie_error *err) {
+    ASSERT(status != KELPIE_OK);
+    ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
+    bool other = status == KELPIE_IO_FAILED || status == KELPIE_INTERNAL ||
+                 status == KELPIE_TIMED_OUT || status == KELPIE_CRASHED;
+    return other ? error_wrap(err, KELPIE_RESTORE_FAILED, "the VM was not restored") : status;
+}
+
+enum kelpie_status kelpie_vm_restore(struct kelpie_vm *vm, const char *directory,
+                                     const struct kelpie_restore_options *options,
+                                     struct kelpie_error *err) {
+    ASSERT(vm->instance);
+    static const struct kelpie_restore_options defaults = {0};
+    vm_check(vm);
+    options = options ? options : &defaults;
+    TRY(vm_check_path("directory", directory ? directory : "", false, err));
+    TRY(vm_check_timeout("timeout_ms", options->timeout_ms, err));
+    TRY(vm_check_reserved("reserved", options->reserved, ARRAY_SIZE(options->reserved), err));
+    struct host_wait wait;
+    TRY(vm_begin(vm, VM_OPERATION_RESTORE, timeout_or_default(options->timeout_ms), &wait, err));
+    enum kelpie_state before = vm->state;
+    vm_starting(vm);
+    enum kelpie_status status = restore_machine(vm, directory, options, &wait, err);
+    if (status != KELPIE_OK) {
+        status = restore_status(status, err);
+    }
+    return vm_started(vm, status, before,
+                      options->paused ? KELPIE_STATE_PAUSED : KELPIE_STATE_RUNNING, err);
+}
+
+enum kelpie_status kelpie_vm_restore_report(struct kelpie_vm *vm,
+                                            struct kelpie_restore_report *ret_report,
+                                            struct kelpie_error *err) {
+    vm_check(vm);
+    ASSERT(ret_report);
+    vm_lock(vm);
+    bool restored = vm->restored;
+    struct kelpie_restore_report report = vm->report;
+    vm_unlock(vm);
+    if (!restored) {
+        return error_set(err, KELPIE_WRONG_STATE, "the VM was not restored from a snapshot");
+    }
+    *ret_report = report;
+    return KELPIE_OK;
+}
+
+/* ---- Bundles without a VM --------------------------------------------------------------------- */
+
+static enum kelpie_status inspect(const char *directory, bool verify,
+                                  struct kelpie_snapshot *ret_snapshot, struct kelpie_error *err) {
+    ASSERT(verify || ret_snapshot);
+    TRY(vm_check_path("directory", directory ? directory : "", false, err));
+    struct host *host = NULL;
+    TRY(host_linux_create(&host, err));
+    struct snapshot_reader *reader = NULL;
+    enum kelpie_status status = snapshot_reader_open(host, directory, &reader, err);
+    if (status == KELPIE_OK && verify) {
+        struct host_wait wait = host_wait_ms(host, KELPIE_TIMEOUT_MS_MAX, HOST_FD_NONE);
+        status = verify_parts(reader, true, &wait, err);
+    }
+    if (status == KELPIE_OK && ret_snapshot) {
+        *ret_snapshot = snapshot_reader_manifest(reader)->info;
+    }
+    snapshot_reader_close(reader);
+    host_destroy(host);
+    return status;
+}
+
+enum kelpie_status kelpie_snapshot_inspect(const char *directory,
+                                           struct kelpie_snapshot *ret_snapshot,
+                                           struct kelpie_error *err) {
+    ASSERT(ret_snapshot);
+    return inspect(directory, false, ret_snapshot, err);
+}
+
+enum kelpie_status kelpie_snapshot_verify(const char *directory, struct kelpie_error *err) {
+    return inspect(directory, true, NULL, err);
+}

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * vm.h: the VM behind a kelpie_vm handle, for the files of src/vm/ only.
+ *
+ * THEORY OF OPERATION
+ *
+ * A VM is a backend's machine, a channel to the guest's agent, and the exec sessions on it.
+ *
+ * Threads. Callers' threads run operations; one I/O thread (io.c) exists while there is a machine: it
+ * reads the channel, the machine's own descriptors and its exit. Everything in struct kelpie_vm is
+ * guarded by `mutex`, but for what is written once at create. Every change is announced by a broadcast
+ * of `changed`, and every wait is a loop around vm_wait_step(), which ends it at its deadline, at a
+ * cancel, and when the machine is gone.
+ *
+ * Operations that change the machine (start, stop, pause, resume, snapshot, restore) exclude each
+ * other: vm_begin() checks the state table (state.c) and takes `busy`, vm_end() gives it back. The
+ * backend's calls are made while busy and without the mutex; only kill, which makes them return, may
+ * come in between.
+ *
+ * The channel (channel.c) holds one queue of bytes to the guest. Whoever has something to say puts it
+ * there under the mutex and writes at once what the channel takes; the I/O thread writes the rest.
+ * While the guest stands still (`held`, from FREEZE to THAWED) sessions say nothing, so that a snapshot
+ * has no byte in flight: what they want to say is kept in them as state, and said afterwards.
+ *
+ * Lifetime. The VM is freed when its handle was destroyed and the last exec handle closed.
+ */
+#ifndef KELPIE_VM_VM_H
+#define KELPIE_VM_VM_H
+
+#include "backend/backend.h"
+#include "base/cursor.h"
+#include "protocol/protocol.h"
+#include "protocol/stream.h"
+#include "vm/vm_limits.h"
+
+#define VM_MAGIC 0x4b4c5056u
+#define EXEC_MAGIC 0x4b4c5058u
+
+/* ---- State machine (state.c) ------------------------------------------------------------------ */
+
+enum vm_operation {
+    VM_OPERATION_START = 0,
+    VM_OPERATION_STOP,
+    VM_OPERATION_PAUSE,
+    VM_OPERATION_RESUME,
+    VM_OPERATION_EXEC,
+    VM_OPERATION_COPY,
+    VM_OPERATION_SNAPSHOT,
+    VM_OPERATION_RESTORE,
+    VM_OPERATION_COUNT
+};
+
+/* May the operation be done in this state? */
+bool vm_state_allows(enum vm_operation operation, enum kelpie_state state);
+
+/* May the VM go from one state to the other? Every change is asserted against it. */
+bool vm_state_may_follow(enum kelpie_state from, enum kelpie_state to);
+
+/* WRONG_STATE, naming the operation, the state, and the states that would be right. */
+enum kelpie_status vm_state_error(enum vm_operation operation, enum kelpie_state state,
+                                  struct kelpie_error *err);
+
+/* ---- Config (config.c, check.c) --------------------------------------------------------------- */
+
+/* A checked copy with every default filled in; freed by vm_config_destroy(). hostname and name
+ * are the caller's to default. */
+KELPIE_CHECKED enum kelpie_status vm_config_copy(struct host *host,
+                                                 const struct kelpie_config *config, const char *id,
+                                                 struct kelpie_config **ret_config,
+                                                 struct kelpie_error *err);
+void vm_config_destroy(struct kelpie_config *config);
+
+/* Checks of single values, for commands too. `field` names the value in the error. */
+KELPIE_CHECKED enum kelpie_status vm_check_path(const char *field, const char *path, bool absolute,
+                                                struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_check_name(const char *field, const char *name,
+                                                const char *extra_characters,
+                                                struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_check_env(const char *const *env, size_t *ret_count,
+                                               struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_check_timeout(const char *field, uint32_t timeout_ms,
+                                                   struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_check_reserved(const char *field, const uint64_t *reserved,
+                                                    size_t count, struct kelpie_error *err);
+
+/* The whole config. */
+KELPIE_CHECKED enum kelpie_status vm_check_config(const struct kelpie_config *config,
+                                                  struct kelpie_error *err);
+
+/* ---- The channel to the guest ----------------------------------------------------------------- */
+
+/* What the guest answered on session 0: the last of each kind, and how many came. */
+struct vm_answers {
+    uint64_t hello_count;
+    struct protocol_hello_ack hello;
+    uint64_t setup_count;
+    uint32_t setup_os_error;
+    char setup_message[PROTOCOL_MESSAGE_SIZE_MAX + 1];
+    uint64_t frozen_count;
+    struct protocol_frozen frozen;
+    uint64_t thawed_count;
+    struct protocol_thawed thawed;
+    uint64_t sessions_count;
+    struct protocol_sessions sessions;
+    uint64_t pong_token; /* the last that came back */
+};
+
+struct vm_channel {
+    uint8_t *in;                     /* PROTOCOL_FRAME_SIZE_MAX bytes, the decoder's */
+    struct protocol_decoder decoder; /* used by the I/O thread only */
+    uint8_t *out;                    /* VM_OUT_CAPACITY bytes; [out_start, out_end) wait */
+    size_t out_start;
+    size_t out_end;
+    bool open;        /* a machine is at the other end */
+    bool connected;   /* HELLO was answered */
+    bool held;        /* the guest stands still: sessions say nothing */
+    char broken[192]; /* why the channel was given up; empty: it was not */
+    uint8_t nonce[PROTOCOL_NONCE_SIZE];
+    uint64_t ping_token; /* the last one sent */
+    uint64_t list_count; /* LISTs sent */
+    struct vm_answers answers;
+};
+
+/* ---- Exec sessions ---------------------------------------------------------------------------- */
+
+enum vm_session_kind { VM_SESSION_COMMAND = 0, VM_SESSION_FILE };
+
+#define VM_OUTPUT_COUNT 2 /* 0 stdout, 1 stderr */
+
+struct vm_output {
+    struct protocol_receiver receiver;
+    struct ring ring; /* received, not yet read */
+    bool ack_wanted;
+};
+
+struct kelpie_exec {
+    uint32_t magic;
+    uint32_t id;
+    struct kelpie_vm *vm;
+    enum vm_session_kind kind;
+    uint8_t *buffer; /* three windows: stdin, stdout, stderr */
+    struct protocol_sender input;
+    struct vm_output outputs[VM_OUTPUT_COUNT];
+    bool input_refused; /* the command closed its stdin, or never had one */
+    bool started;
+    struct protocol_started started_info;
+    bool ended;
+    struct protocol_ended ended_info;
+    char ended_message[PROTOCOL_MESSAGE_SIZE_MAX + 1];
+    bool attaching; /* ATTACH was said and not yet answered */
+    struct protocol_attached attached;
+    bool lost;   /* its machine is gone */
+    bool closed; /* no handle any more: freed when nothing is left to say */
+    bool release_wanted;
+    uint64_t signals_wanted; /* bit n-1: signal n is still to be said */
+    bool resize_wanted;
+    struct protocol_resize resize;
+    uint64_t deadline_ns; /* when we stop waiting for the guest to enforce the timeout; 0: none */
+};
+
+/* ---- The VM ----------------------------------------------------------------------------------- */
+
+struct kelpie_vm {
+    uint32_t magic;
+    uint32_t reference_count; /* the handle, and each exec handle */
+    struct host *host;
+    bool host_owned;
+    struct kelpie_config *config;
+    char id[KELPIE_ID_SIZE];
+    const struct backend_ops *ops;
+    struct backend_launch launch;
+    struct backend_instance *instance;
+
+    struct host_mutex *mutex; /* taken by vm_lock() */
+    bool locked;              /* somebody holds it: what "mutex held" below asserts */
+    struct host_condition *changed;
+    int cancel_event; /* set by kelpie_vm_cancel(), cleared when the next operation begins */
+    int wake_event;   /* makes the I/O thread look again */
+    uint64_t cancel_count;
+
+    enum kelpie_state state;
+    bool busy;
+    bool stopping;      /* the machine's end is wanted */
+    bool stop_asked;    /* a stop interrupted the start in progress */
+    bool machine_ended; /* by itself, since the last start */
+    bool machine_alive; /* started or loaded, and not known to have ended */
+    char exit_text[512];
+    struct host_thread *io_thread;
+    bool io_stop;
+
+    struct vm_channel channel;
+    struct kelpie_exec *sessions[KELPIE_EXEC_COUNT_MAX];
+    size_t session_count;
+    size_t session_turn; /* which session speaks first next time */
+    uint32_t session_id_last;
+
+    bool quiesced;      /* the guest stands still and said so */
+    uint64_t paused_ns; /* since when */
+    bool restored;      /* the report below is of this machine */
+    bool fresh_wanted; /* restored and not yet run: clock, entropy, identity are to be made fresh */
+    bool allow_incomplete;
+    struct kelpie_restore_report report;
+    char parent_id[KELPIE_ID_SIZE];
+    struct snapshot_session saved_sessions[KELPIE_EXEC_COUNT_MAX]; /* of the bundle */
+    size_t saved_session_count;
+};
+
+/* Asserts that the handle is one. */
+void vm_check(const struct kelpie_vm *vm);
+
+void vm_lock(struct kelpie_vm *vm);
+void vm_unlock(struct kelpie_vm *vm);
+
+/* Lets go of the mutex until something changes, or the deadline: false. */
+bool vm_wait_changed(struct kelpie_vm *vm, uint64_t deadline_ns);
+
+/* A wait of this VM: until when, and which cancels count. */
+struct vm_wait {
+    uint64_t deadline_ns;
+    uint64_t cancel_count;
+};
+
+/* timeout_ms 0: for ever (the machine's end and a cancel still end it). mutex held. */
+struct vm_wait vm_wait_start(struct kelpie_vm *vm, uint64_t timeout_ms);
+
+/* Waits for a change: OK says look again; else TIMED_OUT (naming `what`), CANCELLED, or the machine's
+ * end. mutex held. */
+KELPIE_CHECKED enum kelpie_status vm_wait_step(struct kelpie_vm *vm, const struct vm_wait *wait,
+                                               const char *what, struct kelpie_error *err);
+
+/* OK while the machine and its channel are there, else why not. mutex held. */
+KELPIE_CHECKED enum kelpie_status vm_check_alive(struct kelpie_vm *vm, const char *what,
+                                                 struct kelpie_error *err);
+
+/* One lifecycle operation at a time: begin waits for the one before, up to timeout_ms (BUSY), and
+ * checks capability and state. *ret_wait, for the backend's calls, ends at the same time. */
+KELPIE_CHECKED enum kelpie_status vm_begin(struct kelpie_vm *vm, enum vm_operation operation,
+                                           uint64_t timeout_ms, struct host_wait *ret_wait,
+                                           struct kelpie_error *err);
+void vm_end(struct kelpie_vm *vm);
+
+/* Changes the state and tells everyone. mutex held. */
+void vm_set_state(struct kelpie_vm *vm, enum kelpie_state state);
+
+/* Gives back a reference; the last one frees. mutex not held. */
+void vm_release(struct kelpie_vm *vm);
+
+/* Makes a VM in state created, with its own host unless the config has one. */
+KELPIE_CHECKED enum kelpie_status vm_create(const struct kelpie_config *config,
+                                            struct kelpie_vm **ret_vm, struct kelpie_error *err);
+
+/* The host that a config asks for (may be NULL): its own, or a new one of this machine. */
+KELPIE_CHECKED enum kelpie_status vm_host_open(const struct kelpie_config *config,
+                                               struct host **ret_host, bool *ret_owned,
+                                               struct kelpie_error *err);
+
+/* `digits` random lower-case hexadecimal digits and a zero. */
+KELPIE_CHECKED enum kelpie_status vm_random_hex(struct host *host, char *text, size_t digits,
+                                                struct kelpie_error *err);
+
+/* The backend that a config names, or the first that "auto" may take. */
+KELPIE_CHECKED enum kelpie_status vm_backend_choose(struct host *host, const char *name,
+                                                    const struct backend_ops **ret_ops,
+                                                    struct kelpie_error *err);
+
+/* ---- Coming up (lifecycle.c): busy, mutex not held -------------------------------------------- */
+
+/* -> starting. */
+void vm_starting(struct kelpie_vm *vm);
+
+/* starting -> after, when status is OK; else nothing of the machine is left, and the state is `before`, or crashed
+ * when the machine ended by itself. Ends the operation; returns status. */
+enum kelpie_status vm_started(struct kelpie_vm *vm, enum kelpie_status status,
+                              enum kelpie_state before, enum kelpie_state after,
+                              struct kelpie_error *err);
+
+/* ---- Standing still (lifecycle.c): busy, mutex not held --------------------------------------- */
+
+/* Commands stop, then vCPUs. Afterwards vm->quiesced says whether the commands did. */
+KELPIE_CHECKED enum kelpie_status vm_stand_still(struct kelpie_vm *vm, const struct host_wait *wait,
+                                                 struct kelpie_error *err);
+
+/* vCPUs go on, the guest is made fresh if it was restored, then commands go on. On failure the vCPUs
+ * stand still again. */
+KELPIE_CHECKED enum kelpie_status vm_go_on(struct kelpie_vm *vm, const struct host_wait *wait,
+                                           struct kelpie_error *err);
+
+/* Fails closed: every line of the restore report must be done, or be something that does not exist here, unless
+ * the caller of the restore allowed less. mutex held. */
+KELPIE_CHECKED enum kelpie_status vm_check_report(struct kelpie_vm *vm, struct kelpie_error *err);
+
+/* Kills the machine, if there is one, and cleans up behind it. The state is the caller's to set. */
+void vm_machine_kill(struct kelpie_vm *vm);
+
+/* ---- The machine's I/O thread (io.c): busy, mutex not held ------------------------------------ */
+
+/* After the backend's start or load: opens the channel and starts the thread. */
+KELPIE_CHECKED enum kelpie_status vm_io_start(struct kelpie_vm *vm, struct kelpie_error *err);
+
+/* Ends the thread and closes the channel; every session is lost. */
+void vm_io_stop(struct kelpie_vm *vm);
+
+/* ---- The channel (channel.c): mutex held ------------------------------------------------------ */
+
+void vm_channel_open(struct kelpie_vm *vm);
+void vm_channel_close(struct kelpie_vm *vm);
+
+/* Room for frames of `size` bytes, waiting for it: *ret_writer appends to the queue, and
+ * vm_channel_commit() sends. */
+KELPIE_CHECKED enum kelpie_status vm_channel_reserve(struct kelpie_vm *vm, size_t size,
+                                                     const struct vm_wait *wait,
+                                                     struct cursor_writer *ret_writer,
+                                                     struct kelpie_error *err);
+void vm_channel_commit(struct kelpie_vm *vm, const struct cursor_writer *writer);
+
+/* Waits until the guest no longer stands still. */
+KELPIE_CHECKED enum kelpie_status
+vm_channel_await_unheld(struct kelpie_vm *vm, const struct vm_wait *wait, struct kelpie_error *err);
+
+/* Lets the sessions say what they want, and writes what the channel takes now. */
+void vm_channel_flush(struct kelpie_vm *vm);
+
+/* One frame from the guest. False: it breaks the protocol, and channel.broken says how. */
+bool vm_channel_handle(struct kelpie_vm *vm, const struct protocol_frame *frame);
+
+/* Gives the channel up. */
+void vm_channel_break(struct kelpie_vm *vm, const char *why);
+
+/* Conversations on session 0 (conversation.c). */
+KELPIE_CHECKED enum kelpie_status vm_say_hello(struct kelpie_vm *vm, bool resync,
+                                               const struct vm_wait *wait,
+                                               struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_say_setup(struct kelpie_vm *vm, const struct vm_wait *wait,
+                                               struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_say_freeze(struct kelpie_vm *vm, const struct vm_wait *wait,
+                                                struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_say_thaw(struct kelpie_vm *vm, bool restored,
+                                              const struct vm_wait *wait, struct kelpie_error *err);
+/* Afterwards channel.answers.sessions is of now. */
+KELPIE_CHECKED enum kelpie_status vm_say_list(struct kelpie_vm *vm, const struct vm_wait *wait,
+                                              struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_say_power_off(struct kelpie_vm *vm, const struct vm_wait *wait,
+                                                   struct kelpie_error *err);
+
+/* ---- Sessions (session.c): mutex held, unless said otherwise ---------------------------------- */
+
+/* A new session in the table, whose handle holds a reference on the VM. id 0: the next free one. */
+KELPIE_CHECKED enum kelpie_status vm_session_create(struct kelpie_vm *vm, enum vm_session_kind kind,
+                                                    uint32_t id, struct kelpie_exec **ret_exec,
+                                                    struct kelpie_error *err);
+struct kelpie_exec *vm_session_find(struct kelpie_vm *vm, uint32_t id);
+
+/* The handle is given up; with `release` the guest is told to forget the session. mutex NOT held. */
+void vm_session_close(struct kelpie_exec *exec, bool release);
+
+/* A frame of a session; false: it breaks the protocol. */
+bool vm_session_handle(struct kelpie_vm *vm, const struct protocol_frame *frame);
+
+/* Appends what the session has to say, as far as it fits. True: it said something. */
+bool vm_session_speak(struct kelpie_exec *exec, struct cursor_writer *writer);
+
+/* All that was consumed is acknowledged by the next flush. */
+void vm_sessions_want_acks(struct kelpie_vm *vm);
+
+/* The machine is gone. */
+void vm_sessions_lose(struct kelpie_vm *vm);
+
+/* Frees closed sessions that have nothing more to say. */
+void vm_sessions_collect(struct kelpie_vm *vm);
+
+/* Waits until the session has started: EXEC_FAILED with the guest's errno when it could not. */
+KELPIE_CHECKED enum kelpie_status vm_session_await_start(struct kelpie_exec *exec,
+                                                         const struct vm_wait *wait,
+                                                         struct kelpie_error *err);
+
+/* Moves up to `size` bytes out of an output. */
+size_t vm_session_take(struct kelpie_exec *exec, size_t output, void *buffer, size_t size);
+
+/* True when nothing more can come out of it. */
+bool vm_session_drained(const struct kelpie_exec *exec, size_t output);
+
+/* Queues at least one byte for stdin, waiting for room up to operation_timeout_ms. EXEC_FAILED with EPIPE: it is closed. */
+KELPIE_CHECKED enum kelpie_status vm_session_write(struct kelpie_exec *exec, const void *data,
+                                                   size_t size, size_t *ret_size,
+                                                   struct kelpie_error *err);
+
+/* Remembers where the reader stands, for an attach later. */
+void vm_session_note_offsets(struct kelpie_exec *exec);
+
+/* Waits for a change that concerns this session: as vm_wait_step(), and EXEC_TIMED_OUT when the guest
+ * does not enforce the command's timeout. */
+KELPIE_CHECKED enum kelpie_status vm_session_wait_step(struct kelpie_exec *exec,
+                                                       const struct vm_wait *wait, const char *what,
+                                                       struct kelpie_error *err);
+
+/* ---- Commands (command.c) --------------------------------------------------------------------- */
+
+KELPIE_CHECKED enum kelpie_status vm_command_check(const struct kelpie_config *config,
+                                                   const struct kelpie_command *command,
+                                                   struct kelpie_error *err);
+
+/* Says EXEC. mutex held; waits for room. */
+KELPIE_CHECKED enum kelpie_status vm_command_send(struct kelpie_exec *exec,
+                                                  const struct kelpie_command *command,
+                                                  const struct vm_wait *wait,
+                                                  struct kelpie_error *err);
+
+#endif

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+#ifndef KELPIE_VM_VM_LIMITS_H
+#define KELPIE_VM_VM_LIMITS_H
+
+#include "protocol/protocol_limits.h"
+
+#define VM_OUT_CAPACITY (2 * PROTOCOL_FRAME_SIZE_MAX) /* bytes queued for the guest */
+#define VM_POLL_PERIOD_MS 1000    /* the I/O thread looks up at least so often */
+#define VM_FREEZE_TIMEOUT_MS 5000 /* then a VM is paused although its commands were not */
+#define VM_EXIT_GRACE_MS 1000     /* between the channel's end and the machine's */
+#define VM_HELLO_RETRY_MS 2000    /* a restored guest that is silent so long is resynchronised */
+#define VM_EXEC_GRACE_MS 3000     /* beyond a command's timeout, before we act without the guest */
+#define VM_KILL_TIMEOUT_MS 5000   /* to reap a machine that was killed */
+#define VM_COLLECT_SIZE_MIN 4096  /* first allocation of a collected output */
+#define VM_COPY_CHUNK_SIZE 65536
+#define VM_COPY_OUT_BYTES_DEFAULT 17179869184ull
+#define VM_CONSOLE_IN_ERROR_SIZE 400 /* last bytes of the console quoted in an error */
+#define VM_SIGNAL_MAX 64
+
+#endif
