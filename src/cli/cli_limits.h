@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+#ifndef KELPIE_CLI_CLI_LIMITS_H
+#define KELPIE_CLI_CLI_LIMITS_H
+
+#include "kelpie.h"
+
+#define CLI_OPTION_COUNT_MAX 32                  /* of one command */
+#define CLI_WORD_COUNT_MAX KELPIE_ARGV_COUNT_MAX /* of our own command line */
+#define CLI_NAME_SIZE_MAX 64                     /* of a command's or an option's name */
+#define CLI_SUGGESTION_DISTANCE_MAX 2            /* typing errors that a suggestion forgives */
+#define CLI_CHUNK_SIZE 65536                     /* bytes of output or input moved at once */
+#define CLI_COLLECT_SIZE_MAX KELPIE_OUTPUT_BYTES_DEFAULT /* of each stream, for --json */
+#define CLI_CANCEL_INTERVAL_MS 50 /* a cancel is repeated until it was heard */
+#define CLI_HELP_COLUMN 30        /* where the text begins in --help */
+
+#endif

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* The command `kelpie`: a table of commands. What a command is: cli.h. */
+#include <stddef.h>
+
+#include "base/assert.h"
+#include "cli/cli.h"
+#include "cli/output.h"
+
+static const struct cli_command *const commands[] = {
+    &cli_run,
+    &cli_doctor,
+    &cli_version,
+    &cli_help,
+};
+
+int main(int argc, char **argv) {
+    static const struct cli_table table = {commands, ARRAY_SIZE(commands)};
+    output_init();
+    struct option_words words = {
+        .words = (const char *const *)argv,
+        .count = (size_t)argc,
+        .index = argc > 0 ? 1 : 0,
+    };
+    return cli_main(&table, &words);
+}
