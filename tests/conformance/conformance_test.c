@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * Runs the suite for every backend that can be used here, or for those in $KELPIE_CONFORMANCE_BACKENDS
+ * (names with commas). $KELPIE_CONFORMANCE_GROUPS limits the groups in the same way.
+ */
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "conformance.h"
+
+#define ARRAY_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+static struct suite the_suite;
+
+struct suite *suite(void) {
+    return &the_suite;
+}
+
+static const struct group *const groups[] = {
+    &group_lifecycle, &group_exec, &group_stream, &group_files, &group_snapshot, &group_heavy,
+};
+
+/* True when the list is missing, or names it. */
+static bool is_listed(const char *list, const char *name) {
+    size_t size = strlen(name);
+    while (list && *list) {
+        size_t part = strcspn(list, ",");
+        if (part == size && strncmp(list, name, size) == 0) {
+            return true;
+        }
+        list += part;
+        list += *list == ',';
+    }
+    return !list;
+}
+
+static int run_group(const struct group *group) {
+    char name[64];
+    snprintf(name, sizeof(name), "%s.%s", suite()->backend, group->name);
+    struct CMUnitTest *tests = calloc(group->count, sizeof(*tests));
+    char(*names)[128] = calloc(group->count, sizeof(*names));
+    if (!tests || !names) {
+        abort();
+    }
+    for (size_t i = 0; i < group->count; i++) {
+        snprintf(names[i], sizeof(names[i]), "%s.%s", name, group->tests[i].name);
+        tests[i] = group->tests[i];
+        tests[i].name = names[i];
+        tests[i].teardown_func = folder_clear;
+    }
+    /* The macro for arrays counts its own way. */
+    int failed =
+        _cmocka_run_group_tests(name, tests, group->count, group->has_vm ? group_vm_start : NULL,
+                                group->has_vm ? group_vm_stop : NULL);
+    free(tests);
+    free(names);
+    return failed;
+}
+
+static int run_backend(const struct kelpie_backend *backend) {
+    int failed = 0;
+    suite()->backend = backend->name;
+    suite()->capabilities = backend->capabilities;
+    for (size_t i = 0; i < ARRAY_COUNT(groups); i++) {
+        if (is_listed(getenv("KELPIE_CONFORMANCE_GROUPS"), groups[i]->name)) {
+            failed += run_group(groups[i]);
+        }
+    }
+    return failed;
+}
+
+int main(int argc, char **argv) {
+    if (argc == 5 && strcmp(argv[1], "go-on") == 0) {
+        return snapshot_go_on(argv[2], argv[3], argv[4]);
+    }
+    if (argc == 3 && strcmp(argv[1], "heavy") == 0) {
+        return heavy_owner(argv[2]);
+    }
+    const char *wanted = getenv("KELPIE_CONFORMANCE_BACKENDS");
+    const char *temporary = getenv("TMPDIR");
+    suite()->program = argv[0];
+    snprintf(suite()->folder, sizeof(suite()->folder), "%s/kelpie-conformance-XXXXXX",
+             temporary ? temporary : "/tmp");
+    if (!mkdtemp(suite()->folder)) {
+        perror(suite()->folder);
+        return 1;
+    }
+    struct kelpie_backend backends[KELPIE_BACKEND_COUNT_MAX];
+    size_t count = kelpie_backend_list(backends, KELPIE_BACKEND_COUNT_MAX);
+    int failed = 0;
+    size_t run = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct kelpie_probe probe = {0};
+        struct kelpie_error err = {0};
+        if (!is_listed(wanted, backends[i].name)) {
+            printf("skipped backend %s: not asked for\n", backends[i].name);
+        } else if (kelpie_backend_probe(backends[i].name, &probe, &err) != KELPIE_OK ||
+                   !probe.usable) {
+            printf("skipped backend %s: %s %s\n", backends[i].name, probe.reason, err.message);
+            failed += wanted != NULL; /* who asks for it wants it tested */
+        } else {
+            failed += run_backend(&backends[i]);
+            run++;
+        }
+        fflush(stdout);
+    }
+    printf("conformance: %zu backends, %u cases skipped, %d failed\n", run, suite()->skipped,
+           failed);
+    if (rmdir(suite()->folder) != 0) {
+        fprintf(stderr, "%s is not empty: a case left something behind\n", suite()->folder);
+        failed++;
+    }
+    return failed == 0 && run > 0 ? 0 : 1;
+}

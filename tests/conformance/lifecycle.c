@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* The state machine: every operation in every state, and the ways into each. Each case has its own VM. */
+#include <pthread.h>
+#include <stdbool.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "conformance.h"
+
+enum operation {
+    START,
+    STOP,
+    PAUSE,
+    RESUME,
+    EXEC,
+    COPY_IN,
+    COPY_OUT,
+    SNAPSHOT,
+    RESTORE,
+    PING,
+    LIST,
+    OPERATION_COUNT
+};
+
+static enum kelpie_status operate(struct kelpie_vm *vm, enum operation operation,
+                                  struct kelpie_error *err) {
+    struct kelpie_output output = {0};
+    struct kelpie_snapshot snapshot;
+    uint64_t ns = 0;
+    size_t count = 0;
+    switch (operation) {
+    case START:
+        return kelpie_vm_start(vm, err);
+    case STOP:
+        return kelpie_vm_stop(vm, 0, err);
+    case PAUSE:
+        return kelpie_vm_pause(vm, err);
+    case RESUME:
+        return kelpie_vm_resume(vm, err);
+    case EXEC:
+        return kelpie_vm_exec(vm, &(struct kelpie_command){.argv = ARGV("true")}, &output, err);
+    case COPY_IN:
+        return kelpie_copy_in(vm, "/etc/passwd", "/tmp/x", NULL, err);
+    case COPY_OUT:
+        return kelpie_copy_out(vm, "/etc/passwd", host_path("never"), NULL, err);
+    case SNAPSHOT:
+        return kelpie_vm_snapshot(vm, host_path("never"), NULL, &snapshot, err);
+    case RESTORE:
+        return kelpie_vm_restore(vm, host_path("never"), NULL, err);
+    case PING:
+        return kelpie_vm_ping(vm, &ns, err);
+    case LIST:
+        return kelpie_exec_list(vm, NULL, 0, &count, err);
+    case OPERATION_COUNT:
+        break;
+    }
+    fail();
+    return KELPIE_INTERNAL;
+}
+
+#define BIT(operation) (1u << (operation))
+
+/* Every operation that is not allowed is refused, names the state, and changes nothing. */
+static void expect_refusals(struct kelpie_vm *vm, enum kelpie_state state, uint32_t allowed) {
+    for (int i = 0; i < OPERATION_COUNT; i++) {
+        struct kelpie_error err = {0};
+        if (allowed & BIT(i)) {
+            continue;
+        }
+        enum kelpie_status status = operate(vm, (enum operation)i, &err);
+        if (status != KELPIE_WRONG_STATE || !strstr(err.message, kelpie_state_name(state))) {
+            print_error("operation %d in state %s: %s: %s\n", i, kelpie_state_name(state),
+                        kelpie_status_name(status), err.message);
+            fail();
+        }
+        assert_int_equal(kelpie_vm_state(vm), state);
+    }
+    assert_int_not_equal(access(host_path("never"), F_OK), 0);
+}
+
+static void test_every_operation_in_every_state(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = make_vm();
+    expect_refusals(vm, KELPIE_STATE_CREATED, BIT(START) | BIT(RESTORE));
+    OK(kelpie_vm_start(vm, &err));
+    expect_refusals(vm, KELPIE_STATE_RUNNING,
+                    (uint32_t) ~(BIT(START) | BIT(RESUME) | BIT(RESTORE)));
+    expect_shell(vm, "echo still here", 0, "still here\n");
+    if (suite()->capabilities & KELPIE_CAN_PAUSE) {
+        OK(kelpie_vm_pause(vm, &err));
+        expect_refusals(vm, KELPIE_STATE_PAUSED, BIT(RESUME) | BIT(SNAPSHOT) | BIT(STOP));
+        OK(kelpie_vm_resume(vm, &err));
+        expect_shell(vm, "echo still here", 0, "still here\n");
+    }
+    OK(kelpie_vm_stop(vm, 0, &err));
+    expect_refusals(vm, KELPIE_STATE_STOPPED, BIT(START) | BIT(RESTORE));
+    kelpie_vm_destroy(vm);
+}
+
+static void test_restart_after_stop_is_a_new_boot(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = start_vm();
+    expect_shell(vm, "echo old > /tmp/left", 0, NULL);
+    OK(kelpie_vm_stop(vm, 0, &err));
+    OK(kelpie_vm_start(vm, &err));
+    expect_shell(vm, "test -e /tmp/left", 1, NULL);
+    OK(kelpie_vm_stop(vm, 0, &err));
+    kelpie_vm_destroy(vm);
+}
+
+static void test_destroy_in_any_state(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    kelpie_vm_destroy(NULL);
+    kelpie_vm_destroy(make_vm());
+    struct kelpie_vm *vm = start_vm();
+    if (suite()->capabilities & KELPIE_CAN_PAUSE) {
+        OK(kelpie_vm_pause(vm, &err));
+    }
+    kelpie_vm_destroy(vm);
+    kelpie_vm_destroy(start_vm());
+}
+
+static void test_names_and_config(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = NULL;
+    const struct kelpie_config config = {
+        .backend = suite()->backend, .name = "conform-1", .env = ARGV("CONFORM=yes")};
+    OK(kelpie_vm_create(&config, &vm, &err));
+    assert_int_equal(strlen(kelpie_vm_id(vm)), KELPIE_ID_SIZE - 1);
+    assert_string_equal(kelpie_vm_backend(vm), suite()->backend);
+    assert_int_equal(kelpie_vm_capabilities(vm), suite()->capabilities);
+    assert_string_equal(kelpie_vm_config(vm)->hostname, "conform-1");
+    assert_int_equal(kelpie_vm_config(vm)->memory_mib, KELPIE_MEMORY_MIB_DEFAULT);
+    assert_int_equal(kelpie_vm_process_id(vm), 0);
+    OK(kelpie_vm_start(vm, &err));
+    expect_shell(vm, "hostname; echo $CONFORM", 0, "conform-1\nyes\n");
+    char console[256];
+    assert_true(kelpie_vm_console(vm, console, sizeof(console)) > 0);
+    kelpie_vm_destroy(vm);
+    vm = NULL;
+    FAILS(kelpie_vm_create(&(struct kelpie_config){.backend = "no-such"}, &vm, &err),
+          KELPIE_NOT_FOUND);
+    assert_null(vm);
+    FAILS(kelpie_vm_create(&(struct kelpie_config){.backend = suite()->backend, .vcpu_count = 33},
+                           &vm, &err),
+          KELPIE_BAD_CONFIG);
+    assert_string_equal(err.field, "vcpu_count");
+    assert_null(vm);
+}
+
+/* ---- Crashes ---------------------------------------------------------------------------------- */
+
+struct waiter {
+    struct kelpie_vm *vm;
+    struct kelpie_exec *exec;
+    enum kelpie_status status;
+};
+
+static void *wait_for_command(void *argument) {
+    struct waiter *waiter = argument;
+    struct kelpie_output output = {0};
+    waiter->status = kelpie_vm_exec(
+        waiter->vm, &(struct kelpie_command){.argv = ARGV("sleep", "1000")}, &output, NULL);
+    return NULL;
+}
+
+static void *wait_for_output(void *argument) {
+    struct waiter *waiter = argument;
+    char buffer[16];
+    struct kelpie_chunk chunk = {.buffer = buffer, .size = sizeof(buffer)};
+    waiter->status = kelpie_exec_read(waiter->exec, &chunk, 0, NULL);
+    return NULL;
+}
+
+static void sleep_ms(unsigned ms) {
+    struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
+    nanosleep(&pause, NULL);
+}
+
+static void start_waiters(struct kelpie_vm *vm, struct waiter waiters[2], pthread_t threads[2]) {
+    struct kelpie_error err = {0};
+    waiters[0] = (struct waiter){.vm = vm};
+    waiters[1] = (struct waiter){.vm = vm};
+    OK(kelpie_exec_start(vm, &(struct kelpie_command){.argv = ARGV("sleep", "1000")},
+                         &waiters[1].exec, &err));
+    assert_int_equal(pthread_create(&threads[0], NULL, wait_for_command, &waiters[0]), 0);
+    assert_int_equal(pthread_create(&threads[1], NULL, wait_for_output, &waiters[1]), 0);
+    size_t count = 0;
+    while (count < 2) { /* both commands are there */
+        OK(kelpie_exec_list(vm, NULL, 0, &count, &err));
+    }
+    sleep_ms(50);
+}
+
+static void test_crash_is_seen_at_once(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = start_vm();
+    struct waiter waiters[2];
+    pthread_t threads[2];
+    start_waiters(vm, waiters, threads);
+    crash_vm(vm);
+    enum kelpie_state reached = KELPIE_STATE_CREATED;
+    OK(kelpie_vm_wait(vm, 1u << KELPIE_STATE_CRASHED, 5000, &reached, &err));
+    assert_int_equal(reached, KELPIE_STATE_CRASHED);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(waiters[i].status, KELPIE_CRASHED);
+    }
+    struct kelpie_output output = {0};
+    enum kelpie_status status =
+        kelpie_vm_exec(vm, &(struct kelpie_command){.argv = ARGV("true")}, &output, &err);
+    assert_true(status == KELPIE_WRONG_STATE || status == KELPIE_CRASHED);
+    kelpie_exec_close(waiters[1].exec);
+    kelpie_vm_destroy(vm);
+}
+
+static void test_crash_while_paused(void **state) {
+    (void)state;
+    need(KELPIE_CAN_PAUSE, "crash while paused: it cannot pause");
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = start_vm();
+    OK(kelpie_vm_pause(vm, &err));
+    crash_vm(vm);
+    enum kelpie_state reached = KELPIE_STATE_CREATED;
+    OK(kelpie_vm_wait(vm, 1u << KELPIE_STATE_CRASHED, 5000, &reached, &err));
+    expect_refusals(vm, KELPIE_STATE_CRASHED, 0);
+    kelpie_vm_destroy(vm);
+}
+
+static void test_cancel_ends_waits_of_other_threads(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = start_vm();
+    struct waiter waiters[2];
+    pthread_t threads[2];
+    start_waiters(vm, waiters, threads);
+    kelpie_vm_cancel(vm);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(waiters[i].status, KELPIE_CANCELLED);
+    }
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_RUNNING);
+    kelpie_exec_close(waiters[1].exec);
+    expect_shell(vm, "echo on", 0, "on\n");
+    OK(kelpie_vm_stop(vm, 0, &err));
+    kelpie_vm_destroy(vm);
+}
+
+static void test_wait_times_out(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = make_vm();
+    enum kelpie_state reached = KELPIE_STATE_COUNT;
+    FAILS(kelpie_vm_wait(vm, 1u << KELPIE_STATE_RUNNING, 20, &reached, &err), KELPIE_TIMED_OUT);
+    assert_int_equal(reached, KELPIE_STATE_COUNT);
+    OK(kelpie_vm_wait(vm, 1u << KELPIE_STATE_CREATED, 20, &reached, &err));
+    assert_int_equal(reached, KELPIE_STATE_CREATED);
+    kelpie_vm_destroy(vm);
+}
+
+static void test_stop_ends_what_runs(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = start_vm();
+    struct kelpie_exec *exec = NULL;
+    OK(kelpie_exec_start(vm, &(struct kelpie_command){.argv = ARGV("sleep", "1000")}, &exec, &err));
+    OK(kelpie_vm_stop(vm, 0, &err));
+    struct kelpie_exit ended;
+    FAILS(kelpie_exec_wait(exec, WAIT_MS, &ended, &err), KELPIE_WRONG_STATE);
+    kelpie_exec_close(exec);
+    kelpie_vm_destroy(vm);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_every_operation_in_every_state),
+    cmocka_unit_test(test_restart_after_stop_is_a_new_boot),
+    cmocka_unit_test(test_destroy_in_any_state),
+    cmocka_unit_test(test_names_and_config),
+    cmocka_unit_test(test_crash_is_seen_at_once),
+    cmocka_unit_test(test_crash_while_paused),
+    cmocka_unit_test(test_cancel_ends_waits_of_other_threads),
+    cmocka_unit_test(test_wait_times_out),
+    cmocka_unit_test(test_stop_ends_what_runs),
+};
+const struct group group_lifecycle = {
+    .name = "lifecycle", .tests = tests, .count = sizeof(tests) / sizeof(tests[0])};

@@ -1,0 +1,485 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* Pause, snapshot, restore: here and in a new process. Each case has its own VM. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "conformance.h"
+
+#define CLOCK_OFF_MAX_NS 100000000ll
+
+/* ---- Help ------------------------------------------------------------------------------------- */
+
+static void bundle_remove(const char *path) {
+    DIR *folder = opendir(path);
+    assert_non_null(folder);
+    struct dirent *entry = readdir(folder);
+    while (entry) {
+        if (entry->d_name[0] != '.') {
+            assert_int_equal(unlinkat(dirfd(folder), entry->d_name, 0), 0);
+        }
+        entry = readdir(folder);
+    }
+    closedir(folder);
+    assert_int_equal(rmdir(path), 0);
+}
+
+static struct kelpie_snapshot take(struct kelpie_vm *vm, const char *path) {
+    struct kelpie_error err = {0};
+    struct kelpie_snapshot snapshot = {0};
+    OK(kelpie_vm_snapshot(vm, path, NULL, &snapshot, &err));
+    return snapshot;
+}
+
+static struct kelpie_vm *restore(const char *path) {
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = NULL;
+    OK(kelpie_vm_create_from_snapshot(path, NULL, NULL, &vm, &err));
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_RUNNING);
+    return vm;
+}
+
+static int64_t host_now_ns(void) {
+    struct timespec now;
+    assert_int_equal(clock_gettime(CLOCK_REALTIME, &now), 0);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* The guest's clock, by the one busybox applet that says microseconds, lies within our time of asking. */
+static void expect_clock(struct kelpie_vm *vm) {
+    struct kelpie_error err = {0};
+    struct kelpie_output output = {0};
+    int64_t before = host_now_ns();
+    OK(kelpie_vm_exec(vm, &(struct kelpie_command){.argv = ARGV("adjtimex")}, &output, &err));
+    int64_t after = host_now_ns();
+    const char *seconds = strstr(output.stdout_data, "time.tv_sec:");
+    const char *micros = strstr(output.stdout_data, "time.tv_usec:");
+    assert_non_null(seconds);
+    assert_non_null(micros);
+    int64_t guest = strtoll(seconds + strlen("time.tv_sec:"), NULL, 10) * 1000000000 +
+                    strtoll(micros + strlen("time.tv_usec:"), NULL, 10) * 1000;
+    if (guest < before - CLOCK_OFF_MAX_NS || guest > after + CLOCK_OFF_MAX_NS) {
+        print_error("the guest's clock is off: %" PRId64 " ns before, %" PRId64 " ns after\n",
+                    before - guest, guest - after);
+        fail();
+    }
+    kelpie_output_free(&output);
+}
+
+static void expect_different(struct kelpie_vm *a, struct kelpie_vm *b, const char *line) {
+    struct kelpie_error err = {0};
+    struct kelpie_output first = {0};
+    struct kelpie_output second = {0};
+    const struct kelpie_command command = {.argv = SHELL(line)};
+    OK(kelpie_vm_exec(a, &command, &first, &err));
+    OK(kelpie_vm_exec(b, &command, &second, &err));
+    assert_int_equal(first.exit.code, 0);
+    assert_true(first.stdout_size > 0);
+    assert_int_equal(first.stdout_size, second.stdout_size);
+    if (memcmp(first.stdout_data, second.stdout_data, first.stdout_size) == 0) {
+        print_error("both VMs say the same: %s\n", line);
+        fail();
+    }
+    kelpie_output_free(&first);
+    kelpie_output_free(&second);
+}
+
+static void expect_fresh(struct kelpie_vm *vm) {
+    struct kelpie_error err = {0};
+    struct kelpie_restore_report report = {0};
+    OK(kelpie_vm_restore_report(vm, &report, &err));
+    const enum kelpie_outcome outcomes[] = {report.entropy, report.generation, report.clock,
+                                            report.network, report.hostname,   report.machine_id};
+    for (size_t i = 0; i < sizeof(outcomes) / sizeof(outcomes[0]); i++) {
+        assert_true(outcomes[i] == KELPIE_OUTCOME_DONE ||
+                    outcomes[i] == KELPIE_OUTCOME_UNSUPPORTED);
+    }
+    assert_int_equal(report.entropy, KELPIE_OUTCOME_DONE);
+    assert_int_equal(report.clock, KELPIE_OUTCOME_DONE);
+}
+
+/* ---- Pause ------------------------------------------------------------------------------------ */
+
+static void test_pause_neither_skips_nor_repeats(void **state) {
+    (void)state;
+    need(KELPIE_CAN_PAUSE, "pause: it cannot");
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = start_vm();
+    struct kelpie_exec *exec = counter_start(vm);
+    uint64_t offset = counter_check(exec, 0, 50);
+    for (int i = 0; i < 3; i++) {
+        OK(kelpie_vm_pause(vm, &err));
+        assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_PAUSED);
+        struct timespec pause = {.tv_nsec = 300000000};
+        nanosleep(&pause, NULL);
+        OK(kelpie_vm_resume(vm, &err));
+        expect_clock(vm);
+        offset = counter_check(exec, offset, 100);
+    }
+    struct kelpie_restore_report report;
+    FAILS(kelpie_vm_restore_report(vm, &report, &err), KELPIE_WRONG_STATE);
+    kelpie_exec_close(exec);
+    OK(kelpie_vm_stop(vm, 0, &err));
+    kelpie_vm_destroy(vm);
+}
+
+/* ---- Snapshot --------------------------------------------------------------------------------- */
+
+static void test_the_vm_goes_on_after_a_snapshot(void **state) {
+    (void)state;
+    need(KELPIE_CAN_SUSPEND_SNAPSHOT, "snapshot: it cannot");
+    struct kelpie_error err = {0};
+    const char *path = host_path("bundle");
+    struct kelpie_vm *vm = start_vm();
+    struct kelpie_exec *exec = counter_start(vm);
+    uint64_t offset = counter_check(exec, 0, 50);
+    struct kelpie_snapshot snapshot = take(vm, path);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_RUNNING);
+    assert_string_equal(snapshot.backend, suite()->backend);
+    assert_true(snapshot.quiesced);
+    assert_true(snapshot.bytes > 0);
+    assert_int_equal(snapshot.kind, KELPIE_SNAPSHOT_SUSPEND);
+    struct kelpie_snapshot again = {0};
+    OK(kelpie_snapshot_inspect(path, &again, &err));
+    assert_string_equal(again.id, snapshot.id);
+    OK(kelpie_snapshot_verify(path, &err));
+    offset = counter_check(exec, offset, 200);
+    expect_clock(vm);
+    kelpie_exec_close(exec);
+    assert_int_not_equal(kelpie_vm_snapshot(vm, path, NULL, &again, &err), KELPIE_OK);
+    assert_true(strlen(err.message) > 0); /* it exists */
+    OK(kelpie_snapshot_verify(path, &err));
+    OK(kelpie_vm_stop(vm, 0, &err));
+    kelpie_vm_destroy(vm);
+    bundle_remove(path);
+}
+
+static void test_restores_differ_where_they_must(void **state) {
+    (void)state;
+    need(KELPIE_CAN_SUSPEND_SNAPSHOT, "restore: it cannot");
+    struct kelpie_error err = {0};
+    const char *path = host_path("bundle");
+    struct kelpie_vm *vm = start_vm();
+    expect_shell(vm, "echo kept > /tmp/kept; head -c 64 /dev/urandom > /tmp/drawn", 0, "");
+    struct kelpie_snapshot snapshot = take(vm, path);
+    OK(kelpie_vm_stop(vm, 0, &err));
+    kelpie_vm_destroy(vm);
+    struct kelpie_vm *a = restore(path);
+    struct kelpie_vm *b = restore(path);
+    expect_clock(a);
+    expect_clock(b);
+    expect_shell(a, "cat /tmp/kept", 0, "kept\n");
+    expect_shell(b, "cat /tmp/kept", 0, "kept\n");
+    expect_different(a, b, "head -c 32 /dev/urandom"); /* hazard C1 */
+    expect_different(a, b, "cat /etc/machine-id");     /* hazard C5 */
+    expect_different(a, b, "hostname");
+    assert_string_not_equal(kelpie_vm_id(a), kelpie_vm_id(b));
+    expect_fresh(a);
+    expect_fresh(b);
+    const char *second = host_path("second"); /* hazard C8: again from a restored one */
+    struct kelpie_snapshot child = take(a, second);
+    assert_string_equal(child.parent_id, snapshot.id);
+    kelpie_vm_destroy(a);
+    kelpie_vm_destroy(b);
+    a = restore(second);
+    expect_shell(a, "cat /tmp/kept", 0, "kept\n");
+    expect_clock(a);
+    kelpie_vm_destroy(a);
+    bundle_remove(path);
+    bundle_remove(second);
+}
+
+static void test_a_paused_vm_is_saved_and_stays_paused(void **state) {
+    (void)state;
+    need(KELPIE_CAN_PAUSE, "snapshot while paused: it cannot pause");
+    need(KELPIE_CAN_SUSPEND_SNAPSHOT, "snapshot while paused: it cannot");
+    struct kelpie_error err = {0};
+    const char *path = host_path("bundle");
+    struct kelpie_vm *vm = start_vm();
+    expect_shell(vm, "echo kept > /tmp/kept", 0, "");
+    OK(kelpie_vm_pause(vm, &err));
+    take(vm, path);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_PAUSED);
+    OK(kelpie_vm_resume(vm, &err));
+    expect_shell(vm, "cat /tmp/kept", 0, "kept\n");
+    OK(kelpie_vm_stop(vm, 0, &err));
+    const struct kelpie_restore_options paused = {.paused = true};
+    OK(kelpie_vm_restore(vm, path, &paused, &err));
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_PAUSED);
+    struct kelpie_restore_report report = {0};
+    OK(kelpie_vm_restore_report(vm, &report, &err));
+    assert_int_equal(report.entropy, KELPIE_OUTCOME_PENDING);
+    OK(kelpie_vm_resume(vm, &err));
+    expect_fresh(vm);
+    expect_shell(vm, "cat /tmp/kept", 0, "kept\n");
+    kelpie_vm_destroy(vm);
+    bundle_remove(path);
+}
+
+static void test_a_limit_leaves_nothing_behind(void **state) {
+    (void)state;
+    need(KELPIE_CAN_SUSPEND_SNAPSHOT, "bytes_max: it has no snapshots");
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = start_vm();
+    struct kelpie_snapshot snapshot = {0};
+    const struct kelpie_snapshot_options options = {.bytes_max = 100};
+    FAILS(kelpie_vm_snapshot(vm, host_path("bundle"), &options, &snapshot, &err),
+          KELPIE_SNAPSHOT_TOO_LARGE);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_RUNNING);
+    assert_int_not_equal(kelpie_vm_snapshot(vm, host_path("no/such/bundle"), NULL, &snapshot, &err),
+                         KELPIE_OK);
+    assert_int_equal(rmdir(suite()->folder), 0); /* it is empty */
+    assert_int_equal(mkdir(suite()->folder, 0700), 0);
+    const struct kelpie_snapshot_options checkpoint = {.kind = KELPIE_SNAPSHOT_CHECKPOINT};
+    if (!(suite()->capabilities & KELPIE_CAN_CHECKPOINT)) {
+        FAILS(kelpie_vm_snapshot(vm, host_path("bundle"), &checkpoint, &snapshot, &err),
+              KELPIE_UNSUPPORTED);
+    }
+    expect_shell(vm, "echo on", 0, "on\n");
+    kelpie_vm_destroy(vm);
+}
+
+/* ---- Damage ----------------------------------------------------------------------------------- */
+
+static void expect_corrupt(const char *path, const char *part) {
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = NULL;
+    const struct kelpie_restore_options options = {.verify_memory = true};
+    FAILS(kelpie_vm_create_from_snapshot(path, NULL, &options, &vm, &err), KELPIE_SNAPSHOT_CORRUPT);
+    assert_string_equal(err.field, part);
+    assert_null(vm);
+    FAILS(kelpie_snapshot_verify(path, &err), KELPIE_SNAPSHOT_CORRUPT);
+    assert_string_equal(err.field, part);
+}
+
+/* Flips a byte in the middle, then cuts the last byte off, and undoes each. */
+static void damage_part(const char *path, const char *part) {
+    char file[600];
+    snprintf(file, sizeof(file), "%s/%s", path, part);
+    int fd = open(file, O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        print_message("this bundle has no %s\n", part);
+        return;
+    }
+    off_t size = lseek(fd, 0, SEEK_END);
+    assert_true(size > 2);
+    uint8_t byte = 0;
+    assert_int_equal(pread(fd, &byte, 1, size / 2), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, size / 2), 1);
+    expect_corrupt(path, part);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, size / 2), 1);
+    assert_int_equal(pread(fd, &byte, 1, size - 1), 1);
+    assert_int_equal(ftruncate(fd, size - 1), 0);
+    expect_corrupt(path, part);
+    assert_int_equal(pwrite(fd, &byte, 1, size - 1), 1);
+    close(fd);
+}
+
+static void test_damage_is_named(void **state) {
+    (void)state;
+    need(KELPIE_CAN_SUSPEND_SNAPSHOT, "damaged bundles: it has no snapshots");
+    struct kelpie_error err = {0};
+    const char *path = host_path("bundle");
+    struct kelpie_vm *vm = start_vm();
+    expect_shell(vm, "echo kept > /tmp/kept", 0, "");
+    take(vm, path);
+    OK(kelpie_vm_stop(vm, 0, &err));
+    kelpie_vm_destroy(vm);
+    damage_part(path, "state");
+    damage_part(path, "memory");
+    OK(kelpie_snapshot_verify(path, &err));
+    vm = restore(path);
+    expect_shell(vm, "cat /tmp/kept", 0, "kept\n");
+    kelpie_vm_destroy(vm);
+    bundle_remove(path);
+    vm = NULL;
+    FAILS(kelpie_vm_create_from_snapshot(host_path("no-bundle"), NULL, NULL, &vm, &err),
+          KELPIE_NOT_FOUND);
+    assert_null(vm);
+}
+
+static void test_another_architecture_is_refused(void **state) {
+    (void)state;
+    if (strcmp(suite()->backend, "mock") != 0) {
+        skip_aloud("another architecture: only the mock can pretend to have one");
+    }
+    struct kelpie_error err = {0};
+    const char *path = host_path("bundle");
+    const struct kelpie_mock_config levers = {.architecture = "riscv64"};
+    struct kelpie_vm *vm = NULL;
+    OK(kelpie_vm_create(&(struct kelpie_config){.backend = "mock", .mock = &levers}, &vm, &err));
+    OK(kelpie_vm_start(vm, &err));
+    struct kelpie_snapshot snapshot = take(vm, path);
+    assert_string_equal(snapshot.architecture, "riscv64");
+    kelpie_vm_destroy(vm);
+    vm = make_vm();
+    FAILS(kelpie_vm_restore(vm, path, NULL, &err), KELPIE_SNAPSHOT_INCOMPATIBLE);
+    assert_string_equal(err.field, "architecture");
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_CREATED);
+    kelpie_vm_destroy(vm);
+    bundle_remove(path);
+}
+
+static void test_injected_failures_change_nothing(void **state) {
+    (void)state;
+    if (strcmp(suite()->backend, "mock") != 0) {
+        skip_aloud("injected failures: only the mock fails on request");
+    }
+    struct kelpie_error err = {0};
+    struct kelpie_snapshot snapshot = {0};
+    struct kelpie_vm *vm = make_vm();
+    OK(kelpie_mock_fail(vm, KELPIE_MOCK_START, 1, &err));
+    FAILS(kelpie_vm_start(vm, &err), KELPIE_BOOT_FAILED);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_CREATED);
+    OK(kelpie_vm_start(vm, &err));
+    OK(kelpie_mock_fail(vm, KELPIE_MOCK_PAUSE, 1, &err));
+    assert_int_not_equal(kelpie_vm_pause(vm, &err), KELPIE_OK);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_RUNNING);
+    expect_shell(vm, "echo on", 0, "on\n");
+    OK(kelpie_mock_fail(vm, KELPIE_MOCK_SNAPSHOT, 1, &err));
+    FAILS(kelpie_vm_snapshot(vm, host_path("bundle"), NULL, &snapshot, &err),
+          KELPIE_SNAPSHOT_FAILED);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_RUNNING);
+    assert_int_not_equal(access(host_path("bundle"), F_OK), 0);
+    OK(kelpie_vm_pause(vm, &err));
+    OK(kelpie_mock_fail(vm, KELPIE_MOCK_RESUME, 1, &err));
+    assert_int_not_equal(kelpie_vm_resume(vm, &err), KELPIE_OK);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_PAUSED);
+    OK(kelpie_vm_resume(vm, &err));
+    take(vm, host_path("bundle"));
+    OK(kelpie_vm_stop(vm, 0, &err));
+    OK(kelpie_mock_fail(vm, KELPIE_MOCK_RESTORE, 1, &err));
+    FAILS(kelpie_vm_restore(vm, host_path("bundle"), NULL, &err), KELPIE_RESTORE_FAILED);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_STOPPED);
+    OK(kelpie_vm_restore(vm, host_path("bundle"), NULL, &err));
+    expect_shell(vm, "echo on", 0, "on\n");
+    kelpie_vm_destroy(vm);
+    bundle_remove(host_path("bundle"));
+}
+
+/* ---- A new process ---------------------------------------------------------------------------- */
+
+/* Restores, takes the session up, and checks that it goes on at the byte where the other process stopped. */
+int snapshot_go_on(const char *directory, const char *exec_id, const char *offset_text) {
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = NULL;
+    struct kelpie_exec *exec = NULL;
+    uint64_t offset = strtoull(offset_text, NULL, 10);
+    uint64_t end = offset + 500;
+    uint32_t id = (uint32_t)strtoul(exec_id, NULL, 10);
+    enum kelpie_status status = kelpie_vm_create_from_snapshot(directory, NULL, NULL, &vm, &err);
+    if (status == KELPIE_OK) {
+        status = kelpie_exec_attach(vm, id, &exec, &err);
+    }
+    while (status == KELPIE_OK && offset < end) {
+        char buffer[256];
+        struct kelpie_chunk chunk = {.buffer = buffer, .size = sizeof(buffer)};
+        status = kelpie_exec_read(exec, &chunk, WAIT_MS, &err);
+        if (status == KELPIE_OK && (chunk.offset != offset || chunk.size == 0 ||
+                                    memcmp(buffer, counter_text() + offset, chunk.size) != 0)) {
+            fprintf(stderr, "at offset %" PRIu64 " instead of %" PRIu64 ", or other bytes\n",
+                    chunk.offset, offset);
+            return 2;
+        }
+        offset += chunk.size;
+    }
+    kelpie_exec_close(exec);
+    kelpie_vm_destroy(vm);
+    if (status != KELPIE_OK) {
+        fprintf(stderr, "the new process: %s: %s\n", kelpie_status_name(status), err.message);
+        return 3;
+    }
+    return 0;
+}
+
+static int go_on(const char *path, uint32_t id, uint64_t offset) {
+    char id_text[16];
+    char offset_text[32];
+    snprintf(id_text, sizeof(id_text), "%" PRIu32, id);
+    snprintf(offset_text, sizeof(offset_text), "%" PRIu64, offset);
+    return run_new_process(ARGV("go-on", path, id_text, offset_text));
+}
+
+static void test_a_session_goes_on_in_a_new_process(void **state) {
+    (void)state;
+    need(KELPIE_CAN_SUSPEND_SNAPSHOT, "restore in a new process: it cannot");
+    struct kelpie_error err = {0};
+    const char *path = host_path("bundle");
+    struct kelpie_vm *vm = start_vm();
+    struct kelpie_exec *exec = counter_start(vm);
+    uint64_t offset = counter_check(exec, 0, 100);
+    uint32_t id = kelpie_exec_id(exec);
+    take(vm, path);
+    kelpie_exec_close(exec);
+    OK(kelpie_vm_stop(vm, 0, &err));
+    assert_int_equal(go_on(path, id, offset), 0);
+    assert_int_equal(go_on(path, id, offset), 0); /* a bundle may be restored again */
+    OK(kelpie_vm_restore(vm, path, NULL, &err));  /* and here */
+    OK(kelpie_exec_attach(vm, id, &exec, &err));
+    offset = counter_check(exec, offset, 500);
+    struct kelpie_output output = {0};
+    OK(kelpie_vm_exec(
+        vm, &(struct kelpie_command){.argv = ARGV("cat"), .stdin_data = "in", .stdin_size = 2},
+        &output, &err));
+    assert_string_equal(output.stdout_data, "in");
+    kelpie_output_free(&output);
+    kelpie_exec_close(exec);
+    kelpie_vm_destroy(vm);
+    bundle_remove(path);
+}
+
+static void test_stdin_goes_on_after_a_restore(void **state) {
+    (void)state;
+    need(KELPIE_CAN_SUSPEND_SNAPSHOT, "restore with open stdin: it cannot");
+    struct kelpie_error err = {0};
+    const char *path = host_path("bundle");
+    struct kelpie_vm *vm = start_vm();
+    struct kelpie_exec *exec = NULL;
+    char buffer[32] = "";
+    size_t count = 0;
+    OK(kelpie_exec_start(vm, &(struct kelpie_command){.argv = ARGV("cat"), .stdin_open = true},
+                         &exec, &err));
+    OK(kelpie_exec_write(exec, "before\n", 7, &count, &err));
+    assert_int_equal(read_stdout(exec, buffer, 7), 7);
+    uint32_t id = kelpie_exec_id(exec);
+    take(vm, path);
+    kelpie_exec_close(exec);
+    kelpie_vm_destroy(vm);
+    vm = restore(path);
+    OK(kelpie_exec_attach(vm, id, &exec, &err));
+    OK(kelpie_exec_write(exec, "after\n", 6, &count, &err));
+    assert_int_equal(read_stdout(exec, buffer, 6), 6);
+    assert_memory_equal(buffer, "after\n", 6);
+    OK(kelpie_exec_close_stdin(exec, &err));
+    struct kelpie_exit ended = {0};
+    OK(kelpie_exec_wait(exec, WAIT_MS, &ended, &err));
+    assert_int_equal(ended.code, 0);
+    assert_int_equal(ended.stdout_bytes, 13);
+    kelpie_exec_close(exec);
+    kelpie_vm_destroy(vm);
+    bundle_remove(path);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_pause_neither_skips_nor_repeats),
+    cmocka_unit_test(test_the_vm_goes_on_after_a_snapshot),
+    cmocka_unit_test(test_restores_differ_where_they_must),
+    cmocka_unit_test(test_a_paused_vm_is_saved_and_stays_paused),
+    cmocka_unit_test(test_a_limit_leaves_nothing_behind),
+    cmocka_unit_test(test_damage_is_named),
+    cmocka_unit_test(test_another_architecture_is_refused),
+    cmocka_unit_test(test_injected_failures_change_nothing),
+    cmocka_unit_test(test_a_session_goes_on_in_a_new_process),
+    cmocka_unit_test(test_stdin_goes_on_after_a_restore),
+};
+const struct group group_snapshot = {
+    .name = "snapshot", .tests = tests, .count = sizeof(tests) / sizeof(tests[0])};
