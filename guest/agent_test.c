@@ -522,6 +522,29 @@ static void hazard_C6_attach_goes_on_at_the_byte(void **state) {
     assert_int_equal(result.bytes[PROTOCOL_STDOUT], 13);
 }
 
+/* A host whose first reader gave its handle away, within one connection. */
+static void hazard_C6_attach_takes_over_from_another_reader(void **state) {
+    struct fixture *fixture = *state;
+    struct result result = {0};
+    hello(fixture);
+    start(fixture, 1, "sh|-c|printf 01234; sleep 0.2; printf 56789", NULL);
+    (void)expect(fixture, PROTOCOL_STARTED);
+    (void)expect(fixture, PROTOCOL_DATA);
+    acknowledge(fixture, 1, PROTOCOL_STDOUT, 2);
+    struct protocol_attach attach = {.stdout_offset = 3};
+    struct protocol_attached attached;
+    struct cursor_writer writer = begin(fixture);
+    protocol_encode_attach(&writer, 1, &attach);
+    finish(fixture, &writer);
+    struct protocol_frame frame = expect(fixture, PROTOCOL_ATTACHED);
+    assert_true(protocol_decode_attached(&frame, &attached));
+    assert_int_equal(attached.os_error, 0);
+    assert_int_equal(attached.stdout_offset, 3);
+    result.bytes[PROTOCOL_STDOUT] = 3;
+    collect(fixture, 1, &result);
+    assert_string_equal(result.text[PROTOCOL_STDOUT] + 3, "3456789");
+}
+
 /* C6: HELLO in the middle of a frame that will never be whole, after the padding. */
 static void hazard_C6_hello_in_the_middle_of_a_frame(void **state) {
     struct fixture *fixture = *state;
@@ -646,6 +669,7 @@ int main(void) {
         AGENT_TEST(test_one_session_too_many),
         AGENT_TEST(test_one_gibibyte),
         AGENT_TEST(hazard_C6_attach_goes_on_at_the_byte),
+        AGENT_TEST(hazard_C6_attach_takes_over_from_another_reader),
         AGENT_TEST(hazard_C6_hello_in_the_middle_of_a_frame),
         AGENT_TEST(test_malformed_input),
         AGENT_TEST(test_put_and_get),

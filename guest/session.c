@@ -427,9 +427,6 @@ static int attach(struct session *session, const struct protocol_attach *message
         return ENOENT;
     }
     ASSERT(session->id != 0);
-    if (session->attached) {
-        return EBUSY;
-    }
     if (session->input.ring.size > PROTOCOL_WINDOW_SIZE) {
         return EAGAIN;
     }
@@ -439,6 +436,7 @@ static int attach(struct session *session, const struct protocol_attach *message
     bool input_fits = attach_input(&session->input);
     ASSERT(input_fits);
     session->attached = true;
+    session->started_owed = false; /* ATTACHED says it */
     session->ended_sent = false;
     return 0;
 }

@@ -381,7 +381,8 @@ KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_exec_wait(struct kelpie_exec
 /* Kills everything that the command started, forgets the session, frees the handle. NULL is fine. */
 KELPIE_API void kelpie_exec_close(struct kelpie_exec *exec);
 
-/* Frees the handle and leaves the session in the guest, for kelpie_exec_attach(). NULL is fine. */
+/* Frees the handle and leaves the session in the guest, for kelpie_exec_attach(). What was written to its
+ * stdin still reaches it. NULL is fine. */
 KELPIE_API void kelpie_exec_detach(struct kelpie_exec *exec);
 
 /* ---- Files ------------------------------------------------------------------------------------ */

@@ -33,8 +33,10 @@
  *   opened -> STARTED -> DATA/ACK in both directions -> ENDED (after both output streams' END was sent)
  * ENDED is sent when the command has ended and its output was sent; the session stays, with what is
  * unacknowledged, until the host says RELEASE. RELEASE before ENDED kills what the session runs.
- * ATTACH{stdout, stderr offsets} takes a detached session up: the guest answers ATTACHED and sends from
- * those offsets on (which must lie between the last acknowledged and the last written), and repeats ENDED.
+ * ATTACH{stdout, stderr offsets} takes a session up, detached or not (the host may have given its handle
+ * away): the guest answers ATTACHED and sends from those offsets on (which must lie between the last
+ * acknowledged and the last written), and repeats ENDED. What the host hears of it before ATTACHED was meant for
+ * whoever held it before.
  *   FILE_PUT: stdin carries the file; its END commits it: the guest checks the size, renames it into place,
  *   then ENDED. FILE_GET: STARTED carries the mode and size; stdout carries the file; ENDED.
  *

@@ -40,20 +40,24 @@ uint64_t protocol_sender_written(const struct protocol_sender *sender) {
     return sender->acked + sender->ring.size;
 }
 
+bool protocol_sender_waits(const struct protocol_sender *sender) {
+    sender_check(sender);
+    ASSERT(sender->sent <= protocol_sender_written(sender));
+    bool is_something = sender->ended || sender->sent < protocol_sender_written(sender);
+    return is_something && !sender->paused && !sender->end_sent;
+}
+
 bool protocol_sender_next(struct protocol_sender *sender, uint8_t *buffer, size_t size_max,
                           struct protocol_data *ret) {
     ASSERT(size_max > 0);
     ASSERT(size_max <= PROTOCOL_DATA_SIZE_MAX);
-    sender_check(sender);
-    if (sender->paused || sender->end_sent) {
+    if (!protocol_sender_waits(sender)) {
         return false;
     }
     size_t size =
         ring_peek(&sender->ring, (size_t)(sender->sent - sender->acked), buffer, size_max);
     bool is_last = sender->ended && sender->sent + size == protocol_sender_written(sender);
-    if (size == 0 && !is_last) {
-        return false;
-    }
+    ASSERT(size > 0 || is_last);
     *ret = (struct protocol_data){
         .flags = is_last ? PROTOCOL_DATA_END : 0,
         .offset = sender->sent,

@@ -38,6 +38,9 @@ uint64_t protocol_sender_written(const struct protocol_sender *sender);
 bool protocol_sender_next(struct protocol_sender *sender, uint8_t *buffer, size_t size_max,
                           struct protocol_data *ret);
 
+/* True when next() would yield something. */
+bool protocol_sender_waits(const struct protocol_sender *sender);
+
 /* Everything below offset was taken. False: offset lies outside [acked, sent]: the peer is wrong. */
 PROTOCOL_CHECKED bool protocol_sender_ack(struct protocol_sender *sender, uint64_t offset);
 

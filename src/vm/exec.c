@@ -84,6 +84,10 @@ static enum kelpie_status attach_locked(struct kelpie_vm *vm, uint32_t exec_id,
     }
     TRY(vm_channel_await_unheld(vm, &wait, err));
     struct kelpie_exec *holder = vm_session_find(vm, exec_id);
+    while (holder && holder->closed) {
+        TRY(vm_wait_step(vm, &wait, "the session's last holder to have said all", err));
+        holder = vm_session_find(vm, exec_id);
+    }
     if (holder) {
         return error_set(err, KELPIE_BUSY, "session %u has a handle already", exec_id);
     }

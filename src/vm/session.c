@@ -72,13 +72,22 @@ struct kelpie_exec *vm_session_find(struct kelpie_vm *vm, uint32_t id) {
     return NULL;
 }
 
+/* A handle that was given up keeps what its user wrote until it is said: a detached command goes on reading. */
+static bool has_last_words(const struct kelpie_exec *exec) {
+    ASSERT(exec->closed);
+    ASSERT(exec->magic == EXEC_MAGIC);
+    bool input_waits = exec->started && !exec->ended && !exec->input_refused &&
+                       protocol_sender_waits(&exec->input);
+    return !exec->lost && (exec->release_wanted || input_waits);
+}
+
 void vm_sessions_collect(struct kelpie_vm *vm) {
     ASSERT(vm->locked);
     ASSERT(vm->session_count <= KELPIE_EXEC_COUNT_MAX);
     size_t kept = 0;
     for (size_t i = 0; i < vm->session_count; i++) {
         struct kelpie_exec *exec = vm->sessions[i];
-        if (exec->closed && (exec->lost || !exec->release_wanted)) {
+        if (exec->closed && !has_last_words(exec)) {
             exec->magic = 0;
             free(exec->buffer);
             free(exec);
@@ -96,6 +105,7 @@ void vm_session_close(struct kelpie_exec *exec, bool release) {
     vm_lock(vm);
     ASSERT(!exec->closed);
     exec->closed = true;
+    exec->input_refused |= release; /* what it was written goes with it */
     exec->release_wanted = release && !exec->lost;
     vm_channel_flush(vm);
     vm_unlock(vm);
@@ -166,7 +176,7 @@ static void speak_acks(struct kelpie_exec *exec, struct cursor_writer *writer) {
 
 static void speak_input(struct kelpie_exec *exec, struct cursor_writer *writer) {
     ASSERT(exec->started);
-    ASSERT(!exec->closed);
+    ASSERT(!exec->release_wanted);
     uint8_t piece[PROTOCOL_DATA_SIZE_MAX];
     struct protocol_data data;
     if (!exec->input_refused && protocol_sender_next(&exec->input, piece, sizeof(piece), &data)) {
@@ -184,6 +194,8 @@ bool vm_session_speak(struct kelpie_exec *exec, struct cursor_writer *writer) {
         if (exec->release_wanted) {
             exec->release_wanted = false;
             protocol_encode_empty(writer, PROTOCOL_RELEASE, exec->id);
+        } else if (has_last_words(exec)) {
+            speak_input(exec, writer);
         }
         return writer->size > before;
     }

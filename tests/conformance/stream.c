@@ -212,6 +212,25 @@ static void test_attach_keeps_stdin(void **state) {
     kelpie_exec_close(exec);
 }
 
+/* The guest stands still, so that what is written cannot have left before the handle is given up. */
+static void test_what_was_written_outlives_the_handle(void **state) {
+    (void)state;
+    need(KELPIE_CAN_PAUSE, "pause: it has none");
+    struct kelpie_error err = {0};
+    struct kelpie_exec *exec =
+        start(&(struct kelpie_command){.argv = ARGV("cat"), .stdin_open = true});
+    uint32_t id = kelpie_exec_id(exec);
+    OK(kelpie_vm_pause(suite()->vm, &err));
+    write_all(exec, "written while paused\n", 21);
+    OK(kelpie_exec_close_stdin(exec, &err));
+    kelpie_exec_detach(exec);
+    OK(kelpie_vm_resume(suite()->vm, &err));
+    OK(kelpie_exec_attach(suite()->vm, id, &exec, &err));
+    expect_read(exec, "written while paused\n");
+    assert_int_equal(wait_end(exec).code, 0);
+    kelpie_exec_close(exec);
+}
+
 /* ---- Many ------------------------------------------------------------------------------------- */
 
 #define THREAD_COUNT 8
@@ -328,6 +347,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_attach_goes_on_at_the_next_byte),
     cmocka_unit_test(test_attach_after_the_end),
     cmocka_unit_test(test_attach_keeps_stdin),
+    cmocka_unit_test(test_what_was_written_outlives_the_handle),
     cmocka_unit_test(test_64_sessions_from_several_threads),
     cmocka_unit_test(test_too_many_sessions),
     cmocka_unit_test(test_100000_small_writes),

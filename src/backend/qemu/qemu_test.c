@@ -510,8 +510,9 @@ static void seal_again(struct fixture *fixture) {
         KELPIE_OK);
     const struct snapshot_manifest *from = snapshot_reader_manifest(reader);
     struct snapshot_manifest *to = snapshot_writer_manifest(writer);
+    char **env = to->env; /* its own */
     *to = *from;
-    to->env = NULL;
+    to->env = env;
     to->env_count = 0;
     memset(to->parts, 0, sizeof(to->parts));
     for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
