@@ -343,13 +343,10 @@ static void test_json_of_much_output_is_cut(void **state) {
 
 /* ---- Bundles ---------------------------------------------------------------------------------- */
 
-static const char *bundle(const char *name) {
-    return strdup(command_scratch(name)); /* kept until the program ends */
-}
-
 static void test_snapshot_and_restore(void **state) {
     (void)state;
-    const char *path = bundle("files");
+    char path[COMMAND_PATH_SIZE];
+    command_scratch("files", path);
     struct command_result result =
         run_words(WORDS(RUN, "--snapshot", path, SH("echo kept > /tmp/note; exit 4")));
     assert_int_equal(result.code, 4);
@@ -367,7 +364,8 @@ static void test_snapshot_and_restore(void **state) {
 
 static void test_snapshot_without_a_command(void **state) {
     (void)state;
-    const char *path = bundle("bare");
+    char path[COMMAND_PATH_SIZE];
+    command_scratch("bare", path);
     struct command_result result = run_words(WORDS(RUN, "--snapshot", path));
     assert_int_equal(result.code, 0);
     command_result_free(&result);
@@ -386,7 +384,8 @@ static void test_snapshot_without_a_command(void **state) {
 
 static void test_snapshot_never_overwrites(void **state) {
     (void)state;
-    const char *path = bundle("taken");
+    char path[COMMAND_PATH_SIZE];
+    command_scratch("taken", path);
     struct command_result result = run_words(WORDS(RUN, "--snapshot", path));
     assert_int_equal(result.code, 0);
     command_result_free(&result);
@@ -411,8 +410,10 @@ static long check_counting(const char *out, long before) {
 
 static void test_a_session_goes_on_in_another_process(void **state) {
     (void)state;
-    const char *first = bundle("counter");
-    const char *second = bundle("counter-2");
+    char first[COMMAND_PATH_SIZE];
+    command_scratch("counter", first);
+    char second[COMMAND_PATH_SIZE];
+    command_scratch("counter-2", second);
     struct command_result result =
         run_words(WORDS(RUN, "--snapshot", first, "--snapshot-after", "700ms", SH(COUNTER)));
     assert_string_equal(result.err, "");
@@ -444,7 +445,8 @@ static void test_a_session_goes_on_in_another_process(void **state) {
 
 static void test_json_of_a_restore(void **state) {
     (void)state;
-    const char *path = bundle("json");
+    char path[COMMAND_PATH_SIZE];
+    command_scratch("json", path);
     struct command_result result = run_words(WORDS(RUN, "--json", "--snapshot", path));
     assert_int_equal(result.code, 0);
     json_t *object = parse(&result);
@@ -467,7 +469,8 @@ static void test_json_of_a_restore(void **state) {
 
 static void test_a_damaged_bundle_is_refused(void **state) {
     (void)state;
-    const char *path = bundle("damaged");
+    char path[COMMAND_PATH_SIZE];
+    command_scratch("damaged", path);
     struct command_result result = run_words(WORDS(RUN, "--snapshot", path));
     assert_int_equal(result.code, 0);
     command_result_free(&result);

@@ -74,8 +74,7 @@ static void remove_scratch(void) {
     remove_tree(scratch_folder());
 }
 
-const char *command_scratch(const char *name) {
-    static char path[256];
+const char *command_scratch(const char *name, char path[COMMAND_PATH_SIZE]) {
     char *folder = scratch_folder();
     if (folder[0] == 0) {
         snprintf(folder, 64, "/tmp/kelpie-e2e-XXXXXX");
@@ -83,7 +82,7 @@ const char *command_scratch(const char *name) {
         ASSERT(made);
         atexit(remove_scratch);
     }
-    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    snprintf(path, COMMAND_PATH_SIZE, "%s/%s", folder, name);
     return path;
 }
 

@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#define COMMAND_PATH_SIZE 256
 #define COMMAND_SECONDS_MAX 120
 #define COMMAND_OUTPUT_BYTES_MAX (64u << 20)
 
@@ -69,7 +70,7 @@ void command_result_free(struct command_result *result);
 /* Whether the extended regular expression is found in the text; an invalid one ends the test program. */
 bool command_matches(const char *text, const char *pattern);
 
-/* A path in a scratch folder that is removed when the test program ends. Not thread-safe. */
-const char *command_scratch(const char *name);
+/* A path in a scratch folder that is removed when the test program ends, written to `path`. */
+const char *command_scratch(const char *name, char path[COMMAND_PATH_SIZE]);
 
 #endif
