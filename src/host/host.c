@@ -83,6 +83,7 @@ enum kelpie_status host_file_open(struct host *host, const char *path, uint32_t 
     ASSERT(ret_fd);
     ASSERT(flags & (HOST_OPEN_READ | HOST_OPEN_WRITE));
     ASSERT((flags & HOST_OPEN_CREATE) || !(flags & HOST_OPEN_EXCLUSIVE));
+    ASSERT(!(flags & HOST_OPEN_UNNAMED) || !(flags & HOST_OPEN_CREATE));
     return check_fd(host->ops->file_open(host, path, flags, mode, ret_fd, err), ret_fd);
 }
 
@@ -123,6 +124,14 @@ enum kelpie_status host_file_sync(struct host *host, int fd, struct kelpie_error
     ASSERT(host);
     ASSERT(fd >= 0);
     return host->ops->file_sync(host, fd, err);
+}
+
+enum kelpie_status host_file_link(struct host *host, int fd, const char *path,
+                                  struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(fd >= 0);
+    ASSERT(path);
+    return host->ops->file_link(host, fd, path, err);
 }
 
 enum kelpie_status host_file_next_data(struct host *host, int fd, uint64_t offset,

@@ -51,6 +51,8 @@ enum host_open_flag {
     HOST_OPEN_EXCLUSIVE = 1 << 3, /* with CREATE: it must not exist (EEXIST) */
     HOST_OPEN_TRUNCATE = 1 << 4,
     HOST_OPEN_NO_FOLLOW = 1 << 5, /* refuse a symbolic link as the last part (ELOOP) */
+    HOST_OPEN_UNNAMED = 1 << 6,   /* a new file without a name in the folder `path`, with mode:
+                                   * host_file_link() gives it one (EOPNOTSUPP, EISDIR: it cannot) */
 };
 
 enum host_file_type {
@@ -145,6 +147,8 @@ struct host_ops {
     enum kelpie_status (*file_truncate)(struct host *host, int fd, uint64_t size,
                                         struct kelpie_error *err);
     enum kelpie_status (*file_sync)(struct host *host, int fd, struct kelpie_error *err);
+    enum kelpie_status (*file_link)(struct host *host, int fd, const char *path,
+                                    struct kelpie_error *err);
     enum kelpie_status (*file_next_data)(struct host *host, int fd, uint64_t offset,
                                          uint64_t *ret_start, uint64_t *ret_end,
                                          struct kelpie_error *err);
@@ -295,6 +299,10 @@ KELPIE_CHECKED enum kelpie_status host_file_truncate(struct host *host, int fd, 
 KELPIE_CHECKED enum kelpie_status host_file_sync(struct host *host, int fd,
                                                  struct kelpie_error *err);
 
+/* Gives a file that was opened UNNAMED the name `path`, which must not exist (IO_FAILED with EEXIST). */
+KELPIE_CHECKED enum kelpie_status host_file_link(struct host *host, int fd, const char *path,
+                                                 struct kelpie_error *err);
+
 /* The next run of bytes that are not a hole, at or behind offset: [start, end). At the end of the
  * file both are the file's size. A file system without holes has one run. */
 KELPIE_CHECKED enum kelpie_status host_file_next_data(struct host *host, int fd, uint64_t offset,
@@ -324,7 +332,28 @@ KELPIE_CHECKED enum kelpie_status host_file_load(struct host *host, const char *
                                                  size_t size_max, char **ret_data, size_t *ret_size,
                                                  struct kelpie_error *err);
 
-/* Writes a whole file and syncs it: to `path` with a suffix, then renamed into place. */
+/* A file in the making: written out of sight, and at its place whole or not at all. It has no name until it
+ * is published, where the file system can do that, so that a maker who is killed leaves nothing behind;
+ * elsewhere it lies beside its place as "<path>.<digits>.tmp" meanwhile.
+ *     AUTO_DRAFT struct host_draft draft = HOST_DRAFT_NONE; */
+struct host_draft {
+    struct host *host;
+    const char *path;                  /* its place; the caller's */
+    int fd;                            /* to write to; the draft's */
+    char name[HOST_PATH_SIZE_MAX + 1]; /* that it has meanwhile; or empty */
+};
+#define HOST_DRAFT_NONE ((struct host_draft){.fd = HOST_FD_NONE})
+KELPIE_CHECKED enum kelpie_status host_draft_open(struct host *host, const char *path,
+                                                  uint32_t mode, struct host_draft *ret_draft,
+                                                  struct kelpie_error *err);
+
+/* Puts it in its place, where it replaces what is there. Syncing is the caller's business. */
+KELPIE_CHECKED enum kelpie_status host_draft_publish(struct host_draft *draft,
+                                                     struct kelpie_error *err);
+void host_draft_close(struct host_draft *draft); /* forgets it, unless it was published */
+#define AUTO_DRAFT __attribute__((cleanup(host_draft_close)))
+
+/* Writes a whole file and syncs it: a draft, published. */
 KELPIE_CHECKED enum kelpie_status host_file_store(struct host *host, const char *path,
                                                   const void *data, size_t size, uint32_t mode,
                                                   struct kelpie_error *err);

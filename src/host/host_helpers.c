@@ -132,44 +132,15 @@ enum kelpie_status host_file_load(struct host *host, const char *path, size_t si
     return KELPIE_OK;
 }
 
-static enum kelpie_status store_temporary(struct host *host, const char *path, const void *data,
-                                          size_t size, uint32_t mode, struct kelpie_error *err) {
-    ASSERT(host);
-    ASSERT(path);
-    AUTO_FD struct host_fd file = {host, HOST_FD_NONE};
-    uint32_t flags = HOST_OPEN_WRITE | HOST_OPEN_CREATE | HOST_OPEN_EXCLUSIVE | HOST_OPEN_NO_FOLLOW;
-    TRY(host_file_open(host, path, flags, mode, &file.fd, err));
-    enum kelpie_status status = host_file_write_at(host, file.fd, data, size, 0, err);
-    if (status == KELPIE_OK) {
-        status = host_file_sync(host, file.fd, err);
-    }
-    if (status != KELPIE_OK) {
-        (void)!host_path_unlink(host, path, NULL);
-    }
-    return status;
-}
-
-/* The temporary name is drawn at random, so that two who store the same file at once do not write
- * into each other's; the last rename wins. */
 enum kelpie_status host_file_store(struct host *host, const char *path, const void *data,
                                    size_t size, uint32_t mode, struct kelpie_error *err) {
     ASSERT(path);
     ASSERT(data || size == 0);
-    uint64_t suffix = 0;
-    TRY(host_random(host, &suffix, sizeof(suffix), err));
-    char temporary[HOST_PATH_SIZE_MAX + 1];
-    int length =
-        snprintf(temporary, sizeof(temporary), "%s.%016llx.tmp", path, (unsigned long long)suffix);
-    ASSERT(length > 0);
-    if ((size_t)length >= sizeof(temporary)) {
-        return error_set_os(err, ENAMETOOLONG, "cannot write '%s'", path);
-    }
-    TRY(store_temporary(host, temporary, data, size, mode, err));
-    enum kelpie_status status = host_path_rename(host, temporary, path, true, err);
-    if (status != KELPIE_OK) {
-        (void)!host_path_unlink(host, temporary, NULL);
-    }
-    return status;
+    AUTO_DRAFT struct host_draft draft = HOST_DRAFT_NONE;
+    TRY(host_draft_open(host, path, mode, &draft, err));
+    TRY(host_file_write_at(host, draft.fd, data, size, 0, err));
+    TRY(host_file_sync(host, draft.fd, err));
+    return host_draft_publish(&draft, err);
 }
 
 /* ---- Folders ---------------------------------------------------------------------------------- */

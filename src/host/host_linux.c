@@ -193,6 +193,7 @@ static const struct host_ops linux_ops = {
     .file_stat = linux_file_stat,
     .file_truncate = linux_file_truncate,
     .file_sync = linux_file_sync,
+    .file_link = linux_file_link,
     .file_next_data = linux_file_next_data,
     .file_lock = linux_file_lock,
     .file_map = linux_file_map,

@@ -70,6 +70,8 @@ enum kelpie_status linux_file_stat(struct host *host, int fd, struct host_file_i
                                    struct kelpie_error *err);
 enum kelpie_status linux_file_truncate(struct host *host, int fd, uint64_t size,
                                        struct kelpie_error *err);
+enum kelpie_status linux_file_link(struct host *host, int fd, const char *path,
+                                   struct kelpie_error *err);
 enum kelpie_status linux_file_sync(struct host *host, int fd, struct kelpie_error *err);
 enum kelpie_status linux_file_next_data(struct host *host, int fd, uint64_t offset,
                                         uint64_t *ret_start, uint64_t *ret_end,

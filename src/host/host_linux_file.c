@@ -3,6 +3,7 @@
 #include "host/host_linux.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -32,6 +33,7 @@ enum kelpie_status linux_file_open(struct host *host, const char *path, uint32_t
     open_flags |= (flags & HOST_OPEN_EXCLUSIVE) ? O_EXCL : 0;
     open_flags |= (flags & HOST_OPEN_TRUNCATE) ? O_TRUNC : 0;
     open_flags |= (flags & HOST_OPEN_NO_FOLLOW) ? O_NOFOLLOW : 0;
+    open_flags |= (flags & HOST_OPEN_UNNAMED) ? O_TMPFILE : 0;
     int fd = RETRY_EINTR(open(path, open_flags, (mode_t)mode));
     if (fd < 0) {
         return error_set_os(err, errno, "cannot open '%s'", path);
@@ -111,6 +113,19 @@ enum kelpie_status linux_file_truncate(struct host *host, int fd, uint64_t size,
     }
     if (RETRY_EINTR(ftruncate(fd, (off_t)size)) < 0) {
         return error_set_os(err, errno, "cannot make a file %ju bytes long", (uintmax_t)size);
+    }
+    return KELPIE_OK;
+}
+
+/* By the descriptor's entry in /proc, which takes no privilege (open(2), O_TMPFILE). */
+enum kelpie_status linux_file_link(struct host *host, int fd, const char *path,
+                                   struct kelpie_error *err) {
+    ASSERT(fd >= 0);
+    ASSERT(host && path);
+    char source[64];
+    snprintf(source, sizeof(source), "/proc/self/fd/%d", fd);
+    if (linkat(AT_FDCWD, source, AT_FDCWD, path, AT_SYMLINK_FOLLOW) < 0) {
+        return error_set_os(err, errno, "cannot put a new file at '%s'", path);
     }
     return KELPIE_OK;
 }

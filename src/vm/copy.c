@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
  * Files in and out: a session whose stdin or stdout is the file (protocol.h, FILE_PUT and FILE_GET).
- * On either side the target is written beside its place and renamed when it is whole.
+ * On either side the target is written out of sight and is at its place when it is whole.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -294,26 +294,10 @@ static enum kelpie_status copy_out(struct copy *copy, struct kelpie_error *err) 
     vm_unlock(copy->vm);
     TRY(status);
 
-    char suffix[17];
-    char path[HOST_PATH_SIZE_MAX + 1];
-    TRY(vm_random_hex(host, suffix, sizeof(suffix) - 1, err));
-    int length = snprintf(path, sizeof(path), "%s.kelpie-%s", copy->host_path, suffix);
-    if (length < 0 || (size_t)length >= sizeof(path)) {
-        return error_set_field(err, KELPIE_BAD_CONFIG, "host_path", "host_path is too long");
-    }
-    int fd = HOST_FD_NONE;
-    uint32_t flags = HOST_OPEN_WRITE | HOST_OPEN_CREATE | HOST_OPEN_EXCLUSIVE | HOST_OPEN_NO_FOLLOW;
-    TRY(host_file_open(host, path, flags, copy->mode, &fd, err));
-    status = get_content(copy, fd, err);
-    host_close(host, fd);
-    if (status == KELPIE_OK) {
-        status = host_path_rename(host, path, copy->host_path, true, err);
-    }
-    if (status != KELPIE_OK) {
-        struct kelpie_error ignored;
-        (void)!host_path_unlink(host, path, &ignored);
-    }
-    return status;
+    AUTO_DRAFT struct host_draft draft = HOST_DRAFT_NONE;
+    TRY(host_draft_open(host, copy->host_path, copy->mode, &draft, err));
+    TRY(get_content(copy, draft.fd, err));
+    return host_draft_publish(&draft, err);
 }
 
 enum kelpie_status kelpie_copy_out(struct kelpie_vm *vm, const char *guest_path,

@@ -56,6 +56,18 @@ static void quote_console(struct kelpie_vm *vm, struct kelpie_error *err) {
     }
 }
 
+/* Kernels that do not fit their memory mostly reset without a word. */
+static void mention_memory(struct kelpie_vm *vm, struct kelpie_error *err) {
+    ASSERT(vm->config->memory_mib >= KELPIE_MEMORY_MIB_MIN);
+    ASSERT(vm->busy);
+    if (err && vm->config->memory_mib < VM_MEMORY_SMALL_MIB) {
+        struct kelpie_error outer = *err;
+        snprintf(err->message, sizeof(err->message),
+                 "%.900s; it has %u MiB of memory, which may be too little for its kernel",
+                 outer.message, vm->config->memory_mib);
+    }
+}
+
 /* The guest comes up: HELLO, SETUP. */
 static enum kelpie_status greet_guest(struct kelpie_vm *vm, const struct host_wait *wait,
                                       struct kelpie_error *err) {
@@ -79,6 +91,7 @@ static enum kelpie_status greet_guest(struct kelpie_vm *vm, const struct host_wa
         status = error_wrap(err, KELPIE_BOOT_FAILED, "the guest did not come up");
         break;
     }
+    mention_memory(vm, err);
     quote_console(vm, err);
     return status;
 }

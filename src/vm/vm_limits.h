@@ -17,4 +17,6 @@
 #define VM_CONSOLE_IN_ERROR_SIZE 400 /* last bytes of the console quoted in an error */
 #define VM_SIGNAL_MAX 64
 
+#define VM_MEMORY_SMALL_MIB 128 /* below, a guest that does not come up may lack memory */
+
 #endif

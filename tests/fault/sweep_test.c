@@ -148,8 +148,7 @@ static enum kelpie_status run_attach(struct sweep *sweep, struct kelpie_error *e
 
 static enum kelpie_status run_copy(struct sweep *sweep, struct kelpie_error *err) {
     TRY(kelpie_copy_in(sweep->vm, sweep->source, "/tmp/file", NULL, err));
-    enum kelpie_status status =
-        kelpie_copy_out(sweep->vm, "/tmp/file", sweep->target, NULL, err);
+    enum kelpie_status status = kelpie_copy_out(sweep->vm, "/tmp/file", sweep->target, NULL, err);
     struct stat info;
     if (status == KELPIE_OK) {
         assert_int_equal(stat(sweep->target, &info), 0);
@@ -160,8 +159,7 @@ static enum kelpie_status run_copy(struct sweep *sweep, struct kelpie_error *err
 
 static enum kelpie_status run_snapshot(struct sweep *sweep, struct kelpie_error *err) {
     struct kelpie_snapshot snapshot = {0};
-    enum kelpie_status status =
-        kelpie_vm_snapshot(sweep->vm, sweep->target, NULL, &snapshot, err);
+    enum kelpie_status status = kelpie_vm_snapshot(sweep->vm, sweep->target, NULL, &snapshot, err);
     struct kelpie_error broken = {0};
     if (status == KELPIE_OK && kelpie_snapshot_verify(sweep->target, &broken) != KELPIE_OK) {
         fail_msg("the bundle is not whole: %s", broken.message);

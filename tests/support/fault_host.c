@@ -325,6 +325,12 @@ static enum kelpie_status fault_file_truncate(struct host *host, int fd, uint64_
     return host_file_truncate(inner_of(host), fd, size, err);
 }
 
+static enum kelpie_status fault_file_link(struct host *host, int fd, const char *path,
+                                          struct kelpie_error *err) {
+    TRY(fault_enter(host, "file_link", err));
+    return host_file_link(inner_of(host), fd, path, err);
+}
+
 static enum kelpie_status fault_file_sync(struct host *host, int fd, struct kelpie_error *err) {
     TRY(fault_enter(host, "file_sync", err));
     return host_file_sync(inner_of(host), fd, err);
@@ -668,6 +674,7 @@ static const struct host_ops fault_ops = {
     .file_stat = fault_file_stat,
     .file_truncate = fault_file_truncate,
     .file_sync = fault_file_sync,
+    .file_link = fault_file_link,
     .file_next_data = fault_file_next_data,
     .file_lock = fault_file_lock,
     .file_map = fault_file_map,
