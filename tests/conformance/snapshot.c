@@ -14,6 +14,7 @@
 #include "conformance.h"
 
 #define CLOCK_OFF_MAX_NS 100000000ll
+#define DAY_S 86400
 
 /* ---- Help ------------------------------------------------------------------------------------- */
 
@@ -194,6 +195,37 @@ static void test_restores_differ_where_they_must(void **state) {
     kelpie_vm_destroy(a);
     bundle_remove(path);
     bundle_remove(second);
+}
+
+/* Hazard C2: the snapshot is a day old, or from the future: its guest's clock is off by as much. */
+static void expect_clock_set_by(int64_t offset_s) {
+    struct kelpie_error err = {0};
+    struct kelpie_restore_report report = {0};
+    const char *path = host_path("bundle");
+    struct kelpie_vm *vm = start_vm();
+    char line[64];
+    snprintf(line, sizeof(line), "date -s @$(($(date +%%s) + %" PRId64 ")) > /dev/null", offset_s);
+    expect_shell(vm, line, 0, "");
+    take(vm, path);
+    kelpie_vm_destroy(vm);
+    vm = restore(path);
+    expect_clock(vm);
+    expect_fresh(vm);
+    OK(kelpie_vm_restore_report(vm, &report, &err));
+    int64_t skew_s = report.clock_skew_ns / 1000000000;
+    assert_in_range(skew_s + 2 * DAY_S, offset_s + 2 * DAY_S - 60, offset_s + 2 * DAY_S + 2);
+    kelpie_vm_destroy(vm);
+    bundle_remove(path);
+}
+
+static void test_a_restored_clock_is_right(void **state) {
+    (void)state;
+    need(KELPIE_CAN_SUSPEND_SNAPSHOT, "restore: it cannot");
+    if (strcmp(suite()->backend, "mock") == 0) {
+        skip_aloud("a clock that is a day off: its guest cannot set its own");
+    }
+    expect_clock_set_by(-DAY_S);
+    expect_clock_set_by(DAY_S);
 }
 
 static void test_a_paused_vm_is_saved_and_stays_paused(void **state) {
@@ -473,6 +505,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_pause_neither_skips_nor_repeats),
     cmocka_unit_test(test_the_vm_goes_on_after_a_snapshot),
     cmocka_unit_test(test_restores_differ_where_they_must),
+    cmocka_unit_test(test_a_restored_clock_is_right),
     cmocka_unit_test(test_a_paused_vm_is_saved_and_stays_paused),
     cmocka_unit_test(test_a_limit_leaves_nothing_behind),
     cmocka_unit_test(test_damage_is_named),
