@@ -373,7 +373,11 @@ enum kelpie_status vm_session_await_start(struct kelpie_exec *exec, const struct
     if (exec->ended && exec->ended_info.end == PROTOCOL_END_FAILED) {
         int os_error = (int)(exec->ended_info.value & 0xfff);
         enum kelpie_status status =
-            error_set_os(err, os_error != 0 ? os_error : EIO, "%s", exec->ended_message);
+            error_set_os(err, os_error != 0 ? os_error : EIO, "in the guest");
+        if (err && exec->ended_message[0]) {
+            /* The guest's own words, which end in the same text. */
+            snprintf(err->message, sizeof(err->message), "%s", exec->ended_message);
+        }
         if (exec->kind == VM_SESSION_COMMAND && err) {
             err->status = KELPIE_EXEC_FAILED;
             err->retriable = os_error == EAGAIN;

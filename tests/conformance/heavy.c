@@ -57,8 +57,8 @@ int heavy_owner(const char *backend) {
     struct kelpie_vm *vm = NULL;
     struct kelpie_exec *exec = NULL;
     const struct kelpie_config config = {.backend = backend};
-    const struct kelpie_command command = {.argv =
-                                               SHELL("dd if=/dev/zero bs=65536 count=16384 2>/dev/null")};
+    const struct kelpie_command command = {
+        .argv = SHELL("dd if=/dev/zero bs=65536 count=16384 2>/dev/null")};
     uint64_t done = 0;
     struct kelpie_exit ended = {0};
     if (kelpie_vm_create(&config, &vm, &err) == KELPIE_OK &&
