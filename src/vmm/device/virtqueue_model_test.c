@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
+#include "support/virtqueue_guest.h"
 #include "vmm/device/virtqueue.h"
-#include "vmm/device/virtqueue_guest.h"
 
 #define MEMORY_SIZE (16 * VMM_PAGE_SIZE)
 #define QUEUE_SIZE 8u

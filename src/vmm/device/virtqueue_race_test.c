@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-#include "vmm/device/virtqueue_guest.h"
+#include "support/virtqueue_guest.h"
 
 #define MEMORY_SIZE (16 * VMM_PAGE_SIZE)
 #define QUEUE_SIZE 8u

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
-#include "vmm/device/virtqueue_guest.h"
+#include "support/virtqueue_guest.h"
 
 #define MEMORY_SIZE (64 * VMM_PAGE_SIZE)
 #define QUEUE_SIZE 8

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* A driver's hand in its memory, for tests and fuzzers: memory is one array that begins at address 0, and what is written lies
- * within it. Never a part of the monitor. */
-#ifndef KELPIE_VMM_DEVICE_VIRTQUEUE_GUEST_H
-#define KELPIE_VMM_DEVICE_VIRTQUEUE_GUEST_H
+ * within it. */
+#ifndef KELPIE_TESTS_SUPPORT_VIRTQUEUE_GUEST_H
+#define KELPIE_TESTS_SUPPORT_VIRTQUEUE_GUEST_H
 
 #include <stddef.h>
 #include <stdint.h>
