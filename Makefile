@@ -24,7 +24,7 @@ CFLAGS_ALL = $(CFLAGS_COMMON) -fPIC -fvisibility=hidden -pthread \
              $(shell pkg-config --cflags $(PACKAGES)) $(TEST_INCLUDES) $(SANITIZE) $(CFLAGS)
 LDLIBS_ALL = $(shell pkg-config --libs $(PACKAGES)) -pthread $(SANITIZE) $(LDFLAGS)
 
-LIB_SOURCES := $(filter-out %_test.c src/cli/% src/vmm/%,$(shell find src -name '*.c' | sort))
+LIB_SOURCES := $(filter-out %_test.c src/cli/% src/vmm/main.c,$(shell find src -name '*.c' | sort))
 CLI_SOURCES := $(filter-out %_test.c,$(wildcard src/cli/*.c))
 GUEST_SOURCES := $(filter-out %_test.c,$(wildcard guest/*.c) $(wildcard src/protocol/*.c) \
                  $(wildcard src/base/*.c))
