@@ -41,7 +41,8 @@ struct virtio_ops {
     uint32_t id;      /* VIRTIO_ID_… */
     uint16_t queue_count;
     uint16_t queue_size_max;
-    /* Reads the device's config space: offset + size is within it or not; what is not reads as zeros. */
+    /* Reads the device's config space: offset + size is within it or not; what is not reads as zeros. NULL, both
+     * of them: there is none. */
     void (*config_read)(struct virtio_device *device, uint64_t offset, void *data, uint32_t size);
     void (*config_write)(struct virtio_device *device, uint64_t offset, const void *data,
                          uint32_t size);
@@ -73,9 +74,16 @@ void virtio_device_init(struct virtio_device *device, const struct virtio_ops *o
                         const struct memory *memory, struct device_irq irq, uint64_t features);
 bool virtio_device_has(const struct virtio_device *device, uint64_t feature); /* negotiated */
 
-/* After pushes to a queue: the interrupt, if the driver wants one. A broken queue: NEEDS_RESET and a config interrupt. */
+/* After a burst of pops and pushes: the interrupt, if the driver wants one. A broken queue: NEEDS_RESET and a config
+ * interrupt, once; so a handler of the I/O loop that popped calls this even if it pushed nothing (after notify and
+ * activate the transport does). */
 void virtio_device_signal(struct virtio_device *device, uint16_t queue_index);
 void virtio_device_config_changed(struct virtio_device *device);
+
+/* For the transport, and for whoever frees a device: the device's reset, then queues, features and status as after
+ * init. The config generation goes on. */
+void virtio_device_reset(struct virtio_device *device);
+uint64_t virtio_device_offered(const struct virtio_device *device); /* features, ours included */
 
 /* A config space that is a plain struct: reads what lies within it, and zeros (hazard A3). */
 void virtio_config_read(const void *config, size_t config_size, uint64_t offset, void *data,

@@ -11,7 +11,7 @@
  * later, and pushes it back with the number of bytes that it wrote.
  *
  * A driver that breaks the rules (a loop, an index out of range, a head that is in flight, a ring that runs ahead
- * by more than its size, a writable part before a readable one, memory that does not exist) makes the queue
+ * by more than its size, a writable part before a readable one, a part of no bytes, memory that does not exist) makes the queue
  * `broken`: pop gives nothing any more, the transport sets DEVICE_NEEDS_RESET, and only a reset helps.
  *
  * Indirect descriptors (VIRTIO_F_INDIRECT_DESC) and EVENT_IDX (VIRTIO_F_EVENT_IDX) are honoured when negotiated.
@@ -36,8 +36,9 @@ struct virtqueue {
     uint64_t available_gpa;
     uint64_t used_gpa;
     uint16_t next_available; /* free-running: the next entry of the available ring to pop */
-    uint16_t next_used;      /* free-running: the next entry of the used ring to write */
-    uint16_t signalled_used; /* next_used at the last interrupt */
+    uint16_t
+        next_used; /* free-running, in_flight behind: the next entry of the used ring to write */
+    uint16_t signalled_used; /* next_used when an interrupt was last decided on */
     uint16_t in_flight;      /* popped and not pushed */
     uint64_t in_flight_heads[VMM_QUEUE_SIZE_MAX / 64];
 };
@@ -61,20 +62,23 @@ void virtqueue_reset(struct virtqueue *queue);
 /* The driver says ready. False, and broken: size or addresses are impossible (hazard A5). */
 bool virtqueue_enable(struct virtqueue *queue);
 
-/* The next chain. False: there is none (or the queue is broken, or not ready). */
+/* The next chain. False: there is none (or the queue is broken, or not ready), and *ret_chain holds nothing. */
 bool virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *ret_chain);
 
 /* Takes back the last pop, as if it had not been. */
 void virtqueue_unpop(struct virtqueue *queue, const struct virtqueue_chain *chain);
 
-/* Gives a chain back: `written` bytes of its writable parts hold data (at most writable_size). */
+/* Gives a chain back, in any order: the first `written` bytes of its writable parts hold data (at most writable_size). A
+ * broken queue takes back what was popped before. */
 void virtqueue_push(struct virtqueue *queue, uint16_t head, uint32_t written);
 
-/* True when the driver wants an interrupt for what was pushed since the last time this was true. Call once after a
- * burst of pushes. */
+/* True when the driver wants an interrupt for what was pushed since the last call. Call once after a burst of pushes,
+ * which is shorter than 2^16. */
 bool virtqueue_wants_interrupt(struct virtqueue *queue);
 
-/* True when a pop would give something; asks the driver to kick for what comes later (EVENT_IDX) when not. */
+/* True when there is something to pop; asks the driver to kick for what comes later (EVENT_IDX) when not. Without this
+ * call after the last pop, the driver may never kick again:
+ *     do { while (virtqueue_pop(queue, chain)) { … } } while (virtqueue_has_available(queue)); */
 bool virtqueue_has_available(struct virtqueue *queue);
 
 /* Copies between a chain and a buffer, from byte `offset` of its readable (or writable) bytes on. Returns how many bytes
@@ -84,8 +88,9 @@ size_t virtqueue_chain_read(const struct virtqueue_chain *chain, uint64_t offset
 size_t virtqueue_chain_write(const struct virtqueue_chain *chain, uint64_t offset, const void *data,
                              size_t size);
 
-/* In the device's own section. A queue with chains in flight cannot be saved: devices finish or unpop first
- * (asserted). Load checks everything that the driver could have set, and the rest against it. */
+/* In the transport's section. A queue with chains in flight cannot be saved: devices finish or unpop first
+ * (asserted). Load checks everything that the driver could have set, and the rest against it; false: nothing was
+ * loaded. What is negotiated (event_index, indirect) is not saved: the transport knows it from the features. */
 void virtqueue_save(const struct virtqueue *queue, struct cursor_writer *writer);
 bool virtqueue_load(struct virtqueue *queue, struct cursor_reader *reader);
 
