@@ -165,6 +165,11 @@ unit: $(UNIT_TESTS) ## run the unit tests
 suites: all $(SUITE_TESTS) ## run the suites in tests/: conformance, the command
 	@$(RUN_TESTS) $(SUITE_TESTS)
 
+LAB_PROGRAMS := $(BUILD)/tests/conformance/conformance_test $(BUILD)/src/host/host_linux_kvm_test
+.PHONY: lab
+lab: all $(LAB_PROGRAMS) ## run tests/lab/suites: what needs hardware virtualisation, in an emulated machine
+	@BUILD=$(BUILD) $(RUN_TESTS) $(sort $(wildcard tests/lab/suites/*))
+
 .PHONY: test
 test: build-tests ## run the unit tests and the suites
 	@$(RUN_TESTS) $(UNIT_TESTS) $(SUITE_TESTS)
