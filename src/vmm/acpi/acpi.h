@@ -7,7 +7,8 @@
  * The machine is "hardware-reduced" (section 4.1): it has no PM1 block, no SCI, no power button, and Linux then also
  * leaves the legacy timer and interrupt controllers alone. What is left needs three registers at ports, which the
  * FADT names: RESET_REG (VMM_RESET_PORT; writing VMM_RESET_VALUE reboots), SLEEP_CONTROL_REG and SLEEP_STATUS_REG
- * (writing SLP_EN with _S5's type to the first powers off). reset.h answers at them.
+ * (writing SLP_EN with _S5's type to the first powers off). reset.h answers at them. Linux takes the first only when its
+ * command line says "reboot=a"; else it ends at the same port by way of boot.h's BOOT_RESET_VECTOR_GPA.
  *
  * Without the legacy timer, a guest's clocks are its local APIC's timer and the TSC. So the vCPUs must offer
  * KVM's clock, and TSC_DEADLINE and ARAT in CPUID.

@@ -22,6 +22,8 @@
  *     0x9fc00  BOOT_LOW_MEMORY_END     end of the memory map's first piece of memory
  *     0xe0000  VMM_ACPI_BASE           ACPI tables (acpi.h), "ACPI data" in the memory map
  *     0xf0000  VMM_GENERATION_GPA      VMGenID and the rest of the BIOS area, "reserved" in the memory map
+ *     0xffff0  BOOT_RESET_VECTOR_GPA   16 bytes of real-mode code that reboot: a Linux on a hardware-reduced machine (acpi.h)
+ *                                      jumps there when it is told no other way ("reboot=a" tells one)
  *     1 MiB    BOOT_KERNEL_GPA_MIN     the kernel, where it wants to be: nothing below this
  *     ...      the initramfs: as high as it can be below the hole and the kernel's own maximum, page-aligned
  *
@@ -58,6 +60,8 @@
 #define BOOT_COMMAND_LINE_GPA 0x20000ull
 #define BOOT_COMMAND_LINE_SIZE_MAX 2048 /* Linux's COMMAND_LINE_SIZE on x86 */
 #define BOOT_LOW_MEMORY_END 0x9fc00ull
+#define BOOT_RESET_VECTOR_GPA 0xffff0ull
+#define BOOT_RESET_VECTOR_SIZE 16
 #define BOOT_KERNEL_GPA_MIN 0x100000ull
 
 /* The caller's bytes: a file that it read or mapped. */

@@ -3,6 +3,9 @@
  * boot_tables.c: descriptors and page tables for the first instructions in long mode (Intel SDM volume 3, sections
  * 3.4.5 "Segment Descriptors", 7.2.3 "TSS Descriptor in 64-bit mode", 4.5 "4-Level Paging"). The kernel
  * makes its own before long. Pages of 2 MiB, for not every processor has those of 1 GiB.
+ *
+ * And what stands where a PC's BIOS begins: on a machine without the fixed ACPI hardware Linux wants to reboot through
+ * EFI, and where there is none, enters real mode and jumps to the BIOS. Without code there it would never end.
  */
 #include <string.h>
 
@@ -53,9 +56,30 @@ static void write_pages(const struct memory *memory) {
     }
 }
 
+static void write_reset_vector(const struct memory *memory) {
+    static const uint8_t code[] = {
+        0xfa, /* cli */
+        0xba,
+        VMM_RESET_PORT & 0xff,
+        VMM_RESET_PORT >> 8, /* mov $VMM_RESET_PORT, %dx */
+        0xb0,
+        VMM_RESET_VALUE, /* mov $VMM_RESET_VALUE, %al */
+        0xee,            /* out %al, %dx */
+        0xf4,            /* hlt */
+        0xeb,
+        0xfd, /* jmp to the hlt */
+    };
+    static_assert(sizeof(code) <= BOOT_RESET_VECTOR_SIZE, "up to 1 MiB");
+    static_assert(BOOT_RESET_VECTOR_GPA + BOOT_RESET_VECTOR_SIZE == BOOT_KERNEL_GPA_MIN,
+                  "and no more");
+    bool written = memory_write(memory, BOOT_RESET_VECTOR_GPA, code, sizeof(code));
+    ASSERT(written);
+}
+
 void boot_tables_write(const struct memory *memory) {
     ASSERT(memory);
     ASSERT(memory->regions[0].size >= BOOT_KERNEL_GPA_MIN);
     write_gdt(memory);
     write_pages(memory);
+    write_reset_vector(memory);
 }

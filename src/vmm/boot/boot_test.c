@@ -230,6 +230,18 @@ static void the_first_4_gib_are_mapped_to_themselves(void **state) {
     fixture_free(&fixture);
 }
 
+static void the_bios_entry_reboots(void **state) {
+    (void)state;
+    struct fixture fixture = fixture_new(64 * MIB);
+    make_bzimage(fixture.image);
+    use_image(&fixture, IMAGE_SIZE);
+    assert_int_equal(load(&fixture), KELPIE_OK);
+    /* cli; mov $0x604, %dx; mov $0x42, %al; out %al, %dx; hlt; jmp to it */
+    assert_memory_equal(fixture.memory.host + 0xffff0, "\xfa\xba\x04\x06\xb0\x42\xee\xf4\xeb\xfd",
+                        10);
+    fixture_free(&fixture);
+}
+
 static void a_vmlinux_is_loaded_by_physical_address(void **state) {
     (void)state;
     struct fixture fixture = fixture_new(64 * MIB);
@@ -498,6 +510,7 @@ int main(void) {
         cmocka_unit_test(a_bzimage_is_loaded_with_its_header),
         cmocka_unit_test(memory_above_the_hole_is_in_the_map),
         cmocka_unit_test(the_first_4_gib_are_mapped_to_themselves),
+        cmocka_unit_test(the_bios_entry_reboots),
         cmocka_unit_test(a_vmlinux_is_loaded_by_physical_address),
         cmocka_unit_test(a_raw_kernel_is_loaded_where_its_library_says),
         cmocka_unit_test(too_little_memory_says_how_much_is_needed),

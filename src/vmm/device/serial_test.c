@@ -348,6 +348,26 @@ static void hazard_b1_a_state_out_of_range_is_refused(void **state) {
     }
 }
 
+/* The bytes are all there: only the count is more than the FIFO has. */
+static void hazard_b1_more_bytes_than_the_fifo_has_are_refused(void **state) {
+    (void)state;
+    for (uint8_t count = SERIAL_FIFO_SIZE; count <= SERIAL_FIFO_SIZE + 1; count++) {
+        struct world world;
+        struct state_writer writer;
+        uint8_t payload[10 + SERIAL_FIFO_SIZE + 1] = {[9] = count};
+        uint8_t bytes[STATE_SIZE];
+        size_t size = 0;
+        state_writer_init(&writer, bytes, sizeof(bytes));
+        cursor_write_bytes(state_begin(&writer, STATE_TAG('S', 'E', 'R', 'L'), 1, 0), payload,
+                           10u + count);
+        state_end(&writer);
+        assert_int_equal(state_writer_finish(&writer, &size, NULL), KELPIE_OK);
+        world_init(&world);
+        assert_int_equal(load(&world, bytes, size),
+                         count <= SERIAL_FIFO_SIZE ? KELPIE_OK : KELPIE_SNAPSHOT_CORRUPT);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(registers_keep_what_they_can_hold),
@@ -362,6 +382,7 @@ int main(void) {
         cmocka_unit_test(loopback_leads_output_and_modem_lines_back),
         cmocka_unit_test(hazard_c9_save_load_save_is_identical),
         cmocka_unit_test(hazard_b1_a_state_out_of_range_is_refused),
+        cmocka_unit_test(hazard_b1_more_bytes_than_the_fifo_has_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
