@@ -81,7 +81,7 @@ static void print_kernel_mode(const struct kelpie_probe *probe) {
     if (probe->ring0_ns == 0) {
         return;
     }
-    bool fast = strcmp(probe->accelerator, "kvm") == 0;
+    bool fast = probe->usable && strcmp(probe->accelerator, "kvm") == 0;
     printf("%-10skernel mode: a short payload took %.3f ms on /dev/kvm: %s\n", "",
            (double)probe->ring0_ns / 1e6,
            fast ? "the processor runs it, so Linux boots at full speed"

@@ -8,6 +8,7 @@
 
 #include "base/assert.h"
 #include "base/error.h"
+#include "host/host_kvm.h"
 
 /* Each object's first member is its host. */
 static struct host *host_of(const void *object) {
@@ -72,6 +73,16 @@ const char *host_environment(struct host *host, const char *name) {
     ASSERT(host);
     ASSERT(name);
     return host->ops->environment(host, name);
+}
+
+/* ---- KVM -------------------------------------------------------------------------------------- */
+
+enum kelpie_status host_kvm_probe(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
+                                  struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(budget_ns > 0);
+    ASSERT(ret_ns);
+    return host->ops->kvm_probe(host, budget_ns, ret_ns, err);
 }
 
 /* ---- Files ------------------------------------------------------------------------------------ */

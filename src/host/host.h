@@ -178,6 +178,9 @@ struct host_ops {
                                    struct host_dir_entry *entries, size_t capacity,
                                    size_t *ret_count, struct kelpie_error *err);
 
+    enum kelpie_status (*kvm_probe)(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
+                                    struct kelpie_error *err); /* host_kvm.h */
+
     enum kelpie_status (*socket_pair)(struct host *host, int ret_fds[2], struct kelpie_error *err);
     enum kelpie_status (*socket_listen)(struct host *host, const char *path, int *ret_fd,
                                         struct kelpie_error *err);

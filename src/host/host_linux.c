@@ -28,6 +28,7 @@ static void linux_destroy(struct host *host) {
     ASSERT(host);
     struct host_linux *self = host_linux_of(host);
     linux_spawner_deinit(&self->spawner);
+    pthread_mutex_destroy(&self->kvm.lock);
     free(self);
 }
 
@@ -192,6 +193,7 @@ static const struct host_ops linux_ops = {
     .file_write_at = linux_file_write_at,
     .file_stat = linux_file_stat,
     .file_truncate = linux_file_truncate,
+    .kvm_probe = linux_kvm_probe,
     .file_sync = linux_file_sync,
     .file_link = linux_file_link,
     .file_next_data = linux_file_next_data,
@@ -247,6 +249,8 @@ enum kelpie_status host_linux_create(struct host **ret_host, struct kelpie_error
     }
     self->host.ops = &linux_ops;
     linux_spawner_init(&self->spawner);
+    int result = pthread_mutex_init(&self->kvm.lock, NULL);
+    ASSERT(result == 0);
     *ret_host = &self->host;
     return KELPIE_OK;
 }

@@ -25,9 +25,17 @@ struct linux_spawner {
     struct linux_launch *launch; /* NULL: idle */
 };
 
+/* What the last look at /dev/kvm found. By `lock`. */
+struct linux_kvm {
+    pthread_mutex_t lock;
+    uint64_t budget_ns; /* 0: nobody looked yet */
+    uint64_t taken_ns;
+};
+
 struct host_linux {
     struct host host;
     struct linux_spawner spawner;
+    struct linux_kvm kvm;
 };
 
 static inline struct host_linux *host_linux_of(struct host *host) {
@@ -45,6 +53,10 @@ static inline struct host_linux *host_linux_of(struct host *host) {
     })
 
 uint64_t linux_monotonic_ns(struct host *host);
+
+/* host_linux_kvm.c */
+enum kelpie_status linux_kvm_probe(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
+                                   struct kelpie_error *err);
 
 struct timespec linux_timespec(uint64_t ns);
 

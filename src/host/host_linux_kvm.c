@@ -9,6 +9,7 @@
  * which then returns EINTR. The signal is never delivered, no handler is installed, and nobody else's signals change.
  */
 #include "host/host_kvm.h"
+#include "host/host_linux.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -198,8 +199,8 @@ static void payload_thread(void *argument) {
     payload_close(payload);
 }
 
-enum kelpie_status host_kvm_probe(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
-                                  struct kelpie_error *err) {
+static enum kelpie_status probe_once(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
+                                     struct kelpie_error *err) {
     ASSERT(budget_ns > 0);
     ASSERT(ret_ns);
     if (access("/dev/kvm", F_OK) != 0) {
@@ -221,11 +222,40 @@ enum kelpie_status host_kvm_probe(struct host *host, uint64_t budget_ns, uint64_
 
 #else
 
-enum kelpie_status host_kvm_probe(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
-                                  struct kelpie_error *err) {
+static enum kelpie_status probe_once(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
+                                     struct kelpie_error *err) {
     ASSERT(host);
     ASSERT(budget_ns > 0 && ret_ns);
     return error_set(err, KELPIE_UNSUPPORTED, "there is no KVM payload for this processor");
 }
 
 #endif
+
+static enum kelpie_status probe_locked(struct host *host, uint64_t budget_ns,
+                                       struct kelpie_error *err) {
+    struct linux_kvm *kvm = &host_linux_of(host)->kvm;
+    ASSERT(host);
+    ASSERT(budget_ns > 0);
+    uint64_t taken_ns = budget_ns;
+    for (int i = 0; i < HOST_KVM_ATTEMPT_COUNT && taken_ns >= budget_ns; i++) {
+        TRY(probe_once(host, budget_ns, &taken_ns, err));
+    }
+    kvm->budget_ns = budget_ns;
+    kvm->taken_ns = taken_ns;
+    return KELPIE_OK;
+}
+
+enum kelpie_status linux_kvm_probe(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
+                                   struct kelpie_error *err) {
+    struct linux_kvm *kvm = &host_linux_of(host)->kvm;
+    ASSERT(budget_ns > 0);
+    ASSERT(ret_ns);
+    pthread_mutex_lock(&kvm->lock);
+    enum kelpie_status status =
+        kvm->budget_ns == budget_ns ? KELPIE_OK : probe_locked(host, budget_ns, err);
+    if (status == KELPIE_OK) {
+        *ret_ns = kvm->taken_ns;
+    }
+    pthread_mutex_unlock(&kvm->lock);
+    return status;
+}

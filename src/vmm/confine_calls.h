@@ -6,35 +6,29 @@
 #ifndef KELPIE_VMM_CONFINE_CALLS_H
 #define KELPIE_VMM_CONFINE_CALLS_H
 
-/* A vCPU's thread: KVM_RUN, and what devices do when the guest touches their registers. */
-#define CONFINE_VCPU_CALLS(X)                                                                      \
-    X(clock_gettime)                                                                               \
-    X(close)                                                                                       \
-    X(epoll_ctl)                                                                                   \
-    X(exit)                                                                                        \
-    X(exit_group)                                                                                  \
-    X(fallocate)                                                                                   \
-    X(fdatasync)                                                                                   \
-    X(futex)                                                                                       \
-    X(getpid)                                                                                      \
-    X(getrandom)                                                                                   \
-    X(gettid)                                                                                      \
-    X(ioctl)                                                                                       \
-    X(madvise)                                                                                     \
-    X(munmap)                                                                                      \
-    X(preadv)                                                                                      \
-    X(pwritev)                                                                                     \
-    X(read)                                                                                        \
-    X(recvmsg)                                                                                     \
-    X(restart_syscall)                                                                             \
-    X(rt_sigprocmask)                                                                              \
-    X(rt_sigreturn)                                                                                \
-    X(rt_sigtimedwait)                                                                             \
-    X(sendmsg)                                                                                     \
-    X(shutdown)                                                                                    \
-    X(tgkill)                                                                                      \
-    X(write)                                                                                       \
-    X(writev)
+/* A vCPU's thread: KVM_RUN, and what devices do when the guest touches their registers. Queues are worked on by the I/O
+ * thread alone, for their kicks are event descriptors. */
+#define CONFINE_VCPU_CALLS(X) \
+    X(clock_gettime) \
+    X(close) \
+    X(epoll_ctl) \
+    X(exit) \
+    X(exit_group) \
+    X(futex) \
+    X(getpid) \
+    X(gettid) \
+    X(ioctl) \
+    X(madvise) \
+    X(munmap) \
+    X(read) \
+    X(restart_syscall) \
+    X(rt_sigprocmask) \
+    X(rt_sigreturn) \
+    X(rt_sigtimedwait) \
+    X(sendto) \
+    X(shutdown) \
+    X(tgkill) \
+    X(write)
 
 /* The I/O thread: devices, orders, saves. */
 #define CONFINE_IO_CALLS(X)                                                                        \

@@ -7,6 +7,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/assert.h"
@@ -31,14 +32,18 @@ void machine_unlock(void *context) {
 
 /* ---- What the guest does ---------------------------------------------------------------------- */
 
-/* The guest wrote to a port that ends machines. The vCPU's thread. */
-static void check_reset(struct machine *machine) {
+/* The guest wrote to a port that ends machines. Within its access. */
+static void on_reset(void *context) {
+    struct machine *machine = context;
     ASSERT(machine->threads_started);
-    ASSERT((unsigned)machine->reset.kind <= RESET_POWER_OFF);
-    if (machine->reset.kind == RESET_REBOOT) {
-        vcpu_threads_stop(&machine->threads, VCPU_STOP_RESET, "the guest reset its machine");
-    } else if (machine->reset.kind == RESET_POWER_OFF) {
-        vcpu_threads_stop(&machine->threads, VCPU_STOP_SHUTDOWN, "the guest powered off");
+    struct vcpu_threads *threads = &machine->threads;
+    if (machine->reset.panicked) {
+        vcpu_threads_stop(threads, VCPU_STOP_CRASHED, "the guest's kernel panicked");
+    } else if (machine->reset.kind == RESET_REBOOT) {
+        vcpu_threads_stop(threads, VCPU_STOP_RESET, "the guest reset its machine");
+    } else {
+        ASSERT(machine->reset.kind == RESET_POWER_OFF);
+        vcpu_threads_stop(threads, VCPU_STOP_SHUTDOWN, "the guest powered off");
     }
 }
 
@@ -53,11 +58,7 @@ static void port_write(void *context, uint16_t port, const void *data, uint32_t 
     struct machine *machine = context;
     machine_lock(machine);
     (void)bus_write(&machine->ports, port, data, size);
-    bool ends = machine->reset.kind != RESET_NONE;
     machine_unlock(machine);
-    if (ends) {
-        check_reset(machine);
-    }
 }
 
 static void mmio_read(void *context, uint64_t gpa, void *data, uint32_t size) {
@@ -75,10 +76,9 @@ static void mmio_write(void *context, uint64_t gpa, const void *data, uint32_t s
 }
 
 /* A console that nobody reads at present loses what comes; it never stops the guest (hazard A13). */
-static void serial_out(void *context, const uint8_t *data, size_t size) {
-    (void)context;
-    ASSERT(data);
-    (void)!write(CONTROL_CHILD_CONSOLE, data, size);
+static void serial_out(void *context, uint8_t byte) {
+    ASSERT(context);
+    (void)!send(CONTROL_CHILD_CONSOLE, &byte, sizeof(byte), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 /* ---- Lines ------------------------------------------------------------------------------------ */
@@ -203,10 +203,11 @@ static enum kelpie_status add_devices(struct machine *machine, struct kelpie_err
         TRY(add_disk(machine, i, err));
     }
     TRY(line_of(machine, VMM_SERIAL_GSI, &irq, err));
-    serial_init(&machine->serial, irq, serial_out, machine);
+    serial_init(&machine->serial, irq,
+                (struct serial_line){.output = serial_out, .context = machine});
     bus_add(&machine->ports, VMM_SERIAL_PORT, SERIAL_PORT_COUNT, &serial_ops, &machine->serial);
-    reset_init(&machine->reset);
-    reset_add(&machine->reset, &machine->ports);
+    reset_init(&machine->reset, on_reset, machine);
+    reset_attach(&machine->reset, &machine->ports);
     return line_of(machine, VMM_GENERATION_GSI, &irq, err);
 }
 

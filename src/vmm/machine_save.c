@@ -101,7 +101,7 @@ static enum kelpie_status save_sections(struct machine *machine, struct state_wr
     }
     TRY(kvm_state_save(&machine->kvm, state, err));
     machine_lock(machine);
-    serial_save(&machine->serial, state);
+    serial_save(&machine->serial, state, 0);
     reset_save(&machine->reset, state);
     for (size_t i = 0; i < machine->transport_count; i++) {
         virtio_mmio_save(&machine->transports[i], state, (uint16_t)i);
@@ -147,7 +147,7 @@ static enum kelpie_status load_sections(struct machine *machine, struct state_re
         TRY(vcpu_state_load(&machine->vcpus[i], state, err));
     }
     TRY(kvm_state_load(&machine->kvm, state, err));
-    TRY(serial_load(&machine->serial, state, err));
+    TRY(serial_load(&machine->serial, state, 0, err));
     TRY(reset_load(&machine->reset, state, err));
     for (size_t i = 0; i < machine->transport_count; i++) {
         TRY(virtio_mmio_load(&machine->transports[i], state, (uint16_t)i, err));

@@ -15,6 +15,7 @@
 
 #include "base/assert.h"
 #include "base/error.h"
+#include "host/host_kvm.h"
 
 /* Something that is open: what made it, in which call. */
 struct open_thing {
@@ -323,6 +324,12 @@ static enum kelpie_status fault_file_truncate(struct host *host, int fd, uint64_
                                               struct kelpie_error *err) {
     TRY(fault_enter(host, "file_truncate", err));
     return host_file_truncate(inner_of(host), fd, size, err);
+}
+
+static enum kelpie_status fault_kvm_probe(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
+                                          struct kelpie_error *err) {
+    TRY(fault_enter(host, "kvm_probe", err));
+    return host_kvm_probe(inner_of(host), budget_ns, ret_ns, err);
 }
 
 static enum kelpie_status fault_file_link(struct host *host, int fd, const char *path,
@@ -675,6 +682,7 @@ static const struct host_ops fault_ops = {
     .file_truncate = fault_file_truncate,
     .file_sync = fault_file_sync,
     .file_link = fault_file_link,
+    .kvm_probe = fault_kvm_probe,
     .file_next_data = fault_file_next_data,
     .file_lock = fault_file_lock,
     .file_map = fault_file_map,

@@ -6,9 +6,6 @@
 extern const uint8_t kvm_vmm_data[]; /* vmm_embed.S */
 extern const uint8_t kvm_vmm_end[];
 
-#define PROGRAM_TEXT_(value) #value
-#define PROGRAM_TEXT(value) PROGRAM_TEXT_(value)
-
 static_assert((int)CONTROL_CHILD_CHANNEL == (int)MONITOR_CHILD_CHANNEL, "one number");
 static_assert((int)CONTROL_CHILD_CONSOLE == (int)MONITOR_CHILD_CONSOLE, "one number");
 static_assert((int)CONTROL_CHILD_CONTROL == (int)MONITOR_CHILD_NEXT, "the first of ours");
@@ -27,7 +24,7 @@ void kvm_instance_check(const struct backend_instance *instance) {
 static enum kelpie_status make_program(struct backend_instance *instance,
                                        struct kelpie_error *err) {
     kvm_instance_check(instance);
-    ASSERT(kvm_vmm_end > kvm_vmm_data);
+    ASSERT(&kvm_vmm_end[0] > &kvm_vmm_data[0]);
     if (instance->program_fd != HOST_FD_NONE) {
         return KELPIE_OK;
     }
