@@ -194,6 +194,33 @@ static inline void guest_create(struct guest *guest, uint64_t size, uint32_t vcp
     guest_boot(guest, 0, GUEST_CODE);
 }
 
+/* Real mode, for what interrupts do: not every KVM delivers them to long mode (nested page-table KVM does not).
+ * Code and data are where a long-mode guest has them, in segments of their own. */
+static inline void guest_boot_real(struct guest *guest) {
+    struct kvm_sregs sregs;
+    struct kvm_regs regs = {.rip = 0, .rsp = 0xff00, .rflags = 2};
+    assert_int_equal(kvm_ioctl(guest->vcpus[0].fd, KVM_GET_SREGS, &sregs), 0);
+    sregs.cs.base = GUEST_CODE;
+    sregs.cs.selector = GUEST_CODE >> 4;
+    sregs.ds.base = GUEST_DATA;
+    sregs.ds.selector = GUEST_DATA >> 4;
+    assert_int_equal(kvm_ioctl(guest->vcpus[0].fd, KVM_SET_SREGS, &sregs), 0);
+    assert_int_equal(kvm_ioctl(guest->vcpus[0].fd, KVM_SET_REGS, &regs), 0);
+}
+
+static inline void guest_create_real(struct guest *guest, const uint8_t *payload,
+                                     size_t payload_size) {
+    guest_create_bare(guest, GUEST_MEMORY_SIZE, 1);
+    memcpy(guest->host + GUEST_CODE, payload, payload_size);
+    guest_boot_real(guest);
+}
+
+/* A real-mode vector: the handler is at `offset` of the payload. */
+static inline void guest_write_vector(uint8_t *host, uint8_t vector, uint64_t offset) {
+    const uint16_t entry[2] = {(uint16_t)offset, GUEST_CODE >> 4};
+    memcpy(host + vector * 4u, entry, sizeof(entry));
+}
+
 static inline void guest_destroy(struct guest *guest) {
     for (uint32_t i = 0; i < guest->vcpu_count; i++) {
         vcpu_destroy(&guest->vcpus[i]);

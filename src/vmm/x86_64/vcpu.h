@@ -24,10 +24,18 @@
 #include "vmm/x86_64/cpuid.h"
 #include "vmm/x86_64/kvm.h"
 
+/* As struct kvm_msrs, with one entry. */
+struct vcpu_msr {
+    uint32_t count;
+    uint32_t padding;
+    struct kvm_msr_entry entry;
+};
+
 struct vcpu {
     struct kvm *kvm; /* not owned; outlives it */
     int fd;
     uint32_t index;
+    uint32_t vcpu_count; /* of the machine */
     struct kvm_run *run;
     struct cpuid_table cpuid; /* as KVM was told */
 };
@@ -106,8 +114,9 @@ KELPIE_CHECKED enum kelpie_status vcpu_mask_signals(struct vcpu *vcpu, struct ke
 KELPIE_CHECKED enum kelpie_status vcpu_clock_stopped(struct vcpu *vcpu, struct kelpie_error *err);
 
 /* vcpu_state.c and vcpu_msr.c: sections 'CPUI', 'VCPU' and 'MSRS' with instance = index. Not running, stopped by
- * VCPU_STOP_PAUSED or never run. A load needs a vCPU that never ran.
- * Errors of load: SNAPSHOT_CORRUPT: values that no processor has (B1); SNAPSHOT_INCOMPATIBLE: field "tsc_khz" (C3),
+ * VCPU_STOP_PAUSED or never run. A load needs a vCPU that never ran; after
+ * one that failed another may be tried.
+ * Errors of load: SNAPSHOT_CORRUPT: values that no processor has (B1); SNAPSHOT_INCOMPATIBLE: field "tsc_khz" or "tsc" (C3),
  * "cpuid.…" (C4), "msr.…", "xsave". */
 KELPIE_CHECKED enum kelpie_status vcpu_state_save(struct vcpu *vcpu, struct state_writer *state,
                                                   struct kelpie_error *err);

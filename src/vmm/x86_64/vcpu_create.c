@@ -35,11 +35,10 @@
 const uint64_t vcpu_gdt[VCPU_GDT_ENTRY_COUNT] = {0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff};
 
 /* Section 4.20. */
-static enum kelpie_status set_cpuid(struct vcpu *vcpu, uint32_t vcpu_count,
-                                    struct kelpie_error *err) {
+static enum kelpie_status set_cpuid(struct vcpu *vcpu, struct kelpie_error *err) {
     ASSERT(vcpu->fd >= 0);
-    ASSERT(vcpu->index < vcpu_count);
-    cpuid_for_vcpu(&vcpu->cpuid, &vcpu->kvm->supported, vcpu->index, vcpu_count,
+    ASSERT(vcpu->index < vcpu->vcpu_count);
+    cpuid_for_vcpu(&vcpu->cpuid, &vcpu->kvm->supported, vcpu->index, vcpu->vcpu_count,
                    vcpu->kvm->has_tsc_deadline);
     int result = kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, &vcpu->cpuid);
     if (result < 0) {
@@ -52,14 +51,11 @@ static enum kelpie_status set_cpuid(struct vcpu *vcpu, uint32_t vcpu_count,
 static enum kelpie_status set_msrs(struct vcpu *vcpu, struct kelpie_error *err) {
     ASSERT(vcpu->fd >= 0);
     ASSERT(vcpu->cpuid.count > 0);
-    struct {
-        struct kvm_msrs header;
-        struct kvm_msr_entry entries[1];
-    } msrs = {
-        .header = {.nmsrs = 1},
-        .entries = {{.index = MSR_MTRR_DEFAULT, .data = MTRR_ENABLED | MTRR_WRITE_BACK}},
+    struct vcpu_msr msr = {
+        .count = 1,
+        .entry = {.index = MSR_MTRR_DEFAULT, .data = MTRR_ENABLED | MTRR_WRITE_BACK},
     };
-    int result = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &msrs);
+    int result = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &msr);
     if (result != 1) {
         return error_set_os(err, result < 0 ? -result : EINVAL, "KVM refused the memory types");
     }
@@ -89,7 +85,7 @@ static enum kelpie_status set_lines(struct vcpu *vcpu, struct kelpie_error *err)
     return KELPIE_OK;
 }
 
-static enum kelpie_status create(struct vcpu *vcpu, uint32_t vcpu_count, struct kelpie_error *err) {
+static enum kelpie_status create(struct vcpu *vcpu, struct kelpie_error *err) {
     ASSERT(vcpu->fd < 0);
     ASSERT(!vcpu->run);
     int fd = ioctl(vcpu->kvm->vm_fd, KVM_CREATE_VCPU, (unsigned long)vcpu->index);
@@ -102,7 +98,7 @@ static enum kelpie_status create(struct vcpu *vcpu, uint32_t vcpu_count, struct 
         return error_set_os(err, errno, "cannot map the run structure of vCPU %u", vcpu->index);
     }
     vcpu->run = run;
-    TRY(set_cpuid(vcpu, vcpu_count, err)); /* first: it decides which MSRs there are */
+    TRY(set_cpuid(vcpu, err)); /* first: it decides which MSRs there are */
     TRY(set_msrs(vcpu, err));
     return vcpu->index == 0 ? set_lines(vcpu, err) : KELPIE_OK;
 }
@@ -112,8 +108,8 @@ enum kelpie_status vcpu_create(struct vcpu *vcpu, struct kvm *kvm, uint32_t inde
     ASSERT(vcpu && kvm && kvm->vm_fd >= 0);
     ASSERT(vcpu_count <= VMM_VCPU_COUNT_MAX);
     ASSERT(index < vcpu_count);
-    *vcpu = (struct vcpu){.kvm = kvm, .fd = -1, .index = index};
-    enum kelpie_status status = create(vcpu, vcpu_count, err);
+    *vcpu = (struct vcpu){.kvm = kvm, .fd = -1, .index = index, .vcpu_count = vcpu_count};
+    enum kelpie_status status = create(vcpu, err);
     if (status != KELPIE_OK) {
         vcpu_destroy(vcpu);
     }

@@ -43,6 +43,7 @@ struct msr_table {
 
 static_assert(offsetof(struct msr_list, indices) == offsetof(struct kvm_msr_list, indices),
               "KVM's");
+static_assert(offsetof(struct vcpu_msr, entry) == offsetof(struct kvm_msrs, entries), "KVM's");
 static_assert(offsetof(struct msr_table, entries) == offsetof(struct kvm_msrs, entries), "KVM's");
 
 struct msr_range {
@@ -117,14 +118,11 @@ static enum kelpie_status list_msrs(const struct vcpu *vcpu, struct msr_list *re
 static bool read_msr(const struct vcpu *vcpu, uint32_t index, uint64_t *ret) {
     ASSERT(vcpu->fd >= 0);
     ASSERT(ret);
-    struct {
-        struct kvm_msrs header;
-        struct kvm_msr_entry entries[1];
-    } msr = {.header = {.nmsrs = 1}, .entries = {{.index = index}}};
+    struct vcpu_msr msr = {.count = 1, .entry = {.index = index}};
     if (kvm_ioctl(vcpu->fd, KVM_GET_MSRS, &msr) != 1) {
         return false;
     }
-    *ret = msr.entries[0].data;
+    *ret = msr.entry.data;
     return true;
 }
 
@@ -244,6 +242,26 @@ static enum kelpie_status set_msrs(struct vcpu *vcpu, const struct msr_table *ta
     return KELPIE_OK;
 }
 
+/* Not every KVM can set the TSC: some (page-table KVM within a VM) let the guest see the host's, whatever they are told. That
+ * does where the host's is ahead of the snapshot's, and would be a clock that jumps back where it is not. */
+static enum kelpie_status check_tsc(const struct vcpu *vcpu, const struct msr_table *table,
+                                    struct kelpie_error *err) {
+    ASSERT(vcpu->fd >= 0);
+    ASSERT(table->count <= VCPU_MSR_COUNT_MAX);
+    for (uint32_t i = 0; i < table->count; i++) {
+        uint64_t now = 0;
+        bool is_tsc = table->entries[i].index == MSR_TSC && read_msr(vcpu, MSR_TSC, &now);
+        if (is_tsc && now < table->entries[i].data) {
+            return error_set_field(
+                err, KELPIE_SNAPSHOT_INCOMPATIBLE, "tsc",
+                "the snapshot's TSC stands at %llu, this host's at %llu, and its "
+                "KVM cannot set it",
+                (unsigned long long)table->entries[i].data, (unsigned long long)now);
+        }
+    }
+    return KELPIE_OK;
+}
+
 enum kelpie_status vcpu_msrs_load(struct vcpu *vcpu, struct state_reader *state,
                                   struct kelpie_error *err) {
     ASSERT(vcpu && state);
@@ -263,5 +281,6 @@ enum kelpie_status vcpu_msrs_load(struct vcpu *vcpu, struct state_reader *state,
     table.count = count;
     TRY(list_msrs(vcpu, &list, err));
     TRY(keep_known(&table, &list, err));
-    return set_msrs(vcpu, &table, err);
+    TRY(set_msrs(vcpu, &table, err));
+    return check_tsc(vcpu, &table, err);
 }

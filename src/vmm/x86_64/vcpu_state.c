@@ -329,6 +329,7 @@ static enum kelpie_status load_cpuid(struct vcpu *vcpu, struct state_reader *sta
                                      struct kelpie_error *err) {
     struct cursor_reader reader;
     struct cpuid_table saved = {0};
+    struct cpuid_table here;
     ASSERT(vcpu->cpuid.count > 0);
     TRY(state_find(state, TAG_CPUID, VERSION, (uint16_t)vcpu->index, &reader, err));
     uint32_t khz = cursor_read_u32(&reader);
@@ -352,7 +353,9 @@ static enum kelpie_status load_cpuid(struct vcpu *vcpu, struct state_reader *sta
     ASSERT(count <= CPUID_ENTRY_COUNT_MAX);
     saved.count = count;
     TRY(load_tsc_khz(vcpu, khz, err));
-    TRY(cpuid_check(&saved, &vcpu->cpuid, err));
+    cpuid_for_vcpu(&here, &vcpu->kvm->supported, vcpu->index, vcpu->vcpu_count,
+                   vcpu->kvm->has_tsc_deadline);
+    TRY(cpuid_check(&saved, &here, err));
     TRY(set(vcpu, KVM_SET_CPUID2, &saved, "CPUID", err));
     vcpu->cpuid = saved;
     return KELPIE_OK;

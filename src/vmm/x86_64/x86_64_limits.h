@@ -10,7 +10,8 @@
 #define KVM_IDENTITY_MAP_GPA 0xfffbc000ull /* one page */
 #define KVM_TSS_GPA 0xfffbd000ull          /* three */
 
-#define VCPU_MSR_COUNT_MAX 512
+#define VCPU_MSR_COUNT_MAX 1024
+#define VCPU_MSR_UNLISTED_COUNT_MAX 64 /* of those, what KVM does not list */
 #define VCPU_XSAVE_SIZE_MIN 4096u
 #define VCPU_XSAVE_SIZE_MAX (32u << 10)
 #define VCPU_TSC_TOLERANCE_PPM 250 /* what NTP can correct, and KVM's own default */
