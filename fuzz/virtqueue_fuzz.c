@@ -156,11 +156,9 @@ static void check_queue(uint32_t index) {
     ASSERT(queue->next_used == model->pushed % 65536);
 }
 
-static void check(void) {
-    const struct virtio_device *device = &machine.device;
+static void check_device(const struct virtio_device *device) {
     bool broken = false;
     for (uint32_t i = 0; i < QUEUE_COUNT; i++) {
-        check_queue(i);
         broken = broken || device->queues[i].broken;
     }
     uint32_t ladder = device->status & RUNNING;
@@ -172,6 +170,13 @@ static void check(void) {
     bool negotiated = (device->status & VIRTIO_STATUS_FEATURES_OK) != 0;
     ASSERT(negotiated == virtio_device_has(device, VIRTIO_F_VERSION_1));
     ASSERT((device->driver_features & ~(OFFERED | 0x130000000ull)) == 0);
+}
+
+static void check(void) {
+    for (uint32_t i = 0; i < QUEUE_COUNT; i++) {
+        check_queue(i);
+    }
+    check_device(&machine.device);
 }
 
 /* ---- The driver's side ------------------------------------------------------------------------ */
@@ -193,6 +198,20 @@ static void set(uint64_t offset, uint64_t value) {
     access(offset, value, 4, true);
 }
 
+/* As if a queue had run for long: its numbers are about to wrap. */
+static void age(uint32_t index) {
+    struct virtqueue *queue = &machine.device.queues[index];
+    struct model *model = &machine.models[index];
+    const uint16_t number = 0xfffe;
+    if (!machine.attached[index]) {
+        return;
+    }
+    queue->next_available = queue->next_used = queue->signalled_used = number;
+    model->popped = model->pushed = model->signalled = number;
+    guest_poke(bytes, model->available + 2, number, 2);
+    guest_poke(bytes, model->used + 2, number, 2);
+}
+
 /* The whole way up, as an honest driver goes; `features` and `sizes` choose. */
 static void climb(uint64_t features, uint64_t sizes) {
     set(STATUS, 0);
@@ -210,6 +229,10 @@ static void climb(uint64_t features, uint64_t sizes) {
         set(0x90, QUEUE_BASE + i * QUEUE_STRIDE + AVAILABLE);
         set(0xa0, QUEUE_BASE + i * QUEUE_STRIDE + USED);
         set(0x44, 1);
+        check_queue(i);
+        if ((features & 4) != 0) {
+            age(i);
+        }
     }
     set(STATUS, RUNNING);
 }
@@ -366,8 +389,10 @@ static void save_and_load(uint64_t place, uint8_t change) {
     ASSERT(twin.device.active == machine.device.active);
     ASSERT(save_into(&twin, second) == size);
     ASSERT(memcmp(first, second, size) == 0);
+    ASSERT(memcmp(twin.device.queues, machine.device.queues, sizeof(twin.device.queues)) == 0);
     first[frame + place % payload] ^= change;
     if (load_payload(first + frame, payload)) {
+        check_device(&twin.device);
         ASSERT(save_into(&twin, second) == size);
         ASSERT(memcmp(first + frame, second + frame, payload) == 0);
     }
