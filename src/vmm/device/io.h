@@ -17,7 +17,7 @@
 #include "vmm/vmm_limits.h"
 
 struct io_source {
-    int fd; /* the owner's; it outlives the source. -1: not added */
+    int fd; /* the owner's; it outlives the source, and removing leaves it as it is */
     void (*handler)(void *context,
                     uint32_t events); /* events: EPOLLIN, EPOLLOUT, EPOLLHUP, EPOLLERR */
     void *context;
