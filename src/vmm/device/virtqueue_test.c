@@ -28,6 +28,7 @@ struct guest {
     struct memory memory;
     struct virtqueue queue;
     struct virtqueue_chain chain;
+    uint64_t behind_chain; /* always 0 */
     uint64_t dirty[MEMORY_SIZE / VMM_PAGE_SIZE / 64];
     uint16_t size;
 };
@@ -104,6 +105,7 @@ static void assert_breaks(struct guest *guest) {
     assert_int_equal(guest->queue.next_available, before);
     assert_false(virtqueue_has_available(&guest->queue));
     assert_false(virtqueue_wants_interrupt(&guest->queue));
+    assert_int_equal(guest->behind_chain, 0);
 }
 
 /* ---- What works ------------------------------------------------------------------------------- */
@@ -324,6 +326,9 @@ static void test_event_index_asks_for_the_next_kick(void **state) {
     offer(guest, 0);
     assert_true(virtqueue_has_available(&guest->queue));
     assert_int_equal(peek(event, 2), 1);
+    assert_true(pop(guest)); /* in flight: it asks for the one behind it */
+    assert_false(virtqueue_has_available(&guest->queue));
+    assert_int_equal(peek(event, 2), 2);
 }
 
 static void test_a_queue_that_is_not_ready_gives_nothing(void **state) {
@@ -369,6 +374,18 @@ static void hazard_a1_a_chain_that_loops_breaks_the_queue(void **state) {
     poke(AVAILABLE + 2, 0, 2);
     describe_at(TABLE, TABLE, 16, INDIRECT, 0);
     describe(0, TABLE, 16, INDIRECT, 0);
+    offer(guest, 0);
+    assert_breaks(guest);
+}
+
+/* The longest loop there can be fills all parts of a chain, and no more. */
+static void hazard_a1_a_loop_through_the_largest_queue(void **state) {
+    struct guest *guest = *state;
+    place(guest, VMM_QUEUE_SIZE_MAX, VMM_QUEUE_SIZE_MAX);
+    assert_true(virtqueue_enable(&guest->queue));
+    for (uint32_t i = 0; i < VMM_QUEUE_SIZE_MAX; i++) {
+        describe(i, DATA, 1, NEXT, (i + 1) % VMM_QUEUE_SIZE_MAX);
+    }
     offer(guest, 0);
     assert_breaks(guest);
 }
@@ -745,6 +762,7 @@ int main(void) {
         TEST(test_a_queue_that_is_not_ready_gives_nothing),
         TEST(test_other_rules_that_a_chain_can_break),
         TEST(hazard_a1_a_chain_that_loops_breaks_the_queue),
+        TEST(hazard_a1_a_loop_through_the_largest_queue),
         TEST(hazard_a1_the_ring_runs_ahead_by_more_than_its_size),
         TEST(hazard_a1_a_chain_has_too_many_bytes),
         TEST(hazard_a2_an_index_is_out_of_range),
