@@ -62,7 +62,7 @@ static inline void vsock_guest_enable(struct vsock_guest *guest) {
 /* Makes the next descriptor of a queue available, with `size` bytes of its buffer. False: all are. */
 static inline bool vsock_guest_offer(struct vsock_guest *guest, uint32_t queue, uint32_t size,
                                      bool writable) {
-    if ((uint16_t)(guest->offered[queue] - guest->taken[queue]) == VSOCK_GUEST_SLOTS) {
+    if ((uint16_t)(guest->offered[queue] - guest->taken[queue]) >= VSOCK_GUEST_SLOTS) {
         return false;
     }
     uint8_t *rings = guest->bytes + queue * VSOCK_GUEST_RINGS_SIZE;
@@ -111,11 +111,9 @@ static inline struct vsock_packet vsock_guest_packet(enum vsock_op op, uint32_t 
 static inline bool vsock_guest_put(struct vsock_guest *guest, const struct vsock_packet *packet,
                                    const void *data, uint32_t size) {
     uint32_t slot = guest->offered[1] % VSOCK_GUEST_SLOTS;
-    uint32_t used_slot = 0;
-    uint32_t used_size = 0;
-    while (vsock_guest_take(guest, 1, &used_slot, &used_size)) {
-        ASSERT(used_size == 0);
-    }
+    uint16_t used = 0;
+    memcpy(&used, guest->bytes + VSOCK_GUEST_RINGS_SIZE + 0x2000 + 2, 2);
+    guest->taken[1] = used; /* what was sent is of no interest any more */
     ASSERT(size <= VSOCK_GUEST_SLOT_SIZE - VSOCK_HEADER_SIZE);
     if (!vsock_guest_offer(guest, 1, VSOCK_HEADER_SIZE + size, false)) {
         return false;

@@ -107,10 +107,8 @@ static void listener_wait(struct virtio_vsock *vsock, bool on) {
 /* Every connection and client, without a word to the guest. */
 static void forget_all(struct virtio_vsock *vsock) {
     ASSERT(vsock);
-    for (size_t index = 0; index < VSOCK_CONNECTION_COUNT_MAX; index++) {
-        if (vsock->keys[index] != 0) {
-            vsock_connection_free(&vsock->connections[index]);
-        }
+    while (vsock->connection_limit > 0) { /* the last is in use */
+        vsock_connection_free(&vsock->connections[vsock->connection_limit - 1]);
     }
     vsock_client_close_all(vsock);
     vsock->reply_first = 0;
@@ -297,7 +295,7 @@ bool virtio_vsock_quiet(struct virtio_vsock *vsock) {
     bool quiet = vsock->reply_count == 0 && !vsock_bitmap_any(vsock->control_pending) &&
                  !vsock_bitmap_any(vsock->data_pending) &&
                  !virtqueue_has_available(&vsock->device.queues[VSOCK_QUEUE_TX]);
-    for (size_t index = 0; quiet && index < VSOCK_CONNECTION_COUNT_MAX; index++) {
+    for (size_t index = 0; quiet && index < vsock->connection_limit; index++) {
         quiet = vsock->keys[index] == 0 || connection_is_quiet(&vsock->connections[index]);
     }
     return quiet;

@@ -101,6 +101,7 @@ struct virtio_vsock {
     struct vsock_port ports[VSOCK_PORT_COUNT_MAX];
     uint64_t keys[VSOCK_CONNECTION_COUNT_MAX]; /* guest port << 32 | host port; 0: free */
     struct vsock_connection connections[VSOCK_CONNECTION_COUNT_MAX];
+    uint32_t connection_limit; /* behind the last that is not free */
     uint64_t
         control_pending[VSOCK_BITMAP_SIZE];   /* connections that owe the guest a control packet */
     uint64_t data_pending[VSOCK_BITMAP_SIZE]; /* connections whose sockets have bytes, or an end */

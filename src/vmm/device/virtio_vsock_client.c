@@ -57,7 +57,7 @@ uint32_t vsock_host_port_take(struct virtio_vsock *vsock) {
         uint32_t port = vsock->next_host_port;
         vsock->next_host_port = port == VSOCK_HOST_PORT_MAX ? VSOCK_HOST_PORT_MIN : port + 1;
         bool used = false;
-        for (size_t i = 0; i < VSOCK_CONNECTION_COUNT_MAX; i++) {
+        for (size_t i = 0; i < vsock->connection_limit; i++) {
             used = used || (uint32_t)vsock->keys[i] == port;
         }
         if (!used) {

@@ -21,12 +21,22 @@ static uint64_t connection_key(uint32_t guest_port, uint32_t host_port) {
 
 static struct vsock_connection *key_find(struct virtio_vsock *vsock, uint64_t key) {
     ASSERT(vsock);
-    for (size_t index = 0; index < VSOCK_CONNECTION_COUNT_MAX; index++) {
+    ASSERT(vsock->connection_limit <= VSOCK_CONNECTION_COUNT_MAX);
+    for (size_t index = 0; index < vsock->connection_limit; index++) {
         if (vsock->keys[index] == key) {
             return &vsock->connections[index];
         }
     }
     return NULL;
+}
+
+static struct vsock_connection *free_find(struct virtio_vsock *vsock) {
+    struct vsock_connection *connection = key_find(vsock, 0);
+    if (!connection && vsock->connection_limit < VSOCK_CONNECTION_COUNT_MAX) {
+        connection = &vsock->connections[vsock->connection_limit];
+    }
+    ASSERT(!connection || connection->state == VSOCK_FREE);
+    return connection;
 }
 
 struct vsock_connection *vsock_connection_find(struct virtio_vsock *vsock, uint32_t guest_port,
@@ -48,7 +58,7 @@ struct vsock_connection *vsock_connection_create(struct virtio_vsock *vsock, uin
     ASSERT(host_port != 0);
     ASSERT(!vsock_connection_find(vsock, guest_port, host_port));
     ASSERT(!port || (port->fd == fd && !port->connection));
-    struct vsock_connection *connection = key_find(vsock, 0);
+    struct vsock_connection *connection = free_find(vsock);
     if (!connection) {
         return NULL;
     }
@@ -65,6 +75,9 @@ struct vsock_connection *vsock_connection_create(struct virtio_vsock *vsock, uin
     size_t index = vsock_connection_index(connection);
     ring_init(&connection->ring, vsock->buffers + index * VSOCK_BUFFER_SIZE, VSOCK_BUFFER_SIZE);
     vsock->keys[index] = connection_key(guest_port, host_port);
+    if (index == vsock->connection_limit) {
+        vsock->connection_limit++;
+    }
     connection->state = VSOCK_CONNECTING;
     if (port) {
         port->connection = connection;
@@ -103,10 +116,14 @@ static void forget_pending(struct vsock_connection *connection) {
 void vsock_connection_free(struct vsock_connection *connection) {
     ASSERT(connection);
     ASSERT(connection->state != VSOCK_FREE);
+    struct virtio_vsock *vsock = connection->vsock;
     socket_release(connection);
     forget_pending(connection);
-    connection->vsock->keys[vsock_connection_index(connection)] = 0;
+    vsock->keys[vsock_connection_index(connection)] = 0;
     connection->state = VSOCK_FREE;
+    while (vsock->connection_limit > 0 && vsock->keys[vsock->connection_limit - 1] == 0) {
+        vsock->connection_limit--;
+    }
 }
 
 void vsock_connection_reset(struct vsock_connection *connection) {
