@@ -339,6 +339,7 @@ static void net_work(void *context) {
 
 static void net_notify(struct virtio_device *device, uint16_t queue_index) {
     struct virtio_net *net = net_of(device);
+    ASSERT(device->ops->id == VIRTIO_ID_NET);
     ASSERT(queue_index < device->ops->queue_count);
     if (!device->active) {
         return;
@@ -435,6 +436,7 @@ static enum kelpie_status net_load(struct virtio_device *device, struct state_re
     uint8_t link_told = cursor_read_u8(&reader);
     TRY(state_check(&reader, mac && net_mac_is_legal(mac) && link_told <= 1, "net", err));
     ASSERT(mac);
+    ASSERT(device->queues[VIRTIO_NET_QUEUE_RX].in_flight == 0);
     if (mtu != net->options.mtu) {
         return error_set_field(err, KELPIE_SNAPSHOT_INCOMPATIBLE, "net",
                                "network %u has an MTU of %u; when the state was saved it was %u",

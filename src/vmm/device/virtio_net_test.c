@@ -150,7 +150,7 @@ static void test_frames_go_both_ways(void **state) {
     struct machine machine;
     static const uint32_t sizes[] = {14, 60, 1514, VIRTIO_NET_FRAME_SIZE_MAX};
     for (int backend = VIRTIO_NET_TAP; backend <= VIRTIO_NET_STREAM; backend++) {
-        machine_open(&machine, backend);
+        machine_open(&machine, (enum virtio_net_backend)backend);
         for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++) {
             uint64_t gpa = give_buffer(&machine, VIRTIO_NET_HEADER_SIZE + sizes[i], 0);
             peer_send(&machine, sizes[i], i);
@@ -172,7 +172,7 @@ static void test_nothing_is_read_while_the_driver_has_no_buffer(void **state) {
     (void)state;
     struct machine machine;
     for (int backend = VIRTIO_NET_TAP; backend <= VIRTIO_NET_STREAM; backend++) {
-        machine_open(&machine, backend);
+        machine_open(&machine, (enum virtio_net_backend)backend);
         for (unsigned i = 0; i < 5; i++) {
             peer_send(&machine, 100, i);
         }
@@ -239,7 +239,7 @@ static void test_a_peer_that_does_not_read_stops_only_the_sender(void **state) {
     (void)state;
     struct machine machine;
     for (int backend = VIRTIO_NET_TAP; backend <= VIRTIO_NET_STREAM; backend++) {
-        machine_open(&machine, backend);
+        machine_open(&machine, (enum virtio_net_backend)backend);
         unsigned sent = 0;
         while (sent < 60 && !machine.net.tx_blocked) {
             add_frame(&machine, 60000, 0);
@@ -292,7 +292,7 @@ static void test_frames_of_no_legal_size_are_dropped(void **state) {
     static const uint32_t chains[] = {1,     11, 12, 13, 25, 12 + VIRTIO_NET_FRAME_SIZE_MAX + 1,
                                       400000};
     for (int backend = VIRTIO_NET_TAP; backend <= VIRTIO_NET_STREAM; backend++) {
-        machine_open(&machine, backend);
+        machine_open(&machine, (enum virtio_net_backend)backend);
         for (size_t i = 0; i < ARRAY_SIZE(chains); i++) {
             const struct fake_part part = {TX_GPA, chains[i], false};
             fake_driver_add(&machine.driver, TX, &part, 1);
