@@ -10,6 +10,7 @@
  * again gives the same bytes. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -69,6 +70,7 @@ static struct {
     int disk_fd;
     int net_fds[2];  /* tap and stream: the device's */
     int peer_fds[2]; /* and the other end */
+    bool peer_is_gone;
     union {
         struct virtio_device device;
         struct virtio_blk blk;
@@ -83,26 +85,46 @@ struct run {
     enum kind kind;
 };
 
+/* With little room in it, so that it is full soon. */
+static void make_sockets(size_t index) {
+    int ends[2];
+    int room = 1;
+    int type = (index == 0 ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_NONBLOCK;
+    int result = socketpair(AF_UNIX, type, 0, ends);
+    ASSERT(result == 0);
+    result = setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+    ASSERT(result == 0);
+    world.net_fds[index] = ends[0];
+    world.peer_fds[index] = ends[1];
+}
+
 static void make_world(void) {
     ASSERT(!world.made);
+    (void)signal(SIGPIPE, SIG_IGN); /* a real tap sends none */
     fake_driver_open(&world.driver, false);
     world.driver.memory.dirty = world.dirty;
     world.disk_fd = memfd_create("disk", MFD_CLOEXEC);
     ASSERT(world.disk_fd >= 0);
-    for (int i = 0; i < 2; i++) {
-        int ends[2];
-        int made =
-            socketpair(AF_UNIX, (i == 0 ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_NONBLOCK, 0, ends);
-        ASSERT(made == 0);
-        world.net_fds[i] = ends[0];
-        world.peer_fds[i] = ends[1];
-    }
+    make_sockets(0);
+    make_sockets(1);
     world.made = true;
 }
 
 static void drain(int fd) {
     static uint8_t bytes[1 << 17];
     for (int i = 0; i < DRAIN_COUNT_MAX && read(fd, bytes, sizeof(bytes)) > 0; i++) {
+    }
+}
+
+static void clean_sockets(size_t index) {
+    if (world.peer_is_gone) {
+        close(world.net_fds[index]);
+        close(world.peer_fds[index]);
+        make_sockets(index);
+        world.peer_is_gone = false;
+    } else {
+        drain(world.net_fds[index]);
+        drain(world.peer_fds[index]);
     }
 }
 
@@ -165,8 +187,7 @@ static void deinit_unit(enum kind kind) {
     case KIND_NET_TAP:
     case KIND_NET_STREAM:
         virtio_net_deinit(&world.unit.net);
-        drain(world.net_fds[kind == KIND_NET_STREAM]);
-        drain(world.peer_fds[kind == KIND_NET_STREAM]);
+        clean_sockets(kind == KIND_NET_STREAM);
         break;
     case KIND_COUNT:
     default:
@@ -238,15 +259,23 @@ static void do_peer_send(struct run *run) {
     bytes[2] = cursor_read_u8(&run->reader);
     bytes[3] = cursor_read_u8(&run->reader);
     if (run->kind == KIND_NET_TAP || run->kind == KIND_NET_STREAM) {
-        (void)!write(world.peer_fds[run->kind == KIND_NET_STREAM], bytes, size);
+        (void)send(world.peer_fds[run->kind == KIND_NET_STREAM], bytes, size, MSG_NOSIGNAL);
     }
 }
 
+/* The size 65535 is the end of the peer. */
 static void do_peer_read(struct run *run) {
     static uint8_t bytes[1 << 16];
     size_t size = cursor_read_u16(&run->reader);
-    if (run->kind == KIND_NET_TAP || run->kind == KIND_NET_STREAM) {
-        (void)!read(world.peer_fds[run->kind == KIND_NET_STREAM], bytes, size);
+    int fd = world.peer_fds[run->kind == KIND_NET_STREAM];
+    if (run->kind != KIND_NET_TAP && run->kind != KIND_NET_STREAM) {
+        return;
+    }
+    if (size == UINT16_MAX) {
+        (void)shutdown(fd, SHUT_RDWR);
+        world.peer_is_gone = true;
+    } else {
+        (void)!read(fd, bytes, size);
     }
 }
 
