@@ -54,6 +54,7 @@ static void net_link_down(struct virtio_net *net) {
     ASSERT(net->link_up);
     ASSERT(net->rx_start <= net->rx_end && net->tx_start <= net->tx_end);
     net->link_up = false;
+    net->started = false;
     net->tx_blocked = false;
     net->watched = 0;
     net->rx_start = net->rx_end = 0;
@@ -66,10 +67,10 @@ static void net_link_down(struct virtio_net *net) {
 /* Waits for what there is use for, and for nothing else: the loop tells of it as long as it lasts. */
 static void net_watch(struct virtio_net *net) {
     uint32_t events = 0;
-    if (!net->device.active || !net->link_up) {
+    if (!net->started) {
         return;
     }
-    ASSERT(net->io);
+    ASSERT(net->link_up);
     ASSERT(net->tx_blocked || net->tx_start == net->tx_end);
     events |= virtqueue_has_available(&net->device.queues[VIRTIO_NET_QUEUE_RX]) ? EPOLLIN : 0u;
     events |= net->tx_blocked ? EPOLLOUT : 0u;
@@ -359,7 +360,8 @@ static void net_start(struct virtio_net *net) {
     ASSERT(net->source.fd == net->options.fd);
     io_remove(net->io, &net->source);
     net->watched = 0;
-    if (net->link_up && io_add(net->io, &net->source, 0, NULL) != KELPIE_OK) {
+    net->started = net->link_up && io_add(net->io, &net->source, 0, NULL) == KELPIE_OK;
+    if (net->link_up && !net->started) {
         net_link_down(net); /* a network that cannot be waited for is none */
     }
     io_again_ask(&net->again);
@@ -377,6 +379,7 @@ static void net_reset(struct virtio_device *device) {
     ASSERT(device->queues[VIRTIO_NET_QUEUE_RX].in_flight == 0);
     ASSERT(device->queues[VIRTIO_NET_QUEUE_TX].in_flight == 0);
     io_remove(net->io, &net->source);
+    net->started = false;
     net->watched = 0;
 }
 

@@ -64,6 +64,7 @@ struct virtio_net {
     struct virtio_net_options options;
     struct io *io;
     struct io_source source; /* in the loop while the device is active and the link is up */
+    bool started;            /* the source is in the loop */
     uint32_t watched;        /* the events that it waits for */
     struct io_again again;
     bool link_up;

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "support/fake_driver.h"
+#include "vmm/device/virtio_mmio.h"
 
 #define RX VIRTIO_NET_QUEUE_RX
 #define TX VIRTIO_NET_QUEUE_TX
@@ -564,6 +565,48 @@ static void hazard_c9_save_load_save(void **state) {
     machine_close(&other);
 }
 
+/* All of it, as a monitor does it: the second machine is after init, and has the first one's memory. */
+static void hazard_c9_save_load_save_with_the_transport(void **state) {
+    (void)state;
+    static struct machine machine;
+    static struct machine other;
+    static struct state_reader reader;
+    static uint8_t saved[2][FAKE_STATE_SIZE_MAX];
+    struct virtio_mmio mmio;
+    size_t sizes[2] = {0};
+    machine_open(&machine, VIRTIO_NET_TAP);
+    machine_open(&other, VIRTIO_NET_TAP);
+    virtio_device_reset(&other.net.device);
+    give_buffer(&machine, 2048, 0);
+    add_frame(&machine, 100, 5); /* its kick is lost */
+    for (int i = 0; i < 2; i++) {
+        struct state_writer writer;
+        struct virtio_device *device = i == 0 ? &machine.net.device : &other.net.device;
+        virtio_mmio_init(&mmio, device);
+        if (i == 0) {
+            mmio.driver_features = device->driver_features;
+        } else {
+            assert_int_equal(state_reader_init(&reader, saved[0], sizes[0], NULL), KELPIE_OK);
+            assert_int_equal(virtio_mmio_load(&mmio, &reader, 3, NULL), KELPIE_OK);
+            assert_int_equal(state_reader_finish(&reader, NULL), KELPIE_OK);
+        }
+        state_writer_init(&writer, saved[i], sizeof(saved[i]));
+        virtio_mmio_save(&mmio, &writer, 3);
+        assert_int_equal(state_writer_finish(&writer, &sizes[i], NULL), KELPIE_OK);
+        memcpy(other.driver.memory.host, machine.driver.memory.host, FAKE_MEMORY_SIZE);
+    }
+    assert_int_equal(sizes[0], sizes[1]);
+    assert_memory_equal(saved[0], saved[1], sizes[0]);
+    memcpy(other.driver.queues, machine.driver.queues, sizeof(machine.driver.queues));
+    peer_send(&other, 60, 8);
+    peer_expect(&other, 100, 5);
+    assert_true(fake_driver_turns(&other.driver));
+    assert_received(&other, RX_GPA, 60, 8);
+    assert_int_equal(fake_driver_used_count(&machine.driver, TX), 0);
+    machine_close(&machine);
+    machine_close(&other);
+}
+
 static void test_options_are_checked(void **state) {
     (void)state;
     struct machine machine;
@@ -610,6 +653,7 @@ int main(void) {
         cmocka_unit_test(hazard_a14_partial_frames_are_continued),
         cmocka_unit_test(hazard_b1_saved_state_is_checked),
         cmocka_unit_test(hazard_c9_save_load_save),
+        cmocka_unit_test(hazard_c9_save_load_save_with_the_transport),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
