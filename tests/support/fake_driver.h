@@ -99,7 +99,7 @@ static inline void fake_driver_attach(struct fake_driver *driver, struct virtio_
     driver->interrupts = 0;
     virtio_device_reset(device);
     memset(driver->queues, 0, sizeof(driver->queues));
-    memset(driver->memory.host, 0, FAKE_DATA_GPA);
+    memset(driver->memory.host, 0, FAKE_QUEUE_SPACE * device->ops->queue_count);
     device->driver_features = features | VIRTIO_F_VERSION_1;
     for (uint16_t i = 0; i < device->ops->queue_count; i++) {
         struct virtqueue *queue = &device->queues[i];

@@ -106,6 +106,7 @@ static struct virtio_balloon *balloon_of(struct virtio_device *device) {
 
 static void balloon_notify(struct virtio_device *device, uint16_t queue_index) {
     struct virtio_balloon *balloon = balloon_of(device);
+    ASSERT(device->ops->id == VIRTIO_ID_BALLOON);
     ASSERT(queue_index < device->ops->queue_count);
     if (device->active && balloon_work_queue(balloon, queue_index)) {
         io_again_ask(&balloon->again);
@@ -146,6 +147,7 @@ static void balloon_config_write(struct virtio_device *device, uint64_t offset, 
 }
 
 static void balloon_activate(struct virtio_device *device) {
+    ASSERT(device->ops->id == VIRTIO_ID_BALLOON);
     ASSERT(device->queues[VIRTIO_BALLOON_QUEUE_INFLATE].in_flight == 0);
 }
 

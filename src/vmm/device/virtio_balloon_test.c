@@ -293,6 +293,8 @@ static void hazard_c9_save_load_save(void **state) {
     size_t size = fake_driver_save(&machine.balloon.device, first);
     fake_driver_add(&other.driver, VIRTIO_BALLOON_QUEUE_INFLATE, &part, 1);
     assert_int_equal(fake_driver_load(&other.balloon.device, first, size), KELPIE_OK);
+    assert_int_equal(other.balloon.target, 17);
+    assert_int_equal(other.balloon.actual, 9);
     assert_int_equal(fake_driver_save(&other.balloon.device, second), size);
     assert_memory_equal(first, second, size);
     assert_true(fake_driver_turns(&other.driver));

@@ -89,6 +89,7 @@ static uint8_t blk_move(const struct virtio_blk *blk, struct blk_transfer *trans
 
 static uint8_t blk_flush(const struct virtio_blk *blk) {
     ASSERT(blk->options.fd >= 0);
+    ASSERT(!blk->options.read_only);
     return fdatasync(blk->options.fd) == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR;
 }
 
@@ -346,6 +347,7 @@ static struct virtio_blk *blk_of(struct virtio_device *device) {
 }
 
 static void blk_notify(struct virtio_device *device, uint16_t queue_index) {
+    ASSERT(device->ops->id == VIRTIO_ID_BLOCK);
     ASSERT(queue_index < device->ops->queue_count);
     blk_work(blk_of(device));
 }
@@ -385,6 +387,7 @@ static void blk_config_write(struct virtio_device *device, uint64_t offset, cons
 }
 
 static void blk_nothing(struct virtio_device *device) {
+    ASSERT(device->ops->id == VIRTIO_ID_BLOCK);
     ASSERT(device->queues[BLK_QUEUE].in_flight == 0);
 }
 

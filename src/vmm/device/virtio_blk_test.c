@@ -698,6 +698,7 @@ static void hazard_c9_save_load_save(void **state) {
     set_header(&other, VIRTIO_BLK_T_FLUSH, 0);
     fake_driver_add(&other.driver, 0, parts, 2);
     assert_int_equal(fake_driver_load(&other.blk.device, first, size), KELPIE_OK);
+    assert_memory_equal(other.blk.options.id, machine.blk.options.id, VIRTIO_BLK_ID_SIZE);
     assert_int_equal(fake_driver_save(&other.blk.device, second), size);
     assert_memory_equal(first, second, size);
     assert_true(fake_driver_turns(&other.driver));

@@ -59,11 +59,13 @@ static struct virtio_rng *rng_of(struct virtio_device *device) {
 }
 
 static void rng_notify(struct virtio_device *device, uint16_t queue_index) {
+    ASSERT(device->ops->id == VIRTIO_ID_ENTROPY);
     ASSERT(queue_index < device->ops->queue_count);
     rng_work(rng_of(device));
 }
 
 static void rng_nothing(struct virtio_device *device) {
+    ASSERT(device->ops->id == VIRTIO_ID_ENTROPY);
     ASSERT(device->queues[RNG_QUEUE].in_flight == 0);
 }
 
