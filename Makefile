@@ -24,7 +24,9 @@ CFLAGS_ALL = $(CFLAGS_COMMON) -fPIC -fvisibility=hidden -pthread \
              $(shell pkg-config --cflags $(PACKAGES)) $(TEST_INCLUDES) $(SANITIZE) $(CFLAGS)
 LDLIBS_ALL = $(shell pkg-config --libs $(PACKAGES)) -pthread $(SANITIZE) $(LDFLAGS)
 
-LIB_SOURCES := $(filter-out %_test.c src/cli/% src/vmm/main.c,$(shell find src -name '*.c' | sort))
+VMM_SOURCES := $(filter-out %_test.c,$(shell find src/vmm -name '*.c' | sort))
+LIB_SOURCES := $(filter-out %_test.c src/cli/% src/vmm/%,$(shell find src -name '*.c' | sort)) \
+               src/vmm/control.c
 CLI_SOURCES := $(filter-out %_test.c,$(wildcard src/cli/*.c))
 GUEST_SOURCES := $(filter-out %_test.c,$(wildcard guest/*.c) $(wildcard src/protocol/*.c) \
                  $(wildcard src/base/*.c))
@@ -34,7 +36,9 @@ SUITE_SOURCES := $(shell find tests -name '*_test.c' 2>/dev/null | sort)
 FUZZ_SOURCES := $(wildcard fuzz/*_fuzz.c)
 BENCH_SOURCES := $(wildcard bench/*.c)
 
-LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/guest_embed.o
+LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/guest_embed.o $(BUILD)/vmm_embed.o
+VMM_OBJECTS := $(VMM_SOURCES:%.c=$(BUILD)/%.o)
+BASE_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(filter-out %_test.c,$(wildcard src/base/*.c)))
 CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/%.o)
 SUPPORT_OBJECTS := $(SUPPORT_SOURCES:%.c=$(BUILD)/%.o)
 GUEST_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(filter-out guest/main.c %_test.c,$(wildcard guest/*.c)))
@@ -81,6 +85,32 @@ $(BUILD)/guest_embed.o: $(BUILD)/kelpie-guest src/image/guest_embed.S
 	@mkdir -p $(@D)
 	$(CC) -c -DGUEST_PATH='"$(BUILD)/kelpie-guest"' src/image/guest_embed.S -o $@
 
+# The monitor is one static program: it starts sooner, and is confined to what it was given. Sanitizers cannot be
+# linked so. It travels inside the library like the guest.
+$(BUILD)/libvmm.a: $(filter-out %/main.o,$(VMM_OBJECTS))
+	rm -f $@
+	$(AR) rcs $@ $^
+
+# The monitor's system call filters, made once (src/vmm/confine.h).
+$(BUILD)/make-filters: tools/make-filters.c src/vmm/confine_calls.h
+	@mkdir -p $(@D)
+	$(CC) -std=gnu17 -O2 -Isrc $(WARNINGS) $< -lseccomp -o $@
+
+$(BUILD)/confine_filters.h: $(BUILD)/make-filters
+	$< > $@
+
+$(BUILD)/src/vmm/confine.o: CFLAGS_COMMON += -I$(BUILD)
+$(BUILD)/src/vmm/confine.o: $(BUILD)/confine_filters.h
+
+$(BUILD)/kelpie-vmm: $(BUILD)/src/vmm/main.o $(BUILD)/libvmm.a $(BASE_OBJECTS)
+	$(CC) $(if $(SANITIZE),,-static) $< $(BUILD)/libvmm.a $(BASE_OBJECTS) $(SANITIZE) $(LDFLAGS) \
+		-pthread -lxxhash -o $@
+	$(if $(SANITIZE),,strip --strip-debug $@)
+
+$(BUILD)/vmm_embed.o: $(BUILD)/kelpie-vmm src/backend/kvm/vmm_embed.S
+	@mkdir -p $(@D)
+	$(CC) -c -DVMM_PATH='"$(BUILD)/kelpie-vmm"' src/backend/kvm/vmm_embed.S -o $@
+
 $(BUILD)/libkelpie.a: $(LIB_OBJECTS)
 	rm -f $@
 	$(AR) rcs $@ $(LIB_OBJECTS)
@@ -100,8 +130,9 @@ $(BUILD)/kelpie: $(CLI_OBJECTS) $(BUILD)/libkelpie.a
 CONFORMANCE_SOURCES := $(filter-out %_test.c,$(wildcard tests/conformance/*.c))
 $(BUILD)/tests/conformance/conformance_test: $(CONFORMANCE_SOURCES:%.c=$(BUILD)/%.o)
 
-$(BUILD)/%_test: $(BUILD)/%_test.o $(SUPPORT_OBJECTS) $(GUEST_TEST_OBJECTS) $(BUILD)/libkelpie.a
-	$(CC) $(filter %.o,$^) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
+$(BUILD)/%_test: $(BUILD)/%_test.o $(SUPPORT_OBJECTS) $(GUEST_TEST_OBJECTS) $(BUILD)/libvmm.a \
+		$(BUILD)/libkelpie.a
+	$(CC) $(filter %.o,$^) $(BUILD)/libvmm.a $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
 
 $(BUILD)/src/cli/%_test: $(BUILD)/src/cli/%_test.o $(CLI_OBJECTS) $(BUILD)/libkelpie.a
 	$(CC) $< $(filter-out %/main.o,$(CLI_OBJECTS)) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
@@ -133,6 +164,11 @@ unit: $(UNIT_TESTS) ## run the unit tests
 .PHONY: suites
 suites: all $(SUITE_TESTS) ## run the suites in tests/: conformance, the command
 	@$(RUN_TESTS) $(SUITE_TESTS)
+
+LAB_PROGRAMS := $(BUILD)/tests/conformance/conformance_test $(BUILD)/src/host/host_linux_kvm_test
+.PHONY: lab
+lab: all $(LAB_PROGRAMS) ## run tests/lab/suites: what needs hardware virtualisation, in an emulated machine
+	@BUILD=$(BUILD) $(RUN_TESTS) $(sort $(wildcard tests/lab/suites/*))
 
 .PHONY: test
 test: build-tests ## run the unit tests and the suites
@@ -168,8 +204,8 @@ cover: ## run the unit tests and print which lines and branches they reach
 
 FUZZ_SECONDS ?= 60
 
-$(BUILD)/fuzz/%_fuzz: $(BUILD)/fuzz/%_fuzz.o $(BUILD)/libkelpie.a
-	$(CC) -fsanitize=fuzzer $< $(BUILD)/libkelpie.a $(LDLIBS_ALL) -o $@
+$(BUILD)/fuzz/%_fuzz: $(BUILD)/fuzz/%_fuzz.o $(BUILD)/libvmm.a $(BUILD)/libkelpie.a
+	$(CC) -fsanitize=fuzzer $< $(BUILD)/libvmm.a $(BUILD)/libkelpie.a $(LDLIBS_ALL) -o $@
 
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)

@@ -2,12 +2,14 @@
 #include <string.h>
 
 #include "backend/backend.h"
+#include "backend/kvm/kvm_backend.h"
 #include "backend/mock/mock.h"
 #include "backend/qemu/qemu.h"
 #include "base/assert.h"
 
 /* "auto" takes the first that is usable and says that it may be chosen so. */
 static const struct backend_ops *const backends[] = {
+    &backend_kvm_ops,
     &backend_qemu_ops,
     &backend_mock_ops,
 };

@@ -233,8 +233,8 @@ static void undo_freeze(struct kelpie_vm *vm) {
 
 enum kelpie_status vm_stand_still(struct kelpie_vm *vm, const struct host_wait *wait,
                                   struct kelpie_error *err) {
-    ASSERT(vm->busy);
-    ASSERT(vm->state == KELPIE_STATE_RUNNING);
+    ASSERT(vm->busy); /* the state is crashed, if the machine ended just now */
+    ASSERT(wait);
     vm_lock(vm);
     struct vm_wait until = vm_wait_start(vm, VM_FREEZE_TIMEOUT_MS);
     if (wait->deadline_ns < until.deadline_ns) {
@@ -269,7 +269,7 @@ enum kelpie_status vm_go_on(struct kelpie_vm *vm, const struct host_wait *wait,
     ASSERT(vm->busy);
     TRY(vm->ops->resume(vm->instance, wait, err));
     enum kelpie_status status = wake_guest(vm, wait, err);
-    if (status != KELPIE_OK && vm->machine_alive) {
+    if (status != KELPIE_OK && vm_machine_is_alive(vm)) {
         struct kelpie_error ignored;
         struct host_wait again = host_wait_ms(vm->host, VM_FREEZE_TIMEOUT_MS, HOST_FD_NONE);
         (void)!vm->ops->pause(vm->instance, &again, &ignored);

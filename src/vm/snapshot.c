@@ -130,7 +130,7 @@ static enum kelpie_status write_bundle(struct kelpie_vm *vm, struct snapshot_wri
                                        struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(writer);
-    bool running = vm->state == KELPIE_STATE_RUNNING;
+    bool running = kelpie_vm_state(vm) == KELPIE_STATE_RUNNING;
     if (running) {
         TRY(vm_stand_still(vm, wait, err));
     }
@@ -141,11 +141,11 @@ static enum kelpie_status write_bundle(struct kelpie_vm *vm, struct snapshot_wri
             host_wait_ms(vm->host, vm->config->operation_timeout_ms, HOST_FD_NONE);
         struct kelpie_error resume_error;
         enum kelpie_status resumed = vm_go_on(vm, &again, &resume_error);
+        vm_lock(vm);
         if (resumed != KELPIE_OK && vm->machine_alive) {
-            vm_lock(vm);
             vm_set_state(vm, KELPIE_STATE_PAUSED);
-            vm_unlock(vm);
         }
+        vm_unlock(vm);
         if (saved == KELPIE_OK && resumed != KELPIE_OK) {
             if (err) {
                 *err = resume_error;

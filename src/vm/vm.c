@@ -355,6 +355,14 @@ void vm_end(struct kelpie_vm *vm) {
     vm_unlock(vm);
 }
 
+bool vm_machine_is_alive(struct kelpie_vm *vm) {
+    ASSERT(vm->instance);
+    vm_lock(vm);
+    bool alive = vm->machine_alive;
+    vm_unlock(vm);
+    return alive;
+}
+
 void vm_set_state(struct kelpie_vm *vm, enum kelpie_state state) {
     ASSERT(vm->locked);
     ASSERT(vm_state_may_follow(vm->state, state));

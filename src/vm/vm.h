@@ -239,6 +239,9 @@ KELPIE_CHECKED enum kelpie_status vm_begin(struct kelpie_vm *vm, enum vm_operati
                                            struct kelpie_error *err);
 void vm_end(struct kelpie_vm *vm);
 
+/* Whether the machine is there, as far as is known now. mutex not held. */
+bool vm_machine_is_alive(struct kelpie_vm *vm);
+
 /* Changes the state and tells everyone. mutex held. */
 void vm_set_state(struct kelpie_vm *vm, enum kelpie_state state);
 

@@ -12,14 +12,25 @@
 #define VMM_MMIO_BASE 0xd0000000ull /* the first virtio-mmio window */
 #define VMM_MMIO_WINDOW_SIZE 0x1000ull
 #define VMM_MMIO_DEVICE_COUNT_MAX 16
-#define VMM_MMIO_GSI_BASE 5      /* device 0 has GSI 5, device 1 GSI 6, … */
-#define VMM_GENERATION_GSI 4     /* VMGenID's notification */
+#define VMM_MMIO_GSI_BASE 5  /* device 0 has GSI 5, device 1 GSI 6, … */
+#define VMM_GENERATION_GSI 4 /* VMGenID's notification */
+#define VMM_IOAPIC_GPA 0xfec00000ull
+#define VMM_LAPIC_GPA 0xfee00000ull
+#define VMM_RESET_PORT 0x604         /* FADT's RESET_REG: VMM_RESET_VALUE reboots */
+#define VMM_SLEEP_CONTROL_PORT 0x605 /* FADT's SLEEP_CONTROL_REG */
+#define VMM_SLEEP_STATUS_PORT 0x606  /* FADT's SLEEP_STATUS_REG */
+#define VMM_RESET_VALUE 0x42
+#define VMM_SLEEP_TYPE_OFF 5     /* of _S5: SLP_TYP for power off */
+#define VMM_PANIC_PORT 0x505     /* pvpanic */
+#define VMM_CF9_PORT 0xcf9       /* the chip sets' reset control register */
+#define VMM_I8042_PORT 0x64      /* the keyboard controller's command and status */
 #define VMM_SERIAL_PORT 0x3f8    /* COM1 */
 #define VMM_SERIAL_GSI 3         /* not 4: ACPI says which */
 #define VMM_GSI_COUNT 24         /* pins of the I/O APIC */
 #define VMM_ACPI_BASE 0xe0000ull /* RSDP and tables: the BIOS area, reserved in the memory map */
 #define VMM_ACPI_SIZE 0x10000ull
-#define VMM_GENERATION_GPA 0xf0000ull /* the 16 bytes of VMGenID, in the same area */
+#define VMM_RSDP_GPA VMM_ACPI_BASE
+#define VMM_GENERATION_GPA 0xf0000ull /* the 16 bytes of VMGenID, behind it: reserved too */
 
 #define VMM_DISK_COUNT_MAX 8
 #define VMM_QUEUE_COUNT_MAX 8    /* of one virtio device */

@@ -119,7 +119,9 @@ void mock_session_fail(struct mock_session *session, int os_error, const char *w
     ASSERT(what);
     ASSERT(os_error > 0);
     session->started_due = false;
-    snprintf(session->end_message, sizeof(session->end_message), "%s", what);
+    /* As the guest words it. */
+    snprintf(session->end_message, sizeof(session->end_message), "%.180s: %s", what,
+             strerror(os_error));
     session_end(session, PROTOCOL_END_FAILED, (uint32_t)os_error);
 }
 
@@ -206,7 +208,9 @@ void mock_session_exec(struct mock_session *session, const struct protocol_exec 
     }
     if (failure != 0) {
         const char *name = mock_strings_at(&argv, 0);
-        mock_session_fail(session, failure, name ? name : "command");
+        char what[KELPIE_NAME_SIZE_MAX + 32];
+        snprintf(what, sizeof(what), "run the command: %.64s", name ? name : "");
+        mock_session_fail(session, failure, what);
     } else {
         session->started_due = true;
     }

@@ -2,7 +2,6 @@
 /* The operations of the qemu backend. The theory of operation is in qemu_instance.h. */
 #include "backend/qemu/qemu.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,11 +35,10 @@ static void qemu_probe(struct host *host, struct kelpie_probe *ret_probe) {
 static void qemu_destroy(struct backend_instance *instance) {
     ASSERT(instance->host);
     ASSERT(instance);
-    if (instance->lock) {
+    if (instance->monitor.lock) {
         qemu_process_take_down(instance);
     }
-    qemu_console_deinit(&instance->console);
-    host_mutex_destroy(instance->lock);
+    monitor_deinit(&instance->monitor);
     free(instance);
 }
 
@@ -48,13 +46,11 @@ static void qemu_destroy(struct backend_instance *instance) {
  * it takes, while a start has the boot's deadline. */
 static enum kelpie_status qemu_prepare(struct backend_instance *instance, int cancel_fd,
                                        struct kelpie_error *err) {
-    ASSERT(!instance->lock);
+    ASSERT(!instance->monitor.lock);
     ASSERT(instance->host && instance->config);
-    TRY(host_mutex_create(instance->host, &instance->lock, err));
+    TRY(monitor_init(&instance->monitor, instance->host, instance->config, "QEMU", err));
     instance->tsc_start = qemu_tsc_sample(instance->host);
     TRY(qemu_probe_run(instance->host, cancel_fd, &instance->probe, err));
-    TRY(qemu_console_init(&instance->console, instance->host, instance->config->console_log,
-                          instance->config->console_bytes_max, err));
     const struct host_wait wait = host_wait_ms(instance->host, IMAGE_FETCH_TIMEOUT_MS, cancel_fd);
     return image_boot_prepare(instance->host, instance->config->kernel, &wait, &instance->boot,
                               err);
@@ -72,11 +68,8 @@ static enum kelpie_status qemu_create(const struct backend_launch *launch,
     instance->host = launch->host;
     instance->config = launch->config;
     instance->machine = QEMU_MACHINE_MICROVM;
-    instance->channel_fd = instance->console_fd = instance->stderr_fd = HOST_FD_NONE;
     instance->memory_fd = HOST_FD_NONE;
-    for (size_t i = 0; i < KELPIE_DISK_COUNT_MAX; i++) {
-        instance->disks[i].fd = HOST_FD_NONE;
-    }
+    monitor_disks_init(&instance->disks, launch->host, launch->config);
     enum kelpie_status status = qemu_prepare(instance, launch->cancel_fd, err);
     if (status != KELPIE_OK) {
         qemu_destroy(instance);
@@ -96,7 +89,7 @@ static enum kelpie_status boot(struct backend_instance *instance, const struct h
     instance->tsc_khz = instance->probe.accelerator == QEMU_ACCELERATOR_TCG
                             ? qemu_tsc_khz(&instance->tsc_start, &now)
                             : 0;
-    TRY(qemu_disks_open(instance, wait, err));
+    TRY(monitor_disks_open(&instance->disks, wait, err));
     TRY(host_memory_file(instance->host, "kelpie-memory",
                          (uint64_t)instance->config->memory_mib << 20, &instance->memory_fd, err));
     const struct qemu_process_spec spec = {.memory_fd = instance->memory_fd};
@@ -107,7 +100,7 @@ static enum kelpie_status boot(struct backend_instance *instance, const struct h
 static enum kelpie_status qemu_start(struct backend_instance *instance,
                                      const struct host_wait *wait, struct kelpie_error *err) {
     qemu_instance_check(instance);
-    ASSERT(!instance->process);
+    ASSERT(!instance->monitor.process);
     ASSERT(wait);
     enum kelpie_status status = boot(instance, wait, err);
     if (status != KELPIE_OK) {
@@ -135,24 +128,15 @@ static enum kelpie_status qemu_resume(struct backend_instance *instance,
 
 static void qemu_kill(struct backend_instance *instance) {
     qemu_instance_check(instance);
-    ASSERT(instance);
-    host_mutex_lock(instance->lock);
-    if (instance->process) {
-        enum kelpie_status ignored = host_process_signal(instance->process, SIGKILL, NULL);
-        (void)ignored; /* it has ended already */
-    }
-    host_mutex_unlock(instance->lock);
+    monitor_kill(&instance->monitor);
 }
 
 static enum kelpie_status qemu_stop(struct backend_instance *instance, const struct host_wait *wait,
                                     struct kelpie_error *err) {
     qemu_instance_check(instance);
     ASSERT(instance && wait);
-    if (instance->process) {
-        struct host_process_exit end = {0};
-        enum kelpie_status ignored = host_process_wait(instance->process, wait, &end, err);
-        (void)ignored; /* one that fails ends like one that is over: the machine is killed */
-    }
+    (void)err;
+    monitor_await_end(&instance->monitor, wait);
     qemu_process_take_down(instance);
     return KELPIE_OK;
 }
@@ -161,80 +145,59 @@ static enum kelpie_status qemu_stop(struct backend_instance *instance, const str
 
 static int qemu_channel_fd(struct backend_instance *instance) {
     qemu_instance_check(instance);
-    host_mutex_lock(instance->lock);
-    int fd = instance->channel_fd;
-    host_mutex_unlock(instance->lock);
-    return fd;
+    ASSERT(instance);
+    return monitor_channel_fd(&instance->monitor);
 }
 
 static int qemu_exit_fd(struct backend_instance *instance) {
     qemu_instance_check(instance);
-    host_mutex_lock(instance->lock);
-    int fd = instance->process ? host_process_fd(instance->process) : HOST_FD_NONE;
-    host_mutex_unlock(instance->lock);
-    return fd;
+    ASSERT(instance);
+    return monitor_exit_fd(&instance->monitor);
 }
 
 static int qemu_process_id(struct backend_instance *instance) {
     qemu_instance_check(instance);
-    host_mutex_lock(instance->lock);
-    int id = instance->process ? host_process_id(instance->process) : 0;
-    host_mutex_unlock(instance->lock);
-    return id;
+    ASSERT(instance);
+    return monitor_process_id(&instance->monitor);
 }
 
 static void qemu_exit_text(struct backend_instance *instance, char *buffer, size_t size) {
     qemu_instance_check(instance);
     ASSERT(buffer && size > 0);
-    host_mutex_lock(instance->lock);
-    qemu_process_exit_text(instance, buffer, size);
-    host_mutex_unlock(instance->lock);
+    char text[QEMU_QMP_NAME_SIZE_MAX + 1];
+    const char *reason = qemu_process_reason(instance, text, sizeof(text));
+    host_mutex_lock(instance->monitor.lock);
+    monitor_exit_text(&instance->monitor, reason, buffer, size);
+    host_mutex_unlock(instance->monitor.lock);
 }
 
 static size_t qemu_service_fds(struct backend_instance *instance, int *fds, size_t capacity) {
     qemu_instance_check(instance);
     ASSERT(fds || capacity == 0);
-    host_mutex_lock(instance->lock);
-    const int wanted[] = {
-        instance->console_fd,
-        instance->stderr_fd,
-        instance->qmp ? qmp_fd(instance->qmp) : HOST_FD_NONE,
-    };
-    host_mutex_unlock(instance->lock);
-    static_assert(ARRAY_SIZE(wanted) <= BACKEND_SERVICE_FD_COUNT_MAX, "there is room for each");
-    size_t count = 0;
-    for (size_t i = 0; i < ARRAY_SIZE(wanted) && count < capacity; i++) {
-        if (wanted[i] != HOST_FD_NONE) {
-            fds[count++] = wanted[i];
-        }
+    size_t count = monitor_service_fds(&instance->monitor, fds, capacity);
+    host_mutex_lock(instance->monitor.lock);
+    if (instance->qmp && count < capacity && qmp_fd(instance->qmp) != HOST_FD_NONE) {
+        fds[count++] = qmp_fd(instance->qmp);
     }
+    host_mutex_unlock(instance->monitor.lock);
     return count;
 }
 
 static void qemu_service(struct backend_instance *instance, int fd) {
     qemu_instance_check(instance);
     ASSERT(fd != HOST_FD_NONE);
-    host_mutex_lock(instance->lock);
-    if (fd == instance->console_fd) {
-        if (!qemu_console_drain(&instance->console, fd)) {
-            host_close(instance->host, instance->console_fd);
-            instance->console_fd = HOST_FD_NONE;
-        }
-    } else if (fd == instance->stderr_fd) {
-        qemu_process_drain_stderr(instance);
-    } else if (instance->qmp) {
+    if (monitor_service(&instance->monitor, fd)) {
+        return;
+    }
+    host_mutex_lock(instance->monitor.lock);
+    if (instance->qmp) {
         qmp_service(instance->qmp);
     }
-    host_mutex_unlock(instance->lock);
+    host_mutex_unlock(instance->monitor.lock);
 }
 
 static size_t qemu_console(struct backend_instance *instance, void *buffer, size_t size) {
-    qemu_instance_check(instance);
-    ASSERT(buffer || size == 0);
-    host_mutex_lock(instance->lock);
-    size_t count = qemu_console_tail(&instance->console, buffer, size);
-    host_mutex_unlock(instance->lock);
-    return count;
+    return monitor_console(&instance->monitor, buffer, size);
 }
 
 const struct backend_ops backend_qemu_ops = {

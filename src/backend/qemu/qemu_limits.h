@@ -20,14 +20,6 @@
 #define QEMU_QMP_NAME_SIZE_MAX 63
 #define QEMU_QMP_TEXT_SIZE_MAX 511
 
-#define QEMU_CONSOLE_CHUNK_SIZE 16384
-#define QEMU_CONSOLE_READ_COUNT_MAX 4 /* reads of one service call: 64 KiB */
-#define QEMU_STDERR_TAIL_SIZE 4096
-#define QEMU_STDERR_READ_COUNT_MAX 64
-#define QEMU_LAST_WORDS_SIZE_MAX 255
-
-#define QEMU_EXIT_TIMEOUT_MS 5000 /* from SIGKILL to the end of the process */
-#define QEMU_CRASH_TIMEOUT_MS 500 /* from the end of the control channel to that of the process */
 #define QEMU_MIGRATION_POLL_NS 1000000ull
 #define QEMU_MIGRATION_BANDWIDTH 1099511627776ll /* bytes a second: no limit in practice */
 #define QEMU_TSC_SAMPLE_NS_MIN 10000000ull       /* shortest span that a TSC rate is taken from */

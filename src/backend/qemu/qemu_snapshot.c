@@ -153,7 +153,7 @@ static enum kelpie_status save_parts(struct backend_instance *instance,
                                      enum kelpie_snapshot_kind kind, struct snapshot_writer *writer,
                                      const struct host_wait *wait, struct kelpie_error *err) {
     qemu_instance_check(instance);
-    ASSERT(instance->process);
+    ASSERT(instance->monitor.process);
     int state_fd = HOST_FD_NONE;
     TRY(snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &state_fd, err));
     TRY(save_state(instance, state_fd, wait, err));
@@ -162,7 +162,7 @@ static enum kelpie_status save_parts(struct backend_instance *instance,
         TRY(snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, instance->memory_fd,
                                  memory_size(instance), wait, err));
     }
-    return qemu_disks_save(instance, kind, writer, wait, err);
+    return monitor_disks_save(&instance->disks, kind, writer, wait, err);
 }
 
 enum kelpie_status qemu_save(struct backend_instance *instance, enum kelpie_snapshot_kind kind,
@@ -170,7 +170,7 @@ enum kelpie_status qemu_save(struct backend_instance *instance, enum kelpie_snap
                              struct kelpie_error *err) {
     qemu_instance_check(instance);
     ASSERT(writer && wait);
-    if (!instance->process) {
+    if (!instance->monitor.process) {
         return error_set(err, KELPIE_WRONG_STATE, "QEMU is not running");
     }
     if (kind != KELPIE_SNAPSHOT_SUSPEND && kind != KELPIE_SNAPSHOT_TELEPORT) {
@@ -278,7 +278,7 @@ static enum kelpie_status check_machine(const struct backend_instance *instance,
                                         const struct snapshot_manifest *manifest,
                                         struct kelpie_error *err) {
     qemu_instance_check(instance);
-    ASSERT(instance->process);
+    ASSERT(instance->monitor.process);
     return check_text("machine", snapshot_manifest_feature(manifest, "machine"),
                       qemu_machine_name(instance->machine), err);
 }
@@ -287,7 +287,7 @@ static enum kelpie_status choose_machine(struct backend_instance *instance,
                                          const struct snapshot_manifest *manifest,
                                          struct kelpie_error *err) {
     qemu_instance_check(instance);
-    ASSERT(!instance->process);
+    ASSERT(!instance->monitor.process);
     const char *name = snapshot_manifest_feature(manifest, "machine");
     for (size_t i = 0; name && i < QEMU_MACHINE_COUNT; i++) {
         if (strcmp(name, qemu_machine_name((enum qemu_machine)i)) == 0) {
@@ -328,7 +328,7 @@ static enum kelpie_status load_state(struct backend_instance *instance,
                                      struct snapshot_reader *reader, const struct host_wait *wait,
                                      struct kelpie_error *err) {
     qemu_instance_check(instance);
-    ASSERT(instance->process);
+    ASSERT(instance->monitor.process);
     AUTO_FD struct host_fd state = {instance->host, HOST_FD_NONE};
     TRY(open_state(instance->host, reader, &state.fd, err));
     bool ignore_shared = !snapshot_reader_manifest(reader)->memory_in_state;
@@ -359,12 +359,12 @@ static enum kelpie_status load_state(struct backend_instance *instance,
 static enum kelpie_status load(struct backend_instance *instance, struct snapshot_reader *reader,
                                const struct host_wait *wait, struct kelpie_error *err) {
     qemu_instance_check(instance);
-    ASSERT(!instance->process);
+    ASSERT(!instance->monitor.process);
     const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
     TRY(check_manifest(instance, manifest, err));
     TRY(choose_machine(instance, manifest, err));
     TRY(snapshot_reader_verify(reader, SNAPSHOT_PART_STATE, wait, err));
-    TRY(qemu_disks_load(instance, reader, wait, err));
+    TRY(monitor_disks_load(&instance->disks, reader, wait, err));
     struct qemu_process_spec spec = {.incoming = true};
     if (manifest->memory_in_state) {
         TRY(host_memory_file(instance->host, "kelpie-memory", memory_size(instance),
@@ -382,7 +382,7 @@ static enum kelpie_status load(struct backend_instance *instance, struct snapsho
 enum kelpie_status qemu_load(struct backend_instance *instance, struct snapshot_reader *reader,
                              const struct host_wait *wait, struct kelpie_error *err) {
     qemu_instance_check(instance);
-    ASSERT(!instance->process);
+    ASSERT(!instance->monitor.process);
     ASSERT(reader && wait);
     enum kelpie_status status = load(instance, reader, wait, err);
     if (status != KELPIE_OK) {

@@ -285,7 +285,7 @@ static void start_that_takes_too_long_is_ended(void **state) {
 }
 
 static void start_that_speaks_nonsense_is_ended(void **state) {
-    pretend(*state, VERSION_LINE "echo nonsense >&3; exec sleep 60");
+    pretend(*state, VERSION_LINE "echo nonsense >&5; exec sleep 60");
     assert_start_fails(*state, NOTICE_MS, KELPIE_INTERNAL, "no QMP message");
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* What the guest writes to its console. */
-#include "backend/qemu/qemu_console.h"
+#include "backend/monitor/monitor_console.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,14 +13,14 @@
 #include <cmocka.h>
 
 #include "backend/backend.h"
-#include "backend/qemu/qemu_limits.h"
+#include "backend/monitor/monitor_limits.h"
 #include "base/assert.h"
 
 #define LOG_SIZE_MAX 1000
 
 struct fixture {
     struct host *host;
-    struct qemu_console console;
+    struct monitor_console console;
     char log_path[64];
 };
 
@@ -29,16 +29,16 @@ static int setup(void **state) {
     assert_non_null(fixture);
     assert_int_equal(host_linux_create(&fixture->host, NULL), KELPIE_OK);
     snprintf(fixture->log_path, sizeof(fixture->log_path), "/tmp/kelpie-console-%d", getpid());
-    assert_int_equal(
-        qemu_console_init(&fixture->console, fixture->host, fixture->log_path, LOG_SIZE_MAX, NULL),
-        KELPIE_OK);
+    assert_int_equal(monitor_console_init(&fixture->console, fixture->host, fixture->log_path,
+                                          LOG_SIZE_MAX, NULL),
+                     KELPIE_OK);
     *state = fixture;
     return 0;
 }
 
 static int teardown(void **state) {
     struct fixture *fixture = *state;
-    qemu_console_deinit(&fixture->console);
+    monitor_console_deinit(&fixture->console);
     assert_int_equal(host_path_unlink(fixture->host, fixture->log_path, NULL), KELPIE_OK);
     host_destroy(fixture->host);
     free(fixture);
@@ -56,12 +56,12 @@ static char *log_text(struct fixture *fixture, size_t *ret_size) {
 
 static void output_goes_to_tail_and_log(void **state) {
     struct fixture *fixture = *state;
-    qemu_console_write(&fixture->console, "one\n", 4);
-    qemu_console_write(&fixture->console, "two\n", 4);
+    monitor_console_write(&fixture->console, "one\n", 4);
+    monitor_console_write(&fixture->console, "two\n", 4);
     char tail[16] = "";
-    assert_int_equal(qemu_console_tail(&fixture->console, tail, sizeof(tail)), 8);
+    assert_int_equal(monitor_console_tail(&fixture->console, tail, sizeof(tail)), 8);
     assert_memory_equal(tail, "one\ntwo\n", 8);
-    assert_int_equal(qemu_console_tail(&fixture->console, tail, 4), 4);
+    assert_int_equal(monitor_console_tail(&fixture->console, tail, 4), 4);
     assert_memory_equal(tail, "two\n", 4);
     size_t size = 0;
     char *text = log_text(fixture, &size);
@@ -72,7 +72,7 @@ static void output_goes_to_tail_and_log(void **state) {
 static void hazard_d6_log_stops_at_its_limit_and_says_so(void **state) {
     struct fixture *fixture = *state;
     for (size_t i = 0; i < 1000; i++) {
-        qemu_console_write(&fixture->console, "0123456789\n", 11);
+        monitor_console_write(&fixture->console, "0123456789\n", 11);
     }
     size_t size = 0;
     char *text = log_text(fixture, &size);
@@ -93,12 +93,12 @@ static void hazard_a13_tail_keeps_the_last_bytes_only(void **state) {
     for (size_t i = 0; i < 3 * BACKEND_CONSOLE_TAIL_SIZE; i++) {
         big[i] = (char)(i % 251);
     }
-    qemu_console_write(&fixture->console, "first", 5);
-    qemu_console_write(&fixture->console, big, 3 * BACKEND_CONSOLE_TAIL_SIZE);
-    qemu_console_write(&fixture->console, "last", 4);
+    monitor_console_write(&fixture->console, "first", 5);
+    monitor_console_write(&fixture->console, big, 3 * BACKEND_CONSOLE_TAIL_SIZE);
+    monitor_console_write(&fixture->console, "last", 4);
     char *tail = malloc(2 * BACKEND_CONSOLE_TAIL_SIZE);
     assert_non_null(tail);
-    size_t size = qemu_console_tail(&fixture->console, tail, 2 * BACKEND_CONSOLE_TAIL_SIZE);
+    size_t size = monitor_console_tail(&fixture->console, tail, 2 * BACKEND_CONSOLE_TAIL_SIZE);
     assert_int_equal(size, BACKEND_CONSOLE_TAIL_SIZE);
     assert_memory_equal(tail + size - 4, "last", 4);
     assert_memory_equal(tail, big + 2 * BACKEND_CONSOLE_TAIL_SIZE + 4, size - 4);
@@ -119,9 +119,9 @@ static void hazard_a13_flood_does_not_hold_the_reader(void **state) {
     while (host_write(host, fds[1], chunk, sizeof(chunk), &no_wait, &count, NULL) == KELPIE_OK) {
         sent += count;
     }
-    const size_t bound = (size_t)QEMU_CONSOLE_READ_COUNT_MAX * QEMU_CONSOLE_CHUNK_SIZE;
+    const size_t bound = (size_t)MONITOR_CONSOLE_READ_COUNT_MAX * MONITOR_CONSOLE_CHUNK_SIZE;
     assert_true(sent > bound);
-    assert_true(qemu_console_drain(&fixture->console, fds[0]));
+    assert_true(monitor_console_drain(&fixture->console, fds[0]));
     size_t left = 0;
     char buffer[8192];
     while (host_read(host, fds[0], buffer, sizeof(buffer), &no_wait, &count, NULL) == KELPIE_OK) {
@@ -130,19 +130,19 @@ static void hazard_a13_flood_does_not_hold_the_reader(void **state) {
     assert_true(sent - left <= bound);
     assert_true(sent - left > 0);
     host_close(host, fds[1]);
-    assert_false(qemu_console_drain(&fixture->console, fds[0]));
+    assert_false(monitor_console_drain(&fixture->console, fds[0]));
     host_close(host, fds[0]);
 }
 
 static void log_that_cannot_be_opened_is_a_config_error(void **state) {
     struct fixture *fixture = *state;
-    struct qemu_console console = {0};
+    struct monitor_console console = {0};
     struct kelpie_error err;
     assert_int_equal(
-        qemu_console_init(&console, fixture->host, "/nowhere/at/all", LOG_SIZE_MAX, &err),
+        monitor_console_init(&console, fixture->host, "/nowhere/at/all", LOG_SIZE_MAX, &err),
         KELPIE_BAD_CONFIG);
     assert_string_equal(err.field, "console_log");
-    qemu_console_deinit(&console);
+    monitor_console_deinit(&console);
 }
 
 static void last_line_is_the_last_that_says_something(void **state) {
@@ -161,7 +161,7 @@ static void last_line_is_the_last_that_says_something(void **state) {
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         char line[8];
-        qemu_last_line(cases[i].text, strlen(cases[i].text), line, sizeof(line));
+        monitor_last_line(cases[i].text, strlen(cases[i].text), line, sizeof(line));
         assert_int_equal(strncmp(line, cases[i].line, sizeof(line) - 1), 0);
     }
 }
@@ -177,5 +177,5 @@ int main(void) {
                                         teardown),
         cmocka_unit_test(last_line_is_the_last_that_says_something),
     };
-    return cmocka_run_group_tests_name("qemu_console", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("console", tests, NULL, NULL);
 }

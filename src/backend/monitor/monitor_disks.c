@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/*
- * Disks over boot, save and load. A writable disk's bytes travel in the bundle and a load works on a private copy of
- * them, so that two restored VMs never share one. A read-only disk that is a file of the caller's stays where it is, named
- * by path, size and checksum, unless the bundle is to be moved (teleport).
- */
+#include "backend/monitor/monitor_disks.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/qemu/qemu_instance.h"
 #include "base/assert.h"
 #include "base/cleanup.h"
 
@@ -28,21 +24,31 @@ static bool is_file_at(struct host *host, int fd, const char *path) {
            there.inode == here.inode && there.device == here.device;
 }
 
-enum kelpie_status qemu_disks_open(struct backend_instance *instance, const struct host_wait *wait,
-                                   struct kelpie_error *err) {
-    qemu_instance_check(instance);
-    ASSERT(instance->config->disk_count <= KELPIE_DISK_COUNT_MAX);
-    for (size_t i = 0; i < instance->config->disk_count; i++) {
-        const struct kelpie_disk *config = &instance->config->disks[i];
-        struct qemu_disk *disk = &instance->disks[i];
+void monitor_disks_init(struct monitor_disks *disks, struct host *host,
+                        const struct kelpie_config *config) {
+    ASSERT(host);
+    ASSERT(config && config->disk_count <= KELPIE_DISK_COUNT_MAX);
+    *disks = (struct monitor_disks){.host = host, .config = config};
+    for (size_t i = 0; i < KELPIE_DISK_COUNT_MAX; i++) {
+        disks->disks[i].fd = HOST_FD_NONE;
+    }
+}
+
+enum kelpie_status monitor_disks_open(struct monitor_disks *disks, const struct host_wait *wait,
+                                      struct kelpie_error *err) {
+    ASSERT(disks->host && disks->config);
+    ASSERT(disks->config->disk_count <= KELPIE_DISK_COUNT_MAX);
+    for (size_t i = 0; i < disks->config->disk_count; i++) {
+        const struct kelpie_disk *config = &disks->config->disks[i];
+        struct monitor_disk *disk = &disks->disks[i];
         ASSERT(disk->fd == HOST_FD_NONE);
         struct image_disk image = {.fd = HOST_FD_NONE};
-        TRY(image_disk_open(instance->host, config->path, config->read_only, i, wait, &image, err));
+        TRY(image_disk_open(disks->host, config->path, config->read_only, i, wait, &image, err));
         disk->fd = image.fd;
         disk->size = image.size;
         disk->read_only = config->read_only;
-        if (disk->read_only && is_file_at(instance->host, disk->fd, config->path)) {
-            disk->outside_path = host_duplicate(instance->host, config->path, err);
+        if (disk->read_only && is_file_at(disks->host, disk->fd, config->path)) {
+            disk->outside_path = host_duplicate(disks->host, config->path, err);
             if (!disk->outside_path) {
                 return KELPIE_NO_MEMORY;
             }
@@ -51,24 +57,24 @@ enum kelpie_status qemu_disks_open(struct backend_instance *instance, const stru
     return KELPIE_OK;
 }
 
-void qemu_disks_close(struct backend_instance *instance) {
-    qemu_instance_check(instance);
+void monitor_disks_close(struct monitor_disks *disks) {
+    ASSERT(disks->host && disks->config);
     for (size_t i = 0; i < KELPIE_DISK_COUNT_MAX; i++) {
-        struct qemu_disk *disk = &instance->disks[i];
-        host_close(instance->host, disk->fd);
+        struct monitor_disk *disk = &disks->disks[i];
+        host_close(disks->host, disk->fd);
         free(disk->outside_path);
-        *disk = (struct qemu_disk){.fd = HOST_FD_NONE};
+        *disk = (struct monitor_disk){.fd = HOST_FD_NONE};
     }
 }
 
 /* ---- Save ------------------------------------------------------------------------------------- */
 
-static enum kelpie_status disk_save(struct backend_instance *instance, size_t index,
+static enum kelpie_status disk_save(const struct monitor_disks *disks, size_t index,
                                     enum kelpie_snapshot_kind kind, struct snapshot_writer *writer,
                                     const struct host_wait *wait, struct kelpie_error *err) {
-    qemu_instance_check(instance);
-    const struct qemu_disk *disk = &instance->disks[index];
-    const struct kelpie_disk *config = &instance->config->disks[index];
+    ASSERT(disks->host && disks->config);
+    const struct monitor_disk *disk = &disks->disks[index];
+    const struct kelpie_disk *config = &disks->config->disks[index];
     struct snapshot_disk *saved = &snapshot_writer_manifest(writer)->disks[index];
     ASSERT(disk->fd != HOST_FD_NONE);
     ASSERT(disk->read_only || !disk->outside_path);
@@ -83,17 +89,18 @@ static enum kelpie_status disk_save(struct backend_instance *instance, size_t in
     if (saved->in_bundle) {
         return snapshot_writer_copy(writer, disk_part(index), disk->fd, disk->size, wait, err);
     }
-    return snapshot_checksum_file(instance->host, disk->fd, disk->size, wait, saved->checksum, err);
+    return snapshot_checksum_file(disks->host, disk->fd, disk->size, wait, saved->checksum, err);
 }
 
-enum kelpie_status qemu_disks_save(struct backend_instance *instance,
-                                   enum kelpie_snapshot_kind kind, struct snapshot_writer *writer,
-                                   const struct host_wait *wait, struct kelpie_error *err) {
-    qemu_instance_check(instance);
-    size_t count = instance->config->disk_count;
+enum kelpie_status monitor_disks_save(const struct monitor_disks *disks,
+                                      enum kelpie_snapshot_kind kind,
+                                      struct snapshot_writer *writer, const struct host_wait *wait,
+                                      struct kelpie_error *err) {
+    ASSERT(disks->host && disks->config);
+    size_t count = disks->config->disk_count;
     ASSERT(count <= KELPIE_DISK_COUNT_MAX);
     for (size_t i = 0; i < count; i++) {
-        TRY(disk_save(instance, i, kind, writer, wait, err));
+        TRY(disk_save(disks, i, kind, writer, wait, err));
     }
     snapshot_writer_manifest(writer)->disk_count = count;
     return KELPIE_OK;
@@ -110,13 +117,13 @@ static enum kelpie_status disk_differs(struct kelpie_error *err, size_t index, c
 }
 
 /* A private copy of the bundle's bytes; a read-only disk is used in place. */
-static enum kelpie_status disk_load_part(struct backend_instance *instance, size_t index,
+static enum kelpie_status disk_load_part(struct monitor_disks *disks, size_t index,
                                          struct snapshot_reader *reader,
                                          const struct host_wait *wait, struct kelpie_error *err) {
-    qemu_instance_check(instance);
+    ASSERT(disks->host && disks->config);
     ASSERT(index < KELPIE_DISK_COUNT_MAX);
-    struct host *host = instance->host;
-    struct qemu_disk *disk = &instance->disks[index];
+    struct host *host = disks->host;
+    struct monitor_disk *disk = &disks->disks[index];
     int part_fd = snapshot_reader_part(reader, disk_part(index));
     if (part_fd == HOST_FD_NONE) {
         return disk_differs(err, index, "is missing in the bundle");
@@ -134,20 +141,20 @@ static enum kelpie_status disk_load_part(struct backend_instance *instance, size
 }
 
 /* The file outside must be what it was. */
-static enum kelpie_status disk_load_outside(struct backend_instance *instance, size_t index,
+static enum kelpie_status disk_load_outside(struct monitor_disks *disks, size_t index,
                                             const struct snapshot_disk *saved,
                                             const struct host_wait *wait,
                                             struct kelpie_error *err) {
-    qemu_instance_check(instance);
+    ASSERT(disks->host && disks->config);
     ASSERT(!saved->in_bundle);
-    struct qemu_disk *disk = &instance->disks[index];
+    struct monitor_disk *disk = &disks->disks[index];
     if (!saved->read_only) {
         return disk_differs(err, index, "is writable and not in the bundle");
     }
     struct image_disk image = {.fd = HOST_FD_NONE};
     struct kelpie_error inner;
     enum kelpie_status status =
-        image_disk_open(instance->host, saved->path, true, index, wait, &image, &inner);
+        image_disk_open(disks->host, saved->path, true, index, wait, &image, &inner);
     if (status == KELPIE_NOT_FOUND || status == KELPIE_BAD_CONFIG) {
         return disk_differs(err, index, "cannot be opened where the snapshot expects it");
     }
@@ -162,20 +169,19 @@ static enum kelpie_status disk_load_outside(struct backend_instance *instance, s
         return disk_differs(err, index, "has another size than when the snapshot was taken");
     }
     char checksum[SNAPSHOT_CHECKSUM_SIZE];
-    TRY(snapshot_checksum_file(instance->host, disk->fd, image.size, wait, checksum, err));
+    TRY(snapshot_checksum_file(disks->host, disk->fd, image.size, wait, checksum, err));
     if (strcmp(checksum, saved->checksum) != 0) {
         return disk_differs(err, index, "has changed since the snapshot was taken");
     }
-    disk->outside_path = host_duplicate(instance->host, saved->path, err);
+    disk->outside_path = host_duplicate(disks->host, saved->path, err);
     return disk->outside_path ? KELPIE_OK : KELPIE_NO_MEMORY;
 }
 
-enum kelpie_status qemu_disks_load(struct backend_instance *instance,
-                                   struct snapshot_reader *reader, const struct host_wait *wait,
-                                   struct kelpie_error *err) {
-    qemu_instance_check(instance);
+enum kelpie_status monitor_disks_load(struct monitor_disks *disks, struct snapshot_reader *reader,
+                                      const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(disks->host && disks->config);
     const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
-    const struct kelpie_config *config = instance->config;
+    const struct kelpie_config *config = disks->config;
     ASSERT(config->disk_count <= KELPIE_DISK_COUNT_MAX);
     if (manifest->disk_count != config->disk_count) {
         return error_set_field(err, KELPIE_SNAPSHOT_INCOMPATIBLE, "disks",
@@ -184,15 +190,15 @@ enum kelpie_status qemu_disks_load(struct backend_instance *instance,
     }
     for (size_t i = 0; i < config->disk_count; i++) {
         const struct snapshot_disk *saved = &manifest->disks[i];
-        struct qemu_disk *disk = &instance->disks[i];
+        struct monitor_disk *disk = &disks->disks[i];
         ASSERT(disk->fd == HOST_FD_NONE);
         if (saved->read_only != config->disks[i].read_only) {
             return disk_differs(err, i, "is read-only in one of snapshot and config");
         }
         disk->read_only = saved->read_only;
         disk->size = saved->size;
-        TRY(saved->in_bundle ? disk_load_part(instance, i, reader, wait, err)
-                             : disk_load_outside(instance, i, saved, wait, err));
+        TRY(saved->in_bundle ? disk_load_part(disks, i, reader, wait, err)
+                             : disk_load_outside(disks, i, saved, wait, err));
     }
     return KELPIE_OK;
 }

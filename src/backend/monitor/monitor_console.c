@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-#include "backend/qemu/qemu_console.h"
+#include "backend/monitor/monitor_console.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -7,24 +7,24 @@
 #include <string.h>
 
 #include "backend/backend.h"
-#include "backend/qemu/qemu_limits.h"
+#include "backend/monitor/monitor_limits.h"
 #include "base/assert.h"
 #include "base/checked.h"
 
 static const char log_full_notice[] = "\n[kelpie: the console log is full]\n";
 
-static void console_check(const struct qemu_console *console) {
+static void console_check(const struct monitor_console *console) {
     ASSERT(console->host && console->tail_data);
     ASSERT(console->tail.size <= console->tail.capacity);
     ASSERT(console->log_size <= console->log_size_max);
 }
 
-enum kelpie_status qemu_console_init(struct qemu_console *console, struct host *host,
-                                     const char *log_path, uint64_t log_size_max,
-                                     struct kelpie_error *err) {
+enum kelpie_status monitor_console_init(struct monitor_console *console, struct host *host,
+                                        const char *log_path, uint64_t log_size_max,
+                                        struct kelpie_error *err) {
     ASSERT(host);
     ASSERT(!console->tail_data);
-    *console = (struct qemu_console){.host = host, .log_fd = HOST_FD_NONE};
+    *console = (struct monitor_console){.host = host, .log_fd = HOST_FD_NONE};
     console->log_size_max = log_size_max;
     console->tail_data = host_allocate(host, BACKEND_CONSOLE_TAIL_SIZE, err);
     if (!console->tail_data) {
@@ -42,17 +42,17 @@ enum kelpie_status qemu_console_init(struct qemu_console *console, struct host *
     return KELPIE_OK;
 }
 
-void qemu_console_deinit(struct qemu_console *console) {
+void monitor_console_deinit(struct monitor_console *console) {
     ASSERT(console);
     if (console->host) {
         host_close(console->host, console->log_fd);
         free(console->tail_data);
     }
-    *console = (struct qemu_console){.log_fd = HOST_FD_NONE};
+    *console = (struct monitor_console){.log_fd = HOST_FD_NONE};
 }
 
 /* A log that cannot be written is given up: the guest and the tail go on. */
-static void log_append(struct qemu_console *console, const void *data, size_t size) {
+static void log_append(struct monitor_console *console, const void *data, size_t size) {
     console_check(console);
     ASSERT(size > 0);
     ASSERT(console->log_fd != HOST_FD_NONE);
@@ -65,7 +65,7 @@ static void log_append(struct qemu_console *console, const void *data, size_t si
     console->log_size += size;
 }
 
-static void log_write(struct qemu_console *console, const void *data, size_t size) {
+static void log_write(struct monitor_console *console, const void *data, size_t size) {
     console_check(console);
     ASSERT(console->log_fd != HOST_FD_NONE);
     ASSERT(size > 0);
@@ -85,7 +85,7 @@ static void log_write(struct qemu_console *console, const void *data, size_t siz
     }
 }
 
-void qemu_console_write(struct qemu_console *console, const void *data, size_t size) {
+void monitor_console_write(struct monitor_console *console, const void *data, size_t size) {
     console_check(console);
     ASSERT(data || size == 0);
     if (size == 0) {
@@ -102,12 +102,12 @@ void qemu_console_write(struct qemu_console *console, const void *data, size_t s
     ASSERT(written == kept);
 }
 
-bool qemu_console_drain(struct qemu_console *console, int fd) {
+bool monitor_console_drain(struct monitor_console *console, int fd) {
     console_check(console);
     ASSERT(fd >= 0);
     const struct host_wait no_wait = host_wait_none();
-    for (size_t i = 0; i < QEMU_CONSOLE_READ_COUNT_MAX; i++) {
-        uint8_t chunk[QEMU_CONSOLE_CHUNK_SIZE];
+    for (size_t i = 0; i < MONITOR_CONSOLE_READ_COUNT_MAX; i++) {
+        uint8_t chunk[MONITOR_CONSOLE_CHUNK_SIZE];
         size_t count = 0;
         enum kelpie_status status =
             host_read(console->host, fd, chunk, sizeof(chunk), &no_wait, &count, NULL);
@@ -117,12 +117,12 @@ bool qemu_console_drain(struct qemu_console *console, int fd) {
         if (status != KELPIE_OK || count == 0) {
             return false;
         }
-        qemu_console_write(console, chunk, count);
+        monitor_console_write(console, chunk, count);
     }
     return true;
 }
 
-size_t qemu_console_tail(const struct qemu_console *console, void *buffer, size_t size) {
+size_t monitor_console_tail(const struct monitor_console *console, void *buffer, size_t size) {
     ASSERT(console);
     ASSERT(buffer || size == 0);
     if (!console->tail_data) {
@@ -132,7 +132,7 @@ size_t qemu_console_tail(const struct qemu_console *console, void *buffer, size_
     return ring_peek(&console->tail, console->tail.size - count, buffer, count);
 }
 
-void qemu_last_line(const char *text, size_t text_size, char *buffer, size_t size) {
+void monitor_last_line(const char *text, size_t text_size, char *buffer, size_t size) {
     ASSERT(size > 0);
     ASSERT(text || text_size == 0);
     size_t end = text_size;
@@ -151,10 +151,10 @@ void qemu_last_line(const char *text, size_t text_size, char *buffer, size_t siz
     buffer[count] = 0;
 }
 
-void qemu_console_last_line(const struct qemu_console *console, char *buffer, size_t size) {
+void monitor_console_last_line(const struct monitor_console *console, char *buffer, size_t size) {
     ASSERT(buffer);
     ASSERT(size > 0);
-    char text[QEMU_LAST_WORDS_SIZE_MAX * 2];
-    size_t text_size = qemu_console_tail(console, text, sizeof(text));
-    qemu_last_line(text, text_size, buffer, size);
+    char text[MONITOR_LAST_WORDS_SIZE_MAX * 2];
+    size_t text_size = monitor_console_tail(console, text, sizeof(text));
+    monitor_last_line(text, text_size, buffer, size);
 }

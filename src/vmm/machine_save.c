@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* Writing a machine to files, and reading it back. */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/checked.h"
+#include "vmm/machine.h"
+
+#define WRITE_SIZE_MAX (1u << 20) /* bytes of memory in one system call */
+
+/* ---- Files ------------------------------------------------------------------------------------ */
+
+static enum kelpie_status write_all(int fd, const void *data, size_t size, uint64_t offset,
+                                    struct kelpie_error *err) {
+    ASSERT(fd >= 0);
+    ASSERT(data || size == 0);
+    for (size_t done = 0; done < size;) {
+        ssize_t count =
+            pwrite(fd, (const uint8_t *)data + done, size - done, (off_t)(offset + done));
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
+        if (count <= 0) {
+            return error_set_os(err, count < 0 ? errno : ENOSPC, "cannot write %zu bytes", size);
+        }
+        done += (size_t)count;
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status read_all(int fd, void *buffer, size_t size, struct kelpie_error *err) {
+    ASSERT(fd >= 0);
+    ASSERT(buffer);
+    for (size_t done = 0; done < size;) {
+        ssize_t count = pread(fd, (uint8_t *)buffer + done, size - done, (off_t)done);
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
+        if (count <= 0) {
+            return error_set_os(err, count < 0 ? errno : EIO, "cannot read the machine's state");
+        }
+        done += (size_t)count;
+    }
+    return KELPIE_OK;
+}
+
+/* ---- Memory ----------------------------------------------------------------------------------- */
+
+static bool page_is_zero(const uint8_t *page) {
+    /* memcmp with itself, shifted by one word: as fast as the library can compare. */
+    uint64_t first = 0;
+    memcpy(&first, page, sizeof(first));
+    return first == 0 && memcmp(page, page + sizeof(first), VMM_PAGE_SIZE - sizeof(first)) == 0;
+}
+
+/* The run of pages that are all zero, or all not, from offset on: its end, at most offset + WRITE_SIZE_MAX. */
+static uint64_t run_end(const struct machine *machine, uint64_t offset, bool *ret_zero) {
+    const uint8_t *host = machine->memory.host;
+    uint64_t limit = min_u64(machine->memory.size, offset + WRITE_SIZE_MAX);
+    ASSERT(offset < limit);
+    ASSERT(offset % VMM_PAGE_SIZE == 0);
+    *ret_zero = page_is_zero(host + offset);
+    uint64_t end = offset + VMM_PAGE_SIZE;
+    while (end < limit && page_is_zero(host + end) == *ret_zero) {
+        end += VMM_PAGE_SIZE;
+    }
+    return end;
+}
+
+/* Zero pages are holes. */
+static enum kelpie_status save_memory(const struct machine *machine, int fd,
+                                      struct kelpie_error *err) {
+    ASSERT(machine->memory.host);
+    ASSERT(machine->memory.size % VMM_PAGE_SIZE == 0);
+    if (ftruncate(fd, (off_t)machine->memory.size) < 0) {
+        return error_set_os(err, errno, "cannot size the bundle's memory");
+    }
+    for (uint64_t offset = 0; offset < machine->memory.size;) {
+        bool zero = false;
+        uint64_t end = run_end(machine, offset, &zero);
+        if (!zero) {
+            TRY(write_all(fd, machine->memory.host + offset, (size_t)(end - offset), offset, err));
+        }
+        offset = end;
+    }
+    return KELPIE_OK;
+}
+
+/* ---- State ------------------------------------------------------------------------------------ */
+
+static enum kelpie_status save_sections(struct machine *machine, struct state_writer *state,
+                                        struct kelpie_error *err) {
+    ASSERT(machine->vcpu_count > 0);
+    ASSERT(machine->transport_count > 0);
+    for (size_t i = 0; i < machine->vcpu_count; i++) {
+        TRY(vcpu_state_save(&machine->vcpus[i], state, err));
+    }
+    TRY(kvm_state_save(&machine->kvm, state, err));
+    machine_lock(machine);
+    serial_save(&machine->serial, state);
+    reset_save(&machine->reset, state);
+    for (size_t i = 0; i < machine->transport_count; i++) {
+        virtio_mmio_save(&machine->transports[i], state, (uint16_t)i);
+    }
+    machine_unlock(machine);
+    return KELPIE_OK;
+}
+
+static enum kelpie_status save_state(struct machine *machine, int fd, void *buffer,
+                                     struct kelpie_error *err) {
+    ASSERT(buffer);
+    ASSERT(fd >= 0);
+    struct state_writer state;
+    size_t size = 0;
+    state_writer_init(&state, buffer, VMM_STATE_SIZE_MAX);
+    TRY(save_sections(machine, &state, err));
+    TRY(state_writer_finish(&state, &size, err));
+    return write_all(fd, buffer, size, 0, err);
+}
+
+enum kelpie_status machine_save(struct machine *machine, int state_fd, int memory_fd,
+                                struct kelpie_error *err) {
+    ASSERT(machine->vcpus);
+    ASSERT(state_fd >= 0 && memory_fd >= 0);
+    void *buffer = mmap(NULL, VMM_STATE_SIZE_MAX, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (buffer == MAP_FAILED) {
+        return error_set_os(err, errno, "cannot get memory for the machine's state");
+    }
+    enum kelpie_status status = save_state(machine, state_fd, buffer, err);
+    munmap(buffer, VMM_STATE_SIZE_MAX);
+    return status == KELPIE_OK ? save_memory(machine, memory_fd, err) : status;
+}
+
+/* ---- Load ------------------------------------------------------------------------------------- */
+
+/* The order matters: a clock counts with TSCs, and CPUID comes before MSRs (vcpu_state_load). */
+static enum kelpie_status load_sections(struct machine *machine, struct state_reader *state,
+                                        struct kelpie_error *err) {
+    ASSERT(machine->vcpu_count > 0);
+    ASSERT(machine->transport_count > 0);
+    for (size_t i = 0; i < machine->vcpu_count; i++) {
+        TRY(vcpu_state_load(&machine->vcpus[i], state, err));
+    }
+    TRY(kvm_state_load(&machine->kvm, state, err));
+    TRY(serial_load(&machine->serial, state, err));
+    TRY(reset_load(&machine->reset, state, err));
+    for (size_t i = 0; i < machine->transport_count; i++) {
+        TRY(virtio_mmio_load(&machine->transports[i], state, (uint16_t)i, err));
+    }
+    return state_reader_finish(state, err);
+}
+
+static enum kelpie_status load_state(struct machine *machine, int fd, void *buffer, size_t size,
+                                     struct kelpie_error *err) {
+    ASSERT(buffer);
+    ASSERT(size > 0);
+    static struct state_reader state; /* large; used once in a process */
+    TRY(read_all(fd, buffer, size, err));
+    TRY(state_reader_init(&state, buffer, size, err));
+    return load_sections(machine, &state, err);
+}
+
+/* What the driver offered before the save and the device had not taken yet. */
+static void kick_everything(struct machine *machine) {
+    ASSERT(machine->kick_count > 0);
+    ASSERT(machine->kick_count <= MACHINE_KICK_COUNT_MAX);
+    machine_lock(machine);
+    for (size_t i = 0; i < machine->kick_count; i++) {
+        virtio_mmio_notify(machine->kicks[i].transport, machine->kicks[i].queue_index);
+    }
+    machine_unlock(machine);
+}
+
+/* The guest's kernel learns that it is another machine now (VMGenID), as soon as it runs. */
+static enum kelpie_status change_generation(struct machine *machine, struct kelpie_error *err) {
+    ASSERT(machine->irq_fds[VMM_GENERATION_GSI] >= 0);
+    ASSERT(machine->memory.host);
+    const uint64_t one = 1;
+    if (!memory_write(&machine->memory, VMM_GENERATION_GPA, machine->config.generation,
+                      sizeof(machine->config.generation)) ||
+        write(machine->irq_fds[VMM_GENERATION_GSI], &one, sizeof(one)) != sizeof(one)) {
+        return error_set(err, KELPIE_RESTORE_FAILED, "cannot change the machine's generation");
+    }
+    return KELPIE_OK;
+}
+
+enum kelpie_status machine_load(struct machine *machine, const struct control_machine *config,
+                                int state_fd, int memory_fd, struct kelpie_error *err) {
+    ASSERT(machine && config);
+    ASSERT(state_fd >= 0 && memory_fd >= 0);
+    struct stat state_info;
+    struct stat memory_info;
+    if (fstat(state_fd, &state_info) < 0 || fstat(memory_fd, &memory_info) < 0) {
+        return error_set_os(err, errno, "cannot look at the bundle's files");
+    }
+    if (state_info.st_size <= 0 || state_info.st_size > VMM_STATE_SIZE_MAX) {
+        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "state",
+                               "the state's size cannot be");
+    }
+    if ((uint64_t)memory_info.st_size != (uint64_t)config->memory_mib << 20) {
+        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "memory",
+                               "the memory's size is not the machine's");
+    }
+    TRY(machine_build(machine, config, memory_fd, err));
+    size_t size = (size_t)state_info.st_size;
+    void *buffer =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (buffer == MAP_FAILED) {
+        return error_set_os(err, errno, "cannot get memory for the machine's state");
+    }
+    enum kelpie_status status = load_state(machine, state_fd, buffer, size, err);
+    munmap(buffer, size);
+    TRY(status);
+    TRY(kvm_connect(&machine->kvm, err));
+    kick_everything(machine);
+    return change_generation(machine, err);
+}
