@@ -15,6 +15,7 @@
 
 #include "base/assert.h"
 #include "base/checked.h"
+#include "channel.h"
 #include "file.h"
 #include "system.h"
 
@@ -300,7 +301,7 @@ static bool dispatch(struct agent *agent, const struct protocol_frame *frame) {
 
 static void channel_lost(struct agent *agent) {
     ASSERT(!agent->channel_gone);
-    if (!agent->is_init) {
+    if (!agent->is_init && !agent->channel_dial) {
         agent->finished = true;
         return;
     }
@@ -308,15 +309,45 @@ static void channel_lost(struct agent *agent) {
     outbox_clear(&agent->outbox);
     protocol_decoder_scan(&agent->decoder);
     agent_unwatch(agent, agent->channel_fd);
+    if (agent->channel_dial) {
+        close(agent->channel_fd);
+        agent->channel_fd = -1;
+    }
     ASSERT(outbox_is_empty(&agent->outbox));
 }
 
 /* A closed port would be reported again and again: it is only looked at from time to time. */
-static void channel_retry(struct agent *agent) {
+static bool port_is_back(const struct agent *agent) {
     ASSERT(agent->is_init);
-    ASSERT(agent->channel_gone);
+    ASSERT(agent->channel_fd >= 0);
     struct pollfd item = {.fd = agent->channel_fd, .events = POLLIN};
-    if (poll(&item, 1, 0) >= 0 && (item.revents & (POLLHUP | POLLERR)) == 0) {
+    return poll(&item, 1, 0) >= 0 && (item.revents & (POLLHUP | POLLERR)) == 0;
+}
+
+/* A host that is there answers at once, so a fresh call is waited for a moment; then it is looked at from time to time. */
+static bool dial_succeeds(struct agent *agent) {
+    ASSERT(agent->channel_gone);
+    bool fresh = agent->channel_fd < 0;
+    if (fresh) {
+        agent->channel_fd = agent->channel_dial();
+    }
+    if (agent->channel_fd < 0) {
+        return false;
+    }
+    enum channel_progress progress =
+        channel_progress(agent->channel_fd, fresh ? GUEST_DIAL_WAIT_MS : 0);
+    if (progress == CHANNEL_FAILED) {
+        close(agent->channel_fd);
+        agent->channel_fd = -1;
+    }
+    return progress == CHANNEL_CONNECTED;
+}
+
+static void channel_retry(struct agent *agent) {
+    ASSERT(agent->channel_gone);
+    ASSERT(agent->is_init || agent->channel_dial);
+    if (agent->channel_dial ? dial_succeeds(agent) : port_is_back(agent)) {
+        ASSERT(agent->channel_fd >= 0);
         agent->channel_gone = false;
         agent->channel_events = EPOLLIN;
         agent_watch(agent, agent->channel_fd, SESSION_SOURCE_CHANNEL, EPOLLIN);

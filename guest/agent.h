@@ -23,7 +23,9 @@
 #include "session.h"
 
 struct agent {
-    int channel_fd;
+    int channel_fd; /* -1: none, while the channel is gone and is dialled again */
+    int (*channel_dial)(
+        void); /* begins to make another channel (channel.h); NULL: this one comes back by itself */
     int epoll_fd;
     int signal_fd;
     int null_fd;
@@ -61,7 +63,8 @@ KELPIE_CHECKED enum kelpie_status agent_create(int channel_fd, bool is_init,
                                                struct agent **ret_agent, struct kelpie_error *err);
 void agent_destroy(struct agent *agent);
 
-/* Returns when the host asked to power off, or (not as process 1) when the channel ended. */
+/* Returns when the host asked to power off, or when the channel ended and neither comes back (a port of process 1
+ * does) nor can be dialled. */
 void agent_run(struct agent *agent);
 
 /* epoll_ctl for a session's descriptor. */

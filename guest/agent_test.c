@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,6 +27,7 @@
 /* The host's side: a socket, a decoder, and what a session said so far. */
 struct fixture {
     int fd;
+    int listen_fd;
     pid_t pid;
     uint8_t nonce;
     struct protocol_decoder decoder;
@@ -42,10 +44,30 @@ struct result {
 
 /* ---- The host ----------------------------------------------------------------------------------- */
 
-static int setup(void **state) {
+/* Where the agent under test dials, as it would over vsock. Set before it is made; its process's alone. */
+static struct sockaddr_un dial_address;
+static int dial_count;
+
+static int dial(void) {
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    dial_count++;
+    /* The first ones fail, as on a host that is not there yet. */
+    if (dial_count > 2 &&
+        connect(fd, (const struct sockaddr *)&dial_address, sizeof(dial_address)) == 0) {
+        return fd;
+    }
+    if (dial_count == 2) { /* this one later, at the look at it */
+        return fd;
+    }
+    close(fd);
+    return -1;
+}
+
+static int start_agent(void **state, int (*channel_dial)(void)) {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
     int fds[2];
     assert_non_null(fixture);
+    fixture->listen_fd = -1;
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
     fixture->pid = fork();
     if (fixture->pid == 0) {
@@ -56,6 +78,7 @@ static int setup(void **state) {
         if (agent_create(fds[1], false, &agent, &err) != KELPIE_OK) {
             _exit(1);
         }
+        agent->channel_dial = channel_dial;
         agent_run(agent);
         agent_destroy(agent);
         _exit(0);
@@ -65,6 +88,40 @@ static int setup(void **state) {
     protocol_decoder_init(&fixture->decoder, fixture->input, sizeof(fixture->input));
     *state = fixture;
     return 0;
+}
+
+static int setup(void **state) {
+    return start_agent(state, NULL);
+}
+
+static int setup_dialling(void **state) {
+    int listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    dial_address = (struct sockaddr_un){.sun_family = AF_UNIX};
+    /* An abstract name: nothing is left behind. */
+    snprintf(dial_address.sun_path + 1, sizeof(dial_address.sun_path) - 1, "kelpie-agent-test-%d",
+             (int)getpid());
+    assert_int_equal(bind(listen_fd, (const struct sockaddr *)&dial_address, sizeof(dial_address)),
+                     0);
+    assert_int_equal(listen(listen_fd, 4), 0);
+    assert_int_equal(start_agent(state, dial), 0);
+    ((struct fixture *)*state)->listen_fd = listen_fd;
+    return 0;
+}
+
+/* An agent that dials goes on without a host. */
+static int teardown_dialling(void **state) {
+    struct fixture *fixture = *state;
+    int status = 0;
+    close(fixture->fd);
+    close(fixture->listen_fd);
+    usleep(50000);
+    bool runs = waitpid(fixture->pid, &status, WNOHANG) == 0;
+    (void)kill(fixture->pid, SIGKILL);
+    if (runs) {
+        (void)waitpid(fixture->pid, &status, 0);
+    }
+    free(fixture);
+    return runs ? 0 : -1;
 }
 
 /* The agent ends when its channel does, by itself and without a crash. */
@@ -560,6 +617,38 @@ static void hazard_C6_hello_in_the_middle_of_a_frame(void **state) {
     (void)expect(fixture, PROTOCOL_PONG);
 }
 
+/* C6: a connection that ends for good, as by a restore: the agent makes another, and no session is lost. */
+static void hazard_C6_ended_connection_is_dialled_again(void **state) {
+    struct fixture *fixture = *state;
+    struct result result = {0};
+    hello(fixture);
+    start(fixture, 1, "sh|-c|printf 0123456789; sleep 0.3; printf abc", NULL);
+    (void)expect(fixture, PROTOCOL_STARTED);
+    (void)expect(fixture, PROTOCOL_DATA);
+    acknowledge(fixture, 1, PROTOCOL_STDOUT, 4);
+    for (int i = 0; i < 3; i++) {
+        close(fixture->fd);
+        struct pollfd item = {.fd = fixture->listen_fd, .events = POLLIN};
+        assert_int_equal(poll(&item, 1, FRAME_WAIT_MS), 1);
+        fixture->fd = accept4(fixture->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+        assert_true(fixture->fd >= 0);
+        protocol_decoder_init(&fixture->decoder, fixture->input, sizeof(fixture->input));
+        hello(fixture);
+    }
+    struct protocol_attach attach = {.stdout_offset = 7};
+    struct protocol_attached attached;
+    struct cursor_writer writer = begin(fixture);
+    protocol_encode_attach(&writer, 1, &attach);
+    finish(fixture, &writer);
+    struct protocol_frame frame = expect(fixture, PROTOCOL_ATTACHED);
+    assert_true(protocol_decode_attached(&frame, &attached));
+    assert_int_equal(attached.os_error, 0);
+    result.bytes[PROTOCOL_STDOUT] = 7;
+    collect(fixture, 1, &result);
+    assert_string_equal(result.text[PROTOCOL_STDOUT] + 7, "789abc");
+    expect_end(run(fixture, 2, "true", NULL), PROTOCOL_END_EXITED, 0);
+}
+
 static void test_malformed_input(void **state) {
     struct fixture *fixture = *state;
     uint8_t noise[3000];
@@ -671,6 +760,8 @@ int main(void) {
         AGENT_TEST(hazard_C6_attach_goes_on_at_the_byte),
         AGENT_TEST(hazard_C6_attach_takes_over_from_another_reader),
         AGENT_TEST(hazard_C6_hello_in_the_middle_of_a_frame),
+        cmocka_unit_test_setup_teardown(hazard_C6_ended_connection_is_dialled_again, setup_dialling,
+                                        teardown_dialling),
         AGENT_TEST(test_malformed_input),
         AGENT_TEST(test_put_and_get),
         AGENT_TEST(hazard_D5_cut_upload_leaves_nothing),

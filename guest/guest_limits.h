@@ -16,6 +16,7 @@
 #define GUEST_LAZY_MS 5           /* STARTED waits so long for company */
 #define GUEST_LAZY_ROUND_COUNT 8  /* turns of the loop */
 #define GUEST_CHANNEL_RETRY_MS 10 /* how often a closed channel is looked at */
+#define GUEST_DIAL_WAIT_MS 5      /* a new connection to the host is waited for so long at once */
 
 #define GUEST_CHANNEL_WAIT_MS 20000
 #define GUEST_DEVICE_WAIT_MS 5000
@@ -34,6 +35,7 @@
 #define GUEST_MODULE_COUNT_MAX 256
 #define GUEST_LIST_SIZE_MAX 65536 /* bytes of /etc/kelpie/modules */
 #define GUEST_PORT_COUNT_MAX 64   /* virtio ports looked at */
+#define GUEST_DEVICE_COUNT_MAX 64 /* virtio devices looked at */
 #define GUEST_SMALL_FILE_SIZE_MAX 4096
 #define GUEST_PATH_DEPTH_MAX 64
 

@@ -30,6 +30,7 @@
 #include "system.h"
 
 #define MODULES_LIST "/etc/kelpie/modules"
+#define VSOCK_MODULES_LIST "/etc/kelpie/modules.vsock"
 #define COMMAND_LINE "/proc/cmdline"
 #define RESET_PARAMETER "kelpie.poweroff=reboot"
 
@@ -112,11 +113,11 @@ static void read_text(const char *path, char *buffer, size_t size) {
     buffer[used] = 0;
 }
 
-static void load_modules(void) {
+static void load_modules(const char *list_path) {
     ASSERT(getpid() == 1);
     static_assert(GUEST_LIST_SIZE_MAX <= 65536, "the list lies on the stack");
     char list[GUEST_LIST_SIZE_MAX];
-    read_text(MODULES_LIST, list, sizeof(list));
+    read_text(list_path, list, sizeof(list));
     char *rest = list;
     for (uint32_t i = 0; i < GUEST_MODULE_COUNT_MAX && rest; i++) {
         const char *path = strsep(&rest, "\n");
@@ -125,6 +126,10 @@ static void load_modules(void) {
             load_module(path);
         }
     }
+}
+
+static void load_vsock_modules(void) {
+    load_modules(VSOCK_MODULES_LIST);
 }
 
 static void raise_loopback(void) {
@@ -190,11 +195,14 @@ static _Noreturn void end_machine(bool by_reset) {
 
 /* ---- Main --------------------------------------------------------------------------------------- */
 
-static enum kelpie_status run(int channel_fd, bool is_init, struct kelpie_error *err) {
+/* dial: how to get another channel when this one ends; NULL: it is a port, which stays. */
+static enum kelpie_status run(int channel_fd, bool is_init, int (*dial)(void),
+                              struct kelpie_error *err) {
     ASSERT(channel_fd >= 0);
     struct agent *agent = NULL;
     TRY(agent_create(channel_fd, is_init, &agent, err));
     ASSERT(agent);
+    agent->channel_dial = dial;
     agent_run(agent);
     agent_destroy(agent);
     return KELPIE_OK;
@@ -204,17 +212,18 @@ static _Noreturn void run_machine(void) {
     ASSERT(getpid() == 1);
     struct kelpie_error err;
     int channel_fd = -1;
+    bool is_vsock = false;
     umask(022);
     mount_all();
     open_console();
     bool by_reset = ends_by_reset();
     catch_crashes(by_reset);
-    load_modules();
+    load_modules(MODULES_LIST);
     raise_loopback();
     (void)chdir("/");
-    enum kelpie_status status = channel_open(&channel_fd, &err);
+    enum kelpie_status status = channel_open(load_vsock_modules, &channel_fd, &is_vsock, &err);
     if (status == KELPIE_OK) {
-        status = run(channel_fd, true, &err);
+        status = run(channel_fd, true, is_vsock ? channel_dial : NULL, &err);
     }
     if (status != KELPIE_OK) {
         system_log("%s", err.message);
@@ -238,7 +247,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "kelpie-guest: descriptor %s is not open\n", argv[2]);
         return 2;
     }
-    if (run(fd, false, &err) != KELPIE_OK) {
+    if (run(fd, false, NULL, &err) != KELPIE_OK) {
         fprintf(stderr, "kelpie-guest: %s\n", err.message);
         return 1;
     }

@@ -3,6 +3,8 @@
 #define KELPIE_PROTOCOL_PROTOCOL_LIMITS_H
 
 #define PROTOCOL_VERSION 1
+#define PROTOCOL_VSOCK_PORT                                                                        \
+    1024 /* of the host, CID 2: where a guest without a virtio port connects */
 #define PROTOCOL_HEADER_SIZE 16
 #define PROTOCOL_PAYLOAD_SIZE_MAX 294912 /* 288 KiB: a command at its limit, and its fields */
 #define PROTOCOL_FRAME_SIZE_MAX (PROTOCOL_HEADER_SIZE + PROTOCOL_PAYLOAD_SIZE_MAX)

@@ -227,6 +227,7 @@ static void client_connects_to_the_guest(void **state) {
     assert_int_equal(hear(fixture, VSOCK_OP_SHUTDOWN, SERVICE, VSOCK_HOST_PORT_MIN).flags,
                      VSOCK_SHUTDOWN_BOTH);
     assert_true(virtio_vsock_quiet(fixture->vsock));
+    assert_int_equal(fixture->vsock->connection_limit, 0); /* nothing is kept of it */
 }
 
 static void slow_client_and_early_bytes_are_fine(void **state) {
