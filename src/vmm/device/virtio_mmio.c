@@ -501,5 +501,10 @@ enum kelpie_status virtio_mmio_load(struct virtio_mmio *mmio, struct state_reade
     loaded.device = device;
     *device = loaded_device;
     *mmio = loaded;
-    return device->ops->load(device, state, instance, err);
+    TRY(device->ops->load(device, state, instance, err));
+    if (device->interrupt_status != 0) {
+        /* Its edge may have come after the interrupt controller was saved; once too often does no harm. */
+        device_irq_trigger(&device->irq);
+    }
+    return KELPIE_OK;
 }

@@ -40,7 +40,8 @@ void virtio_mmio_init(struct virtio_mmio *mmio, struct virtio_device *device);
 void virtio_mmio_notify(struct virtio_mmio *mmio, uint32_t queue_index);
 
 /* Transport, device and queues: section 'VMIO' with the instance, then the device's own. Load is called on a device that
- * is as after init; what the transport refuses changes nothing. */
+ * is as after init, after the interrupt controller's: an interrupt that the driver has not acknowledged comes again.
+ * What the transport refuses changes nothing. */
 void virtio_mmio_save(struct virtio_mmio *mmio, struct state_writer *state, uint16_t instance);
 KELPIE_CHECKED enum kelpie_status virtio_mmio_load(struct virtio_mmio *mmio,
                                                    struct state_reader *state, uint16_t instance,

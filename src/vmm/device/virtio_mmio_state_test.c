@@ -106,6 +106,22 @@ static void hazard_c9_a_queue_that_just_broke_is_reported(void **state) {
     assert_int_equal(get(echo, STATUS), RUNNING | NEEDS_RESET);
 }
 
+static void test_an_interrupt_that_was_not_acknowledged_comes_again(void **state) {
+    (void)state;
+    static struct echo other;
+    uint8_t buffer[STATE_SIZE];
+    struct echo *echo = running(0);
+    offer(0, 1);
+    set(echo, QUEUE_NOTIFY, 0);
+    size_t size = save(echo, buffer);
+    assert_int_equal(load(&other, buffer, size), KELPIE_OK);
+    assert_int_equal(other.interrupts, 1);
+    set(echo, INTERRUPT_ACK, 1);
+    size = save(echo, buffer);
+    assert_int_equal(load(&other, buffer, size), KELPIE_OK);
+    assert_int_equal(other.interrupts, 0);
+}
+
 /* The device goes on after a load where it was. */
 static void test_a_loaded_device_goes_on(void **state) {
     (void)state;
@@ -116,6 +132,7 @@ static void test_a_loaded_device_goes_on(void **state) {
     set(echo, QUEUE_NOTIFY, 0);
     size_t size = save(echo, buffer);
     assert_int_equal(load(&other, buffer, size), KELPIE_OK);
+    other.interrupts = 0;
     offer(0, 2);
     guest_poke(bytes, AVAILABLE + 4 + 2 * QUEUE_SIZE, 1, 2); /* an interrupt for the second */
     set(&other, QUEUE_NOTIFY, 0);
@@ -240,6 +257,7 @@ static void hazard_b1_a_saved_transport_is_ahead_of_its_status(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_an_interrupt_that_was_not_acknowledged_comes_again),
         cmocka_unit_test(test_a_loaded_device_goes_on),
         cmocka_unit_test(hazard_b1_a_saved_transport_is_out_of_range),
         cmocka_unit_test(hazard_b1_a_saved_transport_is_ahead_of_its_status),
