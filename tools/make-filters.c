@@ -76,7 +76,8 @@ int main(int argc, char **argv) {
         list(io_calls, COUNT(io_calls), "the I/O thread");
         return 0;
     }
-    printf("/* Made by tools/make-filters.c of src/vmm/confine_calls.h. */\n\n");
+    printf("/* Made by tools/make-filters.c of src/vmm/confine_calls.h. */\n"
+           "#include <linux/filter.h>\n\n");
     make(vcpu_calls, COUNT(vcpu_calls), "confine_vcpu_filter");
     make(io_calls, COUNT(io_calls), "confine_io_filter");
     return 0;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 #include "vmm/confine.h"
 
+#include <confine_filters.h> /* made by the build */
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/landlock.h>
@@ -12,15 +13,14 @@
 #include <unistd.h>
 
 #include "base/assert.h"
-#include "confine_filters.h" /* made by the build */
 
 /* Everything that the first version of Landlock knows (landlock(7)): nothing is allowed below any path. */
 #define LANDLOCK_ALL                                                                               \
     (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_READ_FILE |   \
      LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_REMOVE_DIR |                                 \
-     LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_CHAR |                               \
-     LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK |    \
-     LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM)
+     LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_DIR | \
+     LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_FIFO |   \
+     LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM)
 
 /* A sanitizer makes system calls of its own. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -53,6 +53,7 @@ static void forbid_files(void) {
 
 enum kelpie_status confine_process(struct kelpie_error *err) {
     static const struct rlimit none = {0, 0};
+    ASSERT(none.rlim_max == 0);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
         return error_set_os(err, errno, "cannot give up privileges");
     }
@@ -68,6 +69,8 @@ enum kelpie_status confine_process(struct kelpie_error *err) {
 }
 
 bool confine_vcpu_thread(void) {
+    ASSERT(ARRAY_SIZE(confine_vcpu_filter) <= ARRAY_SIZE(confine_io_filter));
+    ASSERT(ARRAY_SIZE(confine_vcpu_filter) > 0);
     static_assert(sizeof(confine_vcpu_filter) > 0, "there is a list");
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
            load_filter(confine_vcpu_filter, ARRAY_SIZE(confine_vcpu_filter));

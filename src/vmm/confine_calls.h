@@ -8,26 +8,26 @@
 
 /* A vCPU's thread: KVM_RUN, and what devices do when the guest touches their registers. Queues are worked on by the I/O
  * thread alone, for their kicks are event descriptors. */
-#define CONFINE_VCPU_CALLS(X) \
-    X(clock_gettime) \
-    X(close) \
-    X(epoll_ctl) \
-    X(exit) \
-    X(exit_group) \
-    X(futex) \
-    X(getpid) \
-    X(gettid) \
-    X(ioctl) \
-    X(madvise) \
-    X(munmap) \
-    X(read) \
-    X(restart_syscall) \
-    X(rt_sigprocmask) \
-    X(rt_sigreturn) \
-    X(rt_sigtimedwait) \
-    X(sendto) \
-    X(shutdown) \
-    X(tgkill) \
+#define CONFINE_VCPU_CALLS(X)                                                                      \
+    X(clock_gettime)                                                                               \
+    X(close)                                                                                       \
+    X(epoll_ctl)                                                                                   \
+    X(exit)                                                                                        \
+    X(exit_group)                                                                                  \
+    X(futex)                                                                                       \
+    X(getpid)                                                                                      \
+    X(gettid)                                                                                      \
+    X(ioctl)                                                                                       \
+    X(madvise)                                                                                     \
+    X(munmap)                                                                                      \
+    X(read)                                                                                        \
+    X(restart_syscall)                                                                             \
+    X(rt_sigprocmask)                                                                              \
+    X(rt_sigreturn)                                                                                \
+    X(rt_sigtimedwait)                                                                             \
+    X(sendto)                                                                                      \
+    X(shutdown)                                                                                    \
+    X(tgkill)                                                                                      \
     X(write)
 
 /* The I/O thread: devices, orders, saves. */

@@ -31,7 +31,8 @@
 #define CONTROL_MESSAGE_SIZE_MAX 8192
 #define CONTROL_COMMAND_LINE_SIZE_MAX 2047 /* bytes, without the zero: what Linux takes */
 #define CONTROL_GENERATION_SIZE 16
-#define CONTROL_CHANNEL_PORT_END (1u << 30) /* above it lie the ports that the vsock device assigns */
+#define CONTROL_CHANNEL_PORT_END                                                                   \
+    (1u << 30) /* above it lie the ports that the vsock device assigns */
 
 /* The monitor's descriptors, beside those of every child monitor: 2 stderr, 3 channel, 4 console. */
 enum control_child_fd {

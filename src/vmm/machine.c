@@ -13,6 +13,7 @@
 #include "base/assert.h"
 #include "vmm/acpi/acpi.h"
 #include "vmm/boot/boot.h"
+#include "vmm/confine.h"
 
 #define GUEST_CID 3 /* the first that is free for guests (virtio 1.2, 5.10.4) */
 
@@ -49,6 +50,8 @@ static void on_reset(void *context) {
 
 static void port_read(void *context, uint16_t port, void *data, uint32_t size) {
     struct machine *machine = context;
+    ASSERT(machine);
+    ASSERT(data);
     machine_lock(machine);
     (void)bus_read(&machine->ports, port, data, size);
     machine_unlock(machine);
@@ -56,6 +59,8 @@ static void port_read(void *context, uint16_t port, void *data, uint32_t size) {
 
 static void port_write(void *context, uint16_t port, const void *data, uint32_t size) {
     struct machine *machine = context;
+    ASSERT(machine);
+    ASSERT(data);
     machine_lock(machine);
     (void)bus_write(&machine->ports, port, data, size);
     machine_unlock(machine);
@@ -63,6 +68,8 @@ static void port_write(void *context, uint16_t port, const void *data, uint32_t 
 
 static void mmio_read(void *context, uint64_t gpa, void *data, uint32_t size) {
     struct machine *machine = context;
+    ASSERT(machine);
+    ASSERT(data);
     machine_lock(machine);
     (void)bus_read(&machine->mmio, gpa, data, size);
     machine_unlock(machine);
@@ -70,6 +77,8 @@ static void mmio_read(void *context, uint64_t gpa, void *data, uint32_t size) {
 
 static void mmio_write(void *context, uint64_t gpa, const void *data, uint32_t size) {
     struct machine *machine = context;
+    ASSERT(machine);
+    ASSERT(data);
     machine_lock(machine);
     (void)bus_write(&machine->mmio, gpa, data, size);
     machine_unlock(machine);
@@ -84,6 +93,7 @@ static void serial_out(void *context, uint8_t byte) {
 /* ---- Lines ------------------------------------------------------------------------------------ */
 
 static void raise_line(void *context) {
+    ASSERT(context);
     int fd = *(int *)context;
     const uint64_t one = 1;
     ASSERT(fd >= 0);
@@ -107,6 +117,7 @@ static void on_kick(void *context, uint32_t events) {
     uint64_t count = 0;
     (void)events;
     ASSERT(kick->transport);
+    ASSERT(kick->source.fd >= 0);
     (void)!read(kick->source.fd, &count, sizeof(count));
     virtio_mmio_notify(kick->transport, kick->queue_index);
 }
@@ -180,8 +191,8 @@ static enum kelpie_status add_vsock(struct machine *machine, struct kelpie_error
         .memory = &machine->memory, .io = &machine->io, .guest_cid = GUEST_CID, .listen_fd = -1};
     TRY(next_line(machine, &config.irq, err));
     TRY(virtio_vsock_init(&machine->vsock, &config, err));
-    TRY(virtio_vsock_port_add(&machine->vsock, machine->config.channel_port,
-                              CONTROL_CHILD_CHANNEL, err));
+    TRY(virtio_vsock_port_add(&machine->vsock, machine->config.channel_port, CONTROL_CHILD_CHANNEL,
+                              err));
     return add_virtio(machine, &machine->vsock.device, err);
 }
 
@@ -196,8 +207,7 @@ static enum kelpie_status add_devices(struct machine *machine, struct kelpie_err
     TRY(add_virtio(machine, &machine->rng.device, err));
     const struct virtio_balloon_options balloon = {.memory_is_shared = false};
     TRY(next_line(machine, &irq, err));
-    TRY(virtio_balloon_init(&machine->balloon, &balloon, &machine->memory, irq, &machine->io,
-                            err));
+    TRY(virtio_balloon_init(&machine->balloon, &balloon, &machine->memory, irq, &machine->io, err));
     TRY(add_virtio(machine, &machine->balloon.device, err));
     for (size_t i = 0; i < machine->config.disk_count; i++) {
         TRY(add_disk(machine, i, err));
@@ -215,15 +225,18 @@ static enum kelpie_status add_devices(struct machine *machine, struct kelpie_err
 
 static void on_end(void *context, uint32_t events) {
     struct machine *machine = context;
-    (void)events;
     ASSERT(machine->threads_started);
+    ASSERT(events != 0);
     io_stop(&machine->io);
 }
 
 static const struct vcpu_ops *ops_of(struct machine *machine) {
-    static struct vcpu_ops ops = {port_read, port_write, mmio_read, mmio_write, NULL};
-    ops.context = machine; /* one machine in a process */
-    return &ops;
+    struct vcpu_ops *ops = &machine->ops;
+    ASSERT(machine);
+    ASSERT(!machine->threads_started);
+    *ops = (struct vcpu_ops){port_read,  port_write, mmio_read,
+                             mmio_write, machine,    confine_vcpu_thread};
+    return ops;
 }
 
 static enum kelpie_status map_memory(struct machine *machine, int memory_fd,
@@ -255,8 +268,8 @@ static enum kelpie_status make_vcpus(struct machine *machine, struct kelpie_erro
     }
     TRY(vcpu_threads_start(&machine->threads, machine->vcpus, count, ops_of(machine), err));
     machine->threads_started = true;
-    machine->end_source = (struct io_source){
-        .fd = machine->threads.event_fd, .handler = on_end, .context = machine};
+    machine->end_source =
+        (struct io_source){.fd = machine->threads.event_fd, .handler = on_end, .context = machine};
     return io_add(&machine->io, &machine->end_source, EPOLLIN, err);
 }
 

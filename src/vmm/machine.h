@@ -50,6 +50,7 @@ struct machine {
     struct kvm kvm;
     struct vcpu *vcpus; /* config.vcpu_count */
     size_t vcpu_count;  /* made so far */
+    struct vcpu_ops ops;
     struct vcpu_threads threads;
     bool threads_started;
     pthread_mutex_t lock;

@@ -51,6 +51,8 @@ static enum kelpie_status read_all(int fd, void *buffer, size_t size, struct kel
 /* ---- Memory ----------------------------------------------------------------------------------- */
 
 static bool page_is_zero(const uint8_t *page) {
+    ASSERT(page);
+    ASSERT((uintptr_t)page % VMM_PAGE_SIZE == 0);
     /* memcmp with itself, shifted by one word: as fast as the library can compare. */
     uint64_t first = 0;
     memcpy(&first, page, sizeof(first));
@@ -199,8 +201,7 @@ enum kelpie_status machine_load(struct machine *machine, const struct control_ma
         return error_set_os(err, errno, "cannot look at the bundle's files");
     }
     if (state_info.st_size <= 0 || state_info.st_size > VMM_STATE_SIZE_MAX) {
-        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "state",
-                               "the state's size cannot be");
+        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "state", "the state's size cannot be");
     }
     if ((uint64_t)memory_info.st_size != (uint64_t)config->memory_mib << 20) {
         return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "memory",
@@ -208,8 +209,7 @@ enum kelpie_status machine_load(struct machine *machine, const struct control_ma
     }
     TRY(machine_build(machine, config, memory_fd, err));
     size_t size = (size_t)state_info.st_size;
-    void *buffer =
-        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *buffer = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (buffer == MAP_FAILED) {
         return error_set_os(err, errno, "cannot get memory for the machine's state");
     }

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "vmm/confine.h"
 #include "vmm/machine.h"
 
 /* What the owner's next SAVE is for; -1: not passed. */
@@ -113,7 +114,7 @@ static enum kelpie_status boot(struct session *session, const struct control_mac
     TRY(machine_boot(&session->machine, config, &image, err));
     munmap((void *)(uintptr_t)image.kernel, image.kernel_size);
     munmap((void *)(uintptr_t)image.initramfs, image.initramfs_size);
-    return machine_resume(&session->machine, err);
+    return KELPIE_OK;
 }
 
 static enum kelpie_status save(struct session *session, struct kelpie_error *err) {
@@ -135,20 +136,22 @@ static enum kelpie_status save(struct session *session, struct kelpie_error *err
     return status;
 }
 
-static enum kelpie_status make(struct session *session, enum control_type type,
-                               const void *payload, size_t size, struct kelpie_error *err) {
+static enum kelpie_status make(struct session *session, enum control_type type, const void *payload,
+                               size_t size, struct kelpie_error *err) {
     static struct control_machine config;
     ASSERT(type == CONTROL_BOOT || type == CONTROL_LOAD);
     ASSERT(payload || size == 0);
     if (session->made || !control_decode_machine(payload, size, &config)) {
         return error_set(err, KELPIE_INTERNAL, "that is no machine, or there is one");
     }
-    enum kelpie_status status =
-        type == CONTROL_BOOT ? boot(session, &config, err)
-                             : machine_load(&session->machine, &config, CONTROL_CHILD_KERNEL,
-                                            CONTROL_CHILD_INITRAMFS, err);
-    session->made = status == KELPIE_OK;
-    return status;
+    enum kelpie_status status = type == CONTROL_BOOT
+                                    ? boot(session, &config, err)
+                                    : machine_load(&session->machine, &config, CONTROL_CHILD_KERNEL,
+                                                   CONTROL_CHILD_INITRAMFS, err);
+    TRY(status);
+    session->made = true;
+    TRY(confine_process(err)); /* before the guest runs */
+    return type == CONTROL_BOOT ? machine_resume(&session->machine, err) : KELPIE_OK;
 }
 
 static enum kelpie_status obey(struct session *session, const struct control_header *header,
@@ -201,8 +204,8 @@ static bool serve(struct session *session) {
 /* Orders wait for vCPUs, which may wait for the lock: it is not held meanwhile. */
 static void on_order(void *context, uint32_t events) {
     struct session *session = context;
-    (void)events;
     ASSERT(session->made);
+    ASSERT(events != 0);
     machine_unlock(&session->machine);
     if (!serve(session)) {
         _exit(0);
@@ -232,8 +235,8 @@ int main(void) {
         }
     }
     struct kelpie_error err = {0};
-    session.source = (struct io_source){
-        .fd = CONTROL_CHILD_CONTROL, .handler = on_order, .context = &session};
+    session.source =
+        (struct io_source){.fd = CONTROL_CHILD_CONTROL, .handler = on_order, .context = &session};
     if (io_add(&session.machine.io, &session.source, EPOLLIN, &err) != KELPIE_OK) {
         dprintf(STDERR_FILENO, "%s\n", err.message);
         return 1;

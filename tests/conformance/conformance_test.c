@@ -81,7 +81,9 @@ int main(int argc, char **argv) {
     }
     const char *wanted = getenv("KELPIE_CONFORMANCE_BACKENDS");
     const char *temporary = getenv("TMPDIR");
-    suite()->program = argv[0];
+    static char program[4096];
+    ssize_t size = readlink("/proc/self/exe", program, sizeof(program) - 1);
+    suite()->program = size > 0 ? program : argv[0];
     snprintf(suite()->folder, sizeof(suite()->folder), "%s/kelpie-conformance-XXXXXX",
              temporary ? temporary : "/tmp");
     if (!mkdtemp(suite()->folder)) {

@@ -31,7 +31,7 @@
 #define ROUND_COUNT 200
 #endif
 #define BOOT_PERIOD 20          /* each such round boots; the others restore, which is faster */
-#define MOMENT_MS_MAX 400       /* after the beginning of a life that is restored */
+#define MOMENT_MS_MAX 250       /* after the beginning of a life that is restored */
 #define BOOT_MOMENT_MS_MAX 2500 /* after that of one that boots */
 #define GONE_MS_MAX 5000
 #define FOLDER_ENTRY_COUNT 1 /* the bundle that every life begins with */

@@ -150,14 +150,20 @@ static enum kelpie_status kvm_stop(struct backend_instance *instance, const stru
 /* ---- What other threads ask ------------------------------------------------------------------- */
 
 static int kvm_channel_fd(struct backend_instance *instance) {
+    kvm_instance_check(instance);
+    ASSERT(instance);
     return monitor_channel_fd(&instance->monitor);
 }
 
 static int kvm_exit_fd(struct backend_instance *instance) {
+    kvm_instance_check(instance);
+    ASSERT(instance);
     return monitor_exit_fd(&instance->monitor);
 }
 
 static int kvm_process_id(struct backend_instance *instance) {
+    kvm_instance_check(instance);
+    ASSERT(instance);
     return monitor_process_id(&instance->monitor);
 }
 

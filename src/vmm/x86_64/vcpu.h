@@ -74,6 +74,8 @@ struct vcpu_ops {
     void (*mmio_read)(void *context, uint64_t gpa, void *data, uint32_t size);
     void (*mmio_write)(void *context, uint64_t gpa, const void *data, uint32_t size);
     void *context;
+    bool (*confine)(
+        void); /* by each vCPU's thread before it runs; false ends the machine. NULL: none */
 };
 
 enum vcpu_stop {

@@ -67,7 +67,11 @@ static void *thread_main(void *argument) {
     struct vcpu_threads *threads = thread->owner;
     ASSERT(thread->vcpu);
     ASSERT(threads->ops);
+    bool confined = !threads->ops->confine || threads->ops->confine();
     lock(threads);
+    if (!confined) {
+        note_stop(threads, &(struct vcpu_result){VCPU_STOP_ERROR, "a vCPU cannot be confined"});
+    }
     while (!threads->ending) {
         if (!threads->going) {
             pthread_cond_wait(&threads->changed, &threads->lock);
