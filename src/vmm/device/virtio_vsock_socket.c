@@ -2,7 +2,6 @@
 #include "vmm/device/virtio_vsock_socket.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -48,8 +47,12 @@ ssize_t vsock_socket_receive_line(int fd, char *buffer, size_t size) {
 
 bool vsock_socket_readable(int fd) {
     ASSERT(fd >= 0);
-    struct pollfd item = {.fd = fd, .events = POLLIN};
-    return poll(&item, 1, 0) > 0;
+    char byte = 0;
+    struct iovec part = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    ssize_t count = call_result(recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT));
+    ASSERT(count <= 1);
+    return count != -EAGAIN;
 }
 
 void vsock_socket_shutdown(int fd, int how) {

@@ -80,7 +80,9 @@ static void bytes_flow_over_a_prepared_port(void **state) {
     say(fixture, data, "hello host", 10);
     expect_bytes(fixture->channel, "hello host", 10);
     int interrupts = fixture->guest.interrupts;
+    assert_true(virtio_vsock_quiet(fixture->vsock));
     send_bytes(fixture->channel, "hello guest", 11);
+    assert_false(virtio_vsock_quiet(fixture->vsock)); /* before the loop has heard of them */
     settle(fixture);
     hear_data(fixture, "hello guest", 11);
     assert_int_equal(fixture->guest.interrupts, interrupts + 1);
