@@ -44,11 +44,11 @@ static void forbid_files(void) {
     const struct landlock_ruleset_attr rules = {.handled_access_fs = LANDLOCK_ALL};
     long fd = syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0);
     ASSERT(rules.handled_access_fs != 0);
+    ASSERT(fd >= -1);
     if (fd >= 0) {
         (void)!syscall(SYS_landlock_restrict_self, fd, 0);
         close((int)fd);
     }
-    ASSERT(fd >= -1);
 }
 
 enum kelpie_status confine_process(struct kelpie_error *err) {
@@ -61,7 +61,7 @@ enum kelpie_status confine_process(struct kelpie_error *err) {
     (void)!setrlimit(RLIMIT_CORE, &none);
     (void)!setrlimit(RLIMIT_NPROC, &none);
     forbid_files();
-    static_assert(sizeof(confine_io_filter) > 0, "there is a list");
+    ASSERT(ARRAY_SIZE(confine_io_filter) > 0);
     if (!load_filter(confine_io_filter, ARRAY_SIZE(confine_io_filter))) {
         return error_set_os(err, errno, "cannot limit the monitor's system calls");
     }
@@ -71,7 +71,6 @@ enum kelpie_status confine_process(struct kelpie_error *err) {
 bool confine_vcpu_thread(void) {
     ASSERT(ARRAY_SIZE(confine_vcpu_filter) <= ARRAY_SIZE(confine_io_filter));
     ASSERT(ARRAY_SIZE(confine_vcpu_filter) > 0);
-    static_assert(sizeof(confine_vcpu_filter) > 0, "there is a list");
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
            load_filter(confine_vcpu_filter, ARRAY_SIZE(confine_vcpu_filter));
 }

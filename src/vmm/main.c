@@ -226,6 +226,8 @@ static int report(struct machine *machine) {
 
 int main(void) {
     static struct session session = {.fds = {-1, -1}};
+    ASSERT(session.fds[CONTROL_ROLE_STATE] < 0);
+    ASSERT(!session.made);
     prctl(PR_SET_NAME, "kelpie-vmm");
     close(CONTROL_CHILD_PROGRAM);
     /* A machine that could not be made was answered for, and so was the end of the owner. */

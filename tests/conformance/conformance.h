@@ -37,6 +37,7 @@ struct suite {
     const char *backend;
     const char *program; /* this program, for a second process */
     uint32_t capabilities;
+    uint32_t vcpu_count;  /* of each VM; 0: the default */
     struct kelpie_vm *vm; /* the shared one, running; NULL in groups that have none */
     char folder[256];     /* an empty folder of this host */
     uint32_t skipped;

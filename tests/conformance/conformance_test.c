@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
  * Runs the suite for every backend that can be used here, or for those in $KELPIE_CONFORMANCE_BACKENDS
- * (names with commas). $KELPIE_CONFORMANCE_GROUPS limits the groups in the same way.
+ * (names with commas). $KELPIE_CONFORMANCE_GROUPS limits the groups in the same way; $KELPIE_CONFORMANCE_VCPUS
+ * is how many vCPUs each VM has.
  */
 #include <stdbool.h>
 #include <stdio.h>
@@ -90,6 +91,8 @@ int main(int argc, char **argv) {
         perror(suite()->folder);
         return 1;
     }
+    const char *vcpus = getenv("KELPIE_CONFORMANCE_VCPUS");
+    suite()->vcpu_count = vcpus ? (uint32_t)strtoul(vcpus, NULL, 10) : 0;
     struct kelpie_backend backends[KELPIE_BACKEND_COUNT_MAX];
     size_t count = kelpie_backend_list(backends, KELPIE_BACKEND_COUNT_MAX);
     int failed = 0;

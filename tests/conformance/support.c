@@ -46,7 +46,9 @@ void need(enum kelpie_capability capability, const char *what) {
 struct kelpie_vm *make_vm(void) {
     struct kelpie_error err = {0};
     struct kelpie_vm *vm = NULL;
-    OK(kelpie_vm_create(&(struct kelpie_config){.backend = suite()->backend}, &vm, &err));
+    const struct kelpie_config config = {.backend = suite()->backend,
+                                         .vcpu_count = suite()->vcpu_count};
+    OK(kelpie_vm_create(&config, &vm, &err));
     assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_CREATED);
     return vm;
 }
