@@ -73,7 +73,7 @@ static enum kelpie_status copy_await_end(struct copy *copy, struct kelpie_error 
     ASSERT(copy->vm->locked);
     ASSERT(copy->exec);
     struct kelpie_exec *exec = copy->exec;
-    struct vm_wait wait = vm_wait_start(copy->vm, copy->vm->config->operation_timeout_ms);
+    struct vm_wait wait = vm_session_wait_start(exec, copy->vm->config->operation_timeout_ms);
     while (!exec->ended) {
         TRY(vm_session_wait_step(exec, &wait, "the guest to finish the file", err));
     }
@@ -114,7 +114,7 @@ static enum kelpie_status put_open(struct copy *copy, struct kelpie_error *err) 
     ASSERT(copy->guest_path);
     struct kelpie_vm *vm = copy->vm;
     TRY(copy_open(copy, err));
-    struct vm_wait wait = vm_wait_start(vm, vm->config->operation_timeout_ms);
+    struct vm_wait wait = vm_session_wait_start(copy->exec, vm->config->operation_timeout_ms);
     struct protocol_file_put put = {
         .path = copy->guest_path, .mode = copy->mode, .size = copy->size};
     struct cursor_writer writer;
@@ -130,8 +130,13 @@ static enum kelpie_status put_piece(struct copy *copy, size_t size, struct kelpi
     size_t done = 0;
     while (done < size) {
         size_t written = 0;
+        struct vm_wait wait =
+            vm_session_wait_start(copy->exec, copy->vm->config->operation_timeout_ms);
+        if (wait.cancel_count != copy->vm->cancel_count) {
+            return error_set(err, KELPIE_CANCELLED, "copying in was cancelled");
+        }
         enum kelpie_status status =
-            vm_session_write(copy->exec, copy->chunk + done, size - done, &written, err);
+            vm_session_write(copy->exec, copy->chunk + done, size - done, &wait, &written, err);
         if (status == KELPIE_EXEC_FAILED && copy->exec->ended) {
             return copy_await_end(copy, err); /* the guest gave up, and says why */
         }
@@ -217,7 +222,7 @@ static enum kelpie_status get_open(struct copy *copy, struct kelpie_error *err) 
     struct kelpie_vm *vm = copy->vm;
     TRY(copy_open(copy, err));
     copy->exec->input_refused = true;
-    struct vm_wait wait = vm_wait_start(vm, vm->config->operation_timeout_ms);
+    struct vm_wait wait = vm_session_wait_start(copy->exec, vm->config->operation_timeout_ms);
     struct protocol_file_get get = {.path = copy->guest_path};
     struct cursor_writer writer;
     TRY(vm_channel_reserve(vm, KELPIE_PATH_SIZE_MAX + 256, &wait, &writer, err));
@@ -243,7 +248,7 @@ static enum kelpie_status get_piece(struct copy *copy, size_t *ret_size, struct 
     ASSERT(ret_size);
     ASSERT(copy->vm->locked);
     ASSERT(copy->exec);
-    struct vm_wait wait = vm_wait_start(copy->vm, copy->vm->config->operation_timeout_ms);
+    struct vm_wait wait = vm_session_wait_start(copy->exec, copy->vm->config->operation_timeout_ms);
     for (;;) {
         size_t count = vm_session_take(copy->exec, 0, copy->chunk, sizeof(copy->chunk));
         if (count > 0 || vm_session_drained(copy->exec, 0)) {

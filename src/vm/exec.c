@@ -254,22 +254,21 @@ static enum kelpie_status check_input(struct kelpie_exec *exec, struct kelpie_er
 }
 
 enum kelpie_status vm_session_write(struct kelpie_exec *exec, const void *data, size_t size,
-                                    size_t *ret_size, struct kelpie_error *err) {
+                                    const struct vm_wait *wait, size_t *ret_size,
+                                    struct kelpie_error *err) {
     ASSERT(ret_size);
     ASSERT(exec->vm->locked);
     ASSERT(data && size > 0);
-    struct kelpie_vm *vm = exec->vm;
-    struct vm_wait wait = vm_wait_start(vm, vm->config->operation_timeout_ms);
     TRY(check_input(exec, err));
     while (protocol_sender_room(&exec->input) == 0) {
-        TRY(vm_session_wait_step(exec, &wait, "the command to read its stdin", err));
+        TRY(vm_session_wait_step(exec, wait, "the command to read its stdin", err));
         TRY(check_input(exec, err));
     }
     if (exec->lost) {
-        TRY(vm_session_wait_step(exec, &wait, "the command to read its stdin", err));
+        TRY(vm_session_wait_step(exec, wait, "the command to read its stdin", err));
     }
     *ret_size = protocol_sender_write(&exec->input, data, size);
-    vm_channel_flush(vm);
+    vm_channel_flush(exec->vm);
     return KELPIE_OK;
 }
 
@@ -281,7 +280,8 @@ enum kelpie_status kelpie_exec_write(struct kelpie_exec *exec, const void *data,
         return error_set_field(err, KELPIE_BAD_CONFIG, "data", "there is nothing to write");
     }
     vm_lock(exec->vm);
-    enum kelpie_status status = vm_session_write(exec, data, size, ret_size, err);
+    struct vm_wait wait = vm_wait_start(exec->vm, exec->vm->config->operation_timeout_ms);
+    enum kelpie_status status = vm_session_write(exec, data, size, &wait, ret_size, err);
     vm_unlock(exec->vm);
     return status;
 }
@@ -484,7 +484,7 @@ static enum kelpie_status run_to_end(struct kelpie_exec *exec, const struct kelp
                                      struct kelpie_error *err) {
     ASSERT(exec->vm->locked);
     ASSERT(exec->started || exec->ended);
-    struct vm_wait wait = vm_wait_start(exec->vm, 0);
+    struct vm_wait wait = vm_session_wait_start(exec, 0);
     size_t fed = 0;
     for (;;) {
         feed(exec, command, &fed);

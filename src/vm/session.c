@@ -43,6 +43,7 @@ enum kelpie_status vm_session_create(struct kelpie_vm *vm, enum vm_session_kind 
     }
     exec->magic = EXEC_MAGIC;
     exec->vm = vm;
+    exec->cancel_count = vm->cancel_count;
     exec->kind = kind;
     exec->id = id != 0 ? id : next_id(vm);
     protocol_sender_init(&exec->input, exec->buffer, PROTOCOL_WINDOW_SIZE);
@@ -337,6 +338,14 @@ bool vm_session_drained(const struct kelpie_exec *exec, size_t output) {
     ASSERT(output < VM_OUTPUT_COUNT);
     const struct vm_output *out = &exec->outputs[output];
     return out->ring.size == 0 && (out->receiver.ended || exec->ended);
+}
+
+struct vm_wait vm_session_wait_start(const struct kelpie_exec *exec, uint64_t timeout_ms) {
+    ASSERT(exec->vm->locked);
+    ASSERT(exec->cancel_count <= exec->vm->cancel_count);
+    struct vm_wait wait = vm_wait_start(exec->vm, timeout_ms);
+    wait.cancel_count = exec->cancel_count;
+    return wait;
 }
 
 enum kelpie_status vm_session_wait_step(struct kelpie_exec *exec, const struct vm_wait *wait,

@@ -155,7 +155,8 @@ struct kelpie_exec {
     uint64_t signals_wanted; /* bit n-1: signal n is still to be said */
     bool resize_wanted;
     struct protocol_resize resize;
-    uint64_t deadline_ns; /* when we stop waiting for the guest to enforce the timeout; 0: none */
+    uint64_t deadline_ns;  /* when we stop waiting for the guest to enforce the timeout; 0: none */
+    uint64_t cancel_count; /* of the VM, when the session was made */
 };
 
 /* ---- The VM ----------------------------------------------------------------------------------- */
@@ -356,6 +357,10 @@ struct kelpie_exec *vm_session_find(struct kelpie_vm *vm, uint32_t id);
 /* The handle is given up; with `release` the guest is told to forget the session. mutex NOT held. */
 void vm_session_close(struct kelpie_exec *exec, bool release);
 
+/* As vm_wait_start(), for a call that made the session and waits more than once: a cancel between two of its waits
+ * ends it too. mutex held. */
+struct vm_wait vm_session_wait_start(const struct kelpie_exec *exec, uint64_t timeout_ms);
+
 /* A frame of a session; false: it breaks the protocol. */
 bool vm_session_handle(struct kelpie_vm *vm, const struct protocol_frame *frame);
 
@@ -382,10 +387,10 @@ size_t vm_session_take(struct kelpie_exec *exec, size_t output, void *buffer, si
 /* True when nothing more can come out of it. */
 bool vm_session_drained(const struct kelpie_exec *exec, size_t output);
 
-/* Queues at least one byte for stdin, waiting for room up to operation_timeout_ms. EXEC_FAILED with EPIPE: it is closed. */
+/* Queues at least one byte for stdin, waiting for room. EXEC_FAILED with EPIPE: it is closed. */
 KELPIE_CHECKED enum kelpie_status vm_session_write(struct kelpie_exec *exec, const void *data,
-                                                   size_t size, size_t *ret_size,
-                                                   struct kelpie_error *err);
+                                                   size_t size, const struct vm_wait *wait,
+                                                   size_t *ret_size, struct kelpie_error *err);
 
 /* Remembers where the reader stands, for an attach later. */
 void vm_session_note_offsets(struct kelpie_exec *exec);
