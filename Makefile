@@ -56,7 +56,8 @@ FUZZING := BUILD=$(BUILD)/fuzzing CC=$(CLANG) \
 COVERAGE := BUILD=$(BUILD)/cover SANITIZE='--coverage -O0'
 
 # The rooms in which several threads meet: what `make tsan` runs, on the mock backend.
-THREADED := src/host src/vm src/backend/mock tests/conformance tests/fault
+THREADED := src/host src/vm src/backend/mock src/vmm/x86_64 src/vmm/device tests/conformance \
+            tests/fault
 
 .DEFAULT_GOAL := all
 .PHONY: all

@@ -191,6 +191,7 @@ static bool serve(struct session *session) {
     struct kelpie_error err = {0};
     int fd = -1;
     ASSERT(session);
+    static_assert(sizeof(payload) >= CONTROL_MESSAGE_SIZE_MAX - CONTROL_HEADER_SIZE, "it fits");
     if (!receive(header_bytes, sizeof(header_bytes), &fd) ||
         !control_decode_header(header_bytes, &header) ||
         (header.size > 0 && !receive(payload, header.size, &fd))) {
@@ -217,6 +218,7 @@ static void on_order(void *context, uint32_t events) {
 
 static int report(struct machine *machine) {
     struct vcpu_result result = {.stop = VCPU_STOP_ERROR};
+    ASSERT(machine->vcpu_count > 0);
     ASSERT(machine->threads_started);
     bool stopped = vcpu_threads_result(&machine->threads, &result);
     ASSERT(stopped);
@@ -226,7 +228,7 @@ static int report(struct machine *machine) {
 
 int main(void) {
     static struct session session = {.fds = {-1, -1}};
-    ASSERT(session.fds[CONTROL_ROLE_STATE] < 0);
+    ASSERT(session.fds[CONTROL_ROLE_STATE] < 0 && session.fds[CONTROL_ROLE_MEMORY] < 0);
     ASSERT(!session.made);
     prctl(PR_SET_NAME, "kelpie-vmm");
     close(CONTROL_CHILD_PROGRAM);

@@ -156,8 +156,8 @@ static inline int guest_open_kvm(void) {
 static inline void guest_create_bare(struct guest *guest, uint64_t size, uint32_t vcpu_count) {
     struct kelpie_error err;
     *guest = (struct guest){.kvm_fd = guest_open_kvm(), .vcpu_count = vcpu_count, .answer = 0x5a};
-    guest->ops =
-        (struct vcpu_ops){guest_io_read, guest_io_write, guest_mmio_read, guest_mmio_write, guest};
+    guest->ops = (struct vcpu_ops){guest_io_read,    guest_io_write, guest_mmio_read,
+                                   guest_mmio_write, guest,          NULL};
     void *host = mmap(NULL, size, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     assert_ptr_not_equal(host, MAP_FAILED);

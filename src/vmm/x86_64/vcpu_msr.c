@@ -243,12 +243,14 @@ static enum kelpie_status set_msrs(struct vcpu *vcpu, const struct msr_table *ta
 }
 
 /* Not every KVM can set the TSC: some (page-table KVM within a VM) let the guest see the host's, whatever they are told. That
- * does where the host's is ahead of the snapshot's, and would be a clock that jumps back where it is not. */
+ * does where the host's is ahead of the snapshot's, and would be a clock that jumps back where it is not. The first vCPU
+ * tells: KVM sets the others to what it has, when they differ by less than a second, as their saved values do by the
+ * time that saving took. */
 static enum kelpie_status check_tsc(const struct vcpu *vcpu, const struct msr_table *table,
                                     struct kelpie_error *err) {
     ASSERT(vcpu->fd >= 0);
     ASSERT(table->count <= VCPU_MSR_COUNT_MAX);
-    for (uint32_t i = 0; i < table->count; i++) {
+    for (uint32_t i = 0; i < table->count && vcpu->index == 0; i++) {
         uint64_t now = 0;
         bool is_tsc = table->entries[i].index == MSR_TSC && read_msr(vcpu, MSR_TSC, &now);
         if (is_tsc && now < table->entries[i].data) {

@@ -100,8 +100,8 @@ static bool run_for(struct guest *guest, struct steps_machine *machine, useconds
     struct vcpu_threads threads;
     struct kelpie_error err;
     struct vcpu_result result;
-    const struct vcpu_ops ops = {steps_read, steps_write, guest_mmio_read, guest_mmio_write,
-                                 machine};
+    const struct vcpu_ops ops = {steps_read,       steps_write, guest_mmio_read,
+                                 guest_mmio_write, machine,     NULL};
     machine->threads = &threads;
     guest_check(vcpu_threads_start(&threads, guest->vcpus, 1, &ops, &err), &err);
     guest_check(vcpu_threads_resume(&threads, &err), &err);

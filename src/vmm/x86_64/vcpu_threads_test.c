@@ -45,7 +45,7 @@ static void nothing_store(void *context, uint64_t gpa, const void *data, uint32_
 }
 
 static struct vcpu_ops counting_ops(uint64_t *count) {
-    return (struct vcpu_ops){nothing_in, nothing_out, nothing_load, nothing_store, count};
+    return (struct vcpu_ops){nothing_in, nothing_out, nothing_load, nothing_store, count, NULL};
 }
 
 /* Two vCPUs; the second counts at GUEST_DATA + 0x1000 and makes port writes. */
