@@ -226,8 +226,13 @@ fuzz-run:
 $(BUILD)/bench/bench: $(BENCH_OBJECTS) $(BUILD)/libkelpie.a
 	$(CC) $(BENCH_OBJECTS) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -o $@
 
+# What a restore is measured against: static, like the monitor.
+$(BUILD)/bench/floor: bench/floor/floor.c
+	@mkdir -p $(@D)
+	$(CC) -std=gnu17 -O2 $(WARNINGS) -static $< -o $@
+
 .PHONY: bench
-bench: all $(if $(BENCH_SOURCES),$(BUILD)/bench/bench) ## measure; print a table and write build/bench.json
+bench: all $(if $(BENCH_SOURCES),$(BUILD)/bench/bench $(BUILD)/bench/floor) ## measure; print a table and write build/bench.json
 	@$(if $(BENCH_SOURCES),$(BUILD)/bench/bench,echo 'there is nothing in bench/ yet'; exit 1)
 
 # ---- how the code looks --------------------------------------------------------------------------

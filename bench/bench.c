@@ -17,6 +17,7 @@
 
 #include "base/assert.h"
 #include "by_hand.h"
+#include "kvm_restore.h"
 #include "series.h"
 
 #define MEMORY_MIB 256
@@ -24,6 +25,7 @@
 #define RUNS_MAX 100
 #define EXEC_RUNS 200
 #define PING_RUNS 500
+#define KVM_RUNS_FACTOR 10 /* a run takes milliseconds */
 #define COPY_BYTES (32u << 20)
 #define OUTPUT_JSON "build/bench.json"
 
@@ -249,6 +251,9 @@ static void measure(struct bench *bench, const char *program, size_t runs) {
     measure_round_trips(bench, vm);
     measure_copies(bench, vm, runs);
     kelpie_vm_destroy(vm);
+    char floor[4096];
+    snprintf(floor, sizeof(floor), "%.*s/floor", (int)(strrchr(program, '/') - program), program);
+    kvm_restore_measure(bench->host, floor, report, runs * KVM_RUNS_FACTOR);
 }
 
 int main(int argc, char **argv) {
