@@ -175,19 +175,19 @@ void monitor_exit_text(struct monitor *monitor, const char *reason, char *buffer
     }
     monitor_drain_stderr(monitor);
     char words[MONITOR_LAST_WORDS_SIZE_MAX + 1];
+    char line[MONITOR_LAST_WORDS_SIZE_MAX + 1];
     monitor_last_line(monitor->stderr_tail, monitor->stderr_size, words, sizeof(words));
-    if (!words[0]) {
-        monitor_console_last_line(&monitor->console, words, sizeof(words));
-    }
+    monitor_console_last_line(&monitor->console, line, sizeof(line));
     char how[64];
     if (end.signal != 0) {
         snprintf(how, sizeof(how), "was killed by signal %d", end.signal);
     } else {
         snprintf(how, sizeof(how), "exited with code %d", end.code);
     }
-    snprintf(buffer, size, "%s %s%s%s%s%s%s", monitor->name, how, reason ? " after " : "",
+    snprintf(buffer, size, "%s %s%s%s%s%s%s%s%s", monitor->name, how, reason ? " after " : "",
              reason ? reason : "", words[0] ? "; its last words: " : "", words,
-             words[0] ? "" : "; it said nothing");
+             line[0] ? "; the console's last line: " : "", line,
+             words[0] || line[0] ? "" : "; it said nothing");
 }
 
 enum kelpie_status monitor_explain(struct monitor *monitor, const char *reason,
