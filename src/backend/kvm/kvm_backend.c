@@ -18,7 +18,7 @@ static void kvm_probe(struct host *host, struct kelpie_probe *ret_probe) {
     snprintf(ret_probe->version, sizeof(ret_probe->version), "%s", kelpie_version());
     struct kelpie_error error = {0};
     uint64_t taken_ns = 0;
-    enum kelpie_status status = host_kvm_probe(host, KVM_RING0_BUDGET_NS, &taken_ns, &error);
+    enum kelpie_status status = host_kvm_probe(host, HOST_KVM_BUDGET_NS, &taken_ns, &error);
     ret_probe->ring0_ns = taken_ns;
     if (status == KELPIE_NOT_FOUND) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason), "there is no " KVM_DEVICE);
@@ -29,12 +29,12 @@ static void kvm_probe(struct host *host, struct kelpie_probe *ret_probe) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason), "%.511s", error.message);
         snprintf(ret_probe->install, sizeof(ret_probe->install),
                  "make " KVM_DEVICE " accessible to this user, such as by the group kvm");
-    } else if (taken_ns >= KVM_RING0_BUDGET_NS) {
+    } else if (taken_ns >= HOST_KVM_BUDGET_NS) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason),
                  KVM_DEVICE " interprets kernel-mode code (%u instructions take more than %llu ms),"
                             " so Linux does not boot on it",
                  HOST_KVM_INSTRUCTION_COUNT,
-                 (unsigned long long)(KVM_RING0_BUDGET_NS / HOST_NS_PER_MS));
+                 (unsigned long long)(HOST_KVM_BUDGET_NS / HOST_NS_PER_MS));
     } else {
         ret_probe->usable = true;
         snprintf(ret_probe->reason, sizeof(ret_probe->reason),

@@ -3,7 +3,6 @@
 #define KELPIE_BACKEND_KVM_KVM_LIMITS_H
 
 #define KVM_DEVICE "/dev/kvm"
-#define KVM_RING0_BUDGET_NS 10000000ull /* for each try of the ring-0 payload */
-#define KVM_ANSWERS_OWED_MAX 16         /* late answers that are still awaited */
+#define KVM_ANSWERS_OWED_MAX 16 /* late answers that are still awaited */
 
 #endif

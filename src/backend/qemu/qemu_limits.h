@@ -8,7 +8,6 @@
 #define QEMU_VERSION_SIZE_MAX 31
 #define QEMU_VERSION_OUTPUT_SIZE_MAX 1023
 #define QEMU_VERSION_TIMEOUT_MS 5000
-#define QEMU_KVM_BUDGET_NS 10000000ull /* for each try of the ring-0 payload */
 
 #define QEMU_ARGV_COUNT_MAX 127
 #define QEMU_COMMAND_SIZE_MAX 32768 /* all arguments with their zeros */
