@@ -5,7 +5,7 @@
  * Every figure is the median of the runs, ours and the peer's taken in turn, so that a machine whose speed drifts
  * drifts for both. Prints a table and writes bench.json beside the program's folder.
  *
- *     usage: bench [RUNS]        (10 to 100; the default is 10)
+ *     usage: bench [RUNS [qemu | kvm]]        (1 to 100 runs; the default is 10, of everything)
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -229,7 +229,7 @@ static void close_bench(struct bench *bench) {
     host_destroy(bench->host);
 }
 
-static void measure(struct bench *bench, const char *program, size_t runs) {
+static void measure_qemu(struct bench *bench, const char *program, size_t runs) {
     struct report *report = &bench->report;
     struct series *boot = report_add(report, "qemu.boot_exec", "ms", "by_hand.boot_exec", 0);
     struct series *boot_peer = report_add(report, "by_hand.boot_exec", "ms", NULL, 0);
@@ -251,23 +251,34 @@ static void measure(struct bench *bench, const char *program, size_t runs) {
     measure_round_trips(bench, vm);
     measure_copies(bench, vm, runs);
     kelpie_vm_destroy(vm);
+}
+
+static void measure_kvm(struct bench *bench, const char *program, size_t runs) {
     char floor[4096];
     snprintf(floor, sizeof(floor), "%.*s/floor", (int)(strrchr(program, '/') - program), program);
-    kvm_restore_measure(bench->host, floor, report, runs * KVM_RUNS_FACTOR);
+    kvm_restore_measure(bench->host, floor, &bench->report, runs * KVM_RUNS_FACTOR);
 }
 
 int main(int argc, char **argv) {
     if (argc == 2 && strcmp(argv[1], "--owner") == 0) {
         return be_owner();
     }
-    long runs = argc == 2 ? strtol(argv[1], NULL, 10) : RUNS_DEFAULT;
-    if (argc > 2 || runs < 1 || runs > RUNS_MAX) {
-        fprintf(stderr, "usage: bench [RUNS]\n");
+    long runs = argc >= 2 ? strtol(argv[1], NULL, 10) : RUNS_DEFAULT;
+    const char *only = argc == 3 ? argv[2] : "";
+    bool qemu = strcmp(only, "kvm") != 0;
+    bool kvm = strcmp(only, "qemu") != 0;
+    if (argc > 3 || runs < 1 || runs > RUNS_MAX || (only[0] && qemu && kvm)) {
+        fprintf(stderr, "usage: bench [RUNS [qemu | kvm]]\n");
         return 2;
     }
     static struct bench bench;
     open_bench(&bench);
-    measure(&bench, argv[0], (size_t)runs);
+    if (qemu) {
+        measure_qemu(&bench, argv[0], (size_t)runs);
+    }
+    if (kvm) {
+        measure_kvm(&bench, argv[0], (size_t)runs);
+    }
     int result = report_print(&bench.report, OUTPUT_JSON);
     close_bench(&bench);
     return result == 0 ? 0 : 1;

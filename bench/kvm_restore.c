@@ -93,11 +93,21 @@ static void open_instance(struct rig *rig) {
 
 static void pass(struct rig *rig, enum control_role role, int fd) {
     struct kelpie_error err;
-    uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
-    struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
-    const struct host_wait wait = wait_of(rig);
-    control_encode_fd(&writer, role);
-    check(kvm_order(rig->instance, &writer, fd, &wait, &err), "pass a descriptor", &err);
+    check(kvm_pass(rig->instance, role, fd, &err), "pass a descriptor", &err);
+}
+
+/* The monitor's alone from now on. */
+static void give(struct rig *rig, enum control_role role, int fd) {
+    pass(rig, role, fd);
+    host_close(rig->host, fd);
+}
+
+static int empty_memory(struct rig *rig) {
+    struct kelpie_error err;
+    int fd = HOST_FD_NONE;
+    check(host_memory_file(rig->host, "bench", (uint64_t)MEMORY_MIB << 20, &fd, &err),
+          "memory file", &err);
+    return fd;
 }
 
 static void await_console(struct rig *rig) {
@@ -114,8 +124,10 @@ static void await_console(struct rig *rig) {
 static void make_snapshot(struct rig *rig) {
     struct kelpie_error err;
     const struct host_wait wait = wait_of(rig);
-    const struct kvm_sources sources = {make_kernel(rig), file_of(rig, "none", 4)};
-    check(kvm_process_start(rig->instance, &sources, &err), "start", &err);
+    check(kvm_process_start(rig->instance, &err), "start", &err);
+    give(rig, CONTROL_ROLE_KERNEL, make_kernel(rig));
+    give(rig, CONTROL_ROLE_INITRAMFS, file_of(rig, "none", 4));
+    give(rig, CONTROL_ROLE_MEMORY, empty_memory(rig));
     check(kvm_order_machine(rig->instance, CONTROL_BOOT, &wait, &err), "boot", &err);
     await_console(rig);
     check(kvm_order_plain(rig->instance, CONTROL_PAUSE, &wait, &err), "pause", &err);
@@ -125,8 +137,6 @@ static void make_snapshot(struct rig *rig) {
     pass(rig, CONTROL_ROLE_MEMORY, rig->memory_fd);
     check(kvm_order_plain(rig->instance, CONTROL_SAVE, &wait, &err), "save", &err);
     kvm_process_take_down(rig->instance);
-    host_close(rig->host, sources.first_fd);
-    host_close(rig->host, sources.second_fd);
 }
 
 static double ms_since(struct rig *rig, uint64_t start_ns) {
@@ -136,9 +146,10 @@ static double ms_since(struct rig *rig, uint64_t start_ns) {
 static void restore_once(struct rig *rig, struct series *series) {
     struct kelpie_error err;
     const struct host_wait wait = wait_of(rig);
-    const struct kvm_sources sources = {rig->state_fd, rig->memory_fd};
     uint64_t start_ns = host_monotonic_ns(rig->host);
-    check(kvm_process_start(rig->instance, &sources, &err), "start", &err);
+    check(kvm_process_start(rig->instance, &err), "start", &err);
+    pass(rig, CONTROL_ROLE_STATE, rig->state_fd);
+    pass(rig, CONTROL_ROLE_MEMORY, rig->memory_fd);
     check(kvm_order_machine(rig->instance, CONTROL_LOAD, &wait, &err), "load", &err);
     check(kvm_order_plain(rig->instance, CONTROL_RESUME, &wait, &err), "resume", &err);
     await_console(rig);
@@ -155,7 +166,7 @@ static void floor_once(struct rig *rig, const char *program, struct series *seri
     check(host_file_open(rig->host, KVM_DEVICE, HOST_OPEN_READ | HOST_OPEN_WRITE, 0, &kvm_fd, &err),
           "open", &err);
     const struct host_process_fd fds[] = {{CONTROL_CHILD_KVM, kvm_fd},
-                                          {CONTROL_CHILD_INITRAMFS, rig->memory_fd}};
+                                          {CONTROL_CHILD_PROGRAM, rig->memory_fd}};
     const struct monitor_launch launch = {.argv = argv, .fds = fds, .fd_count = ARRAY_SIZE(fds)};
     check(monitor_launch(&rig->instance->monitor, &launch, &err), "floor", &err);
     await_console(rig);

@@ -16,7 +16,7 @@
 
 #define CONSOLE_FD 4
 #define KVM_FD 6
-#define MEMORY_FD 9
+#define MEMORY_FD 7
 #define LOOP_RIP 0x100006 /* the payload's loop, and what it has in its registers there */
 #define PAGE_TABLES 0x9000
 #define CPUID_COUNT_MAX 256

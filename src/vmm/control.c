@@ -6,6 +6,19 @@
 
 #include "base/assert.h"
 
+static const char *const role_names[] = {
+    [CONTROL_ROLE_KERNEL] = "kernel", [CONTROL_ROLE_INITRAMFS] = "initramfs",
+    [CONTROL_ROLE_STATE] = "state",   [CONTROL_ROLE_MEMORY] = "memory",
+    [CONTROL_ROLE_DISK_0] = "disk",
+};
+
+const char *control_role_name(enum control_role role) {
+    ASSERT((unsigned)role < CONTROL_ROLE_COUNT);
+    const char *name = role_names[role < CONTROL_ROLE_DISK_0 ? role : CONTROL_ROLE_DISK_0];
+    ASSERT(name);
+    return name;
+}
+
 bool control_decode_header(const uint8_t bytes[CONTROL_HEADER_SIZE], struct control_header *ret) {
     ASSERT(bytes);
     ASSERT(ret);
@@ -13,8 +26,8 @@ bool control_decode_header(const uint8_t bytes[CONTROL_HEADER_SIZE], struct cont
     ret->size = cursor_read_u32(&reader);
     uint32_t type = cursor_read_u32(&reader);
     ret->type = (enum control_type)type;
-    bool request = type >= CONTROL_BOOT && type <= CONTROL_SAVE;
-    bool answer = type == CONTROL_DONE || type == CONTROL_FAILED;
+    bool request = type >= CONTROL_FD && type < CONTROL_ORDER_END;
+    bool answer = type == CONTROL_DONE || type == CONTROL_TOLD || type == CONTROL_FAILED;
     return (request || answer) && ret->size <= CONTROL_MESSAGE_SIZE_MAX - CONTROL_HEADER_SIZE;
 }
 
@@ -35,7 +48,7 @@ static void end(struct cursor_writer *writer) {
 
 void control_encode_machine(struct cursor_writer *writer, enum control_type type,
                             const struct control_machine *machine) {
-    ASSERT(type == CONTROL_BOOT || type == CONTROL_LOAD);
+    ASSERT(type == CONTROL_PREPARE || type == CONTROL_BOOT || type == CONTROL_LOAD);
     ASSERT(machine->disk_count <= KELPIE_DISK_COUNT_MAX);
     begin(writer, type);
     cursor_write_u32(writer, machine->vcpu_count);
@@ -95,10 +108,31 @@ bool control_decode_fd(const void *payload, size_t size, enum control_role *ret)
 
 void control_encode_plain(struct cursor_writer *writer, enum control_type type) {
     ASSERT(writer);
-    ASSERT(type == CONTROL_PAUSE || type == CONTROL_RESUME || type == CONTROL_SAVE ||
-           type == CONTROL_DONE);
+    ASSERT(type == CONTROL_DONE || (type >= CONTROL_PAUSE && type < CONTROL_ORDER_END));
     begin(writer, type);
     end(writer);
+}
+
+void control_encode_stamps(struct cursor_writer *writer, const struct control_stamps *stamps) {
+    ASSERT(writer);
+    ASSERT(stamps->started_ns > 0);
+    begin(writer, CONTROL_TOLD);
+    cursor_write_u64(writer, stamps->started_ns);
+    cursor_write_u64(writer, stamps->ready_ns);
+    cursor_write_u64(writer, stamps->resumed_ns);
+    cursor_write_u64(writer, stamps->first_exit_ns);
+    end(writer);
+}
+
+bool control_decode_stamps(const void *payload, size_t size, struct control_stamps *ret) {
+    ASSERT(payload || size == 0);
+    ASSERT(ret);
+    struct cursor_reader reader = cursor_reader_init(payload, size);
+    ret->started_ns = cursor_read_u64(&reader);
+    ret->ready_ns = cursor_read_u64(&reader);
+    ret->resumed_ns = cursor_read_u64(&reader);
+    ret->first_exit_ns = cursor_read_u64(&reader);
+    return cursor_reader_finished(&reader);
 }
 
 void control_encode_failed(struct cursor_writer *writer, const struct kelpie_error *failure) {

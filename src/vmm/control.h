@@ -6,14 +6,19 @@
  * THEORY OF OPERATION
  *
  * A message is a header, u32 payload size and u32 type, and its payload, all little-endian. The owner asks, one thing at
- * a time; the monitor answers each with DONE or FAILED. Descriptors that the monitor works with from the start have
- * fixed numbers (below); those of a save come with an FD message each, attached to its first byte (SCM_RIGHTS).
+ * a time; the monitor answers each order but FD with DONE, TOLD or FAILED. Descriptors that the monitor needs from the
+ * start have fixed numbers (below); every other comes with an FD message, attached to its first byte (SCM_RIGHTS), and
+ * waits for the order that uses it up. An order says what is missing.
  *
- *     BOOT  machine     loads kernel and initramfs, makes the vCPUs, and lets them run
- *     LOAD  machine     loads a saved state over a memory file; the vCPUs do not run
+ *     PREPARE machine   makes memory, vCPUs and the devices that need no file; optional, before the next two
+ *     BOOT  machine     loads KERNEL and INITRAMFS into the file MEMORY, and lets the vCPUs run
+ *     LOAD  machine     loads STATE over MEMORY, which is mapped privately; the vCPUs do not run
  *     PAUSE, RESUME     the vCPUs stop and go on
- *     FD    role        the attached descriptor is for the next SAVE
- *     SAVE              writes state and memory while the vCPUs stand; uses up the descriptors
+ *     SAVE              writes STATE, and MEMORY if there is one, while the vCPUs stand
+ *     SEAL              the file of the guest's memory stays as it is from now on, for others to map: the machine
+ *                       goes on over a private mapping of it. With MEMORY: memory is written there first, and that is
+ *                       the file. While the vCPUs stand
+ *     TELL              answered by TOLD: when things happened
  *
  * Trust: the owner is trusted, and is checked all the same, for a monitor that misunderstands is worth nothing. What the
  * monitor says is not trusted: it runs a hostile guest. The owner takes no sizes or places from it, only whether
@@ -40,27 +45,40 @@ enum control_child_fd {
     CONTROL_CHILD_CONSOLE,
     CONTROL_CHILD_CONTROL,
     CONTROL_CHILD_KVM,
-    CONTROL_CHILD_PROGRAM,   /* the monitor itself */
-    CONTROL_CHILD_KERNEL,    /* BOOT: the kernel's file. LOAD: the state's */
-    CONTROL_CHILD_INITRAMFS, /* BOOT: the initramfs. LOAD: the memory's file */
-    CONTROL_CHILD_DISK_0,
-    CONTROL_CHILD_END = CONTROL_CHILD_DISK_0 + KELPIE_DISK_COUNT_MAX
+    CONTROL_CHILD_PROGRAM, /* the monitor itself */
+    CONTROL_CHILD_END
 };
 
 enum control_type {
-    CONTROL_BOOT = 1,
+    CONTROL_FD = 1,
+    CONTROL_PREPARE,
+    CONTROL_BOOT,
     CONTROL_LOAD,
     CONTROL_PAUSE,
     CONTROL_RESUME,
-    CONTROL_FD,
     CONTROL_SAVE,
+    CONTROL_SEAL,
+    CONTROL_TELL,
+    CONTROL_ORDER_END,
     CONTROL_DONE = 64,
+    CONTROL_TOLD,
     CONTROL_FAILED,
 };
 
-enum control_role { CONTROL_ROLE_STATE = 0, CONTROL_ROLE_MEMORY, CONTROL_ROLE_COUNT };
+/* What an FD message's descriptor is for. */
+enum control_role {
+    CONTROL_ROLE_KERNEL = 0,
+    CONTROL_ROLE_INITRAMFS,
+    CONTROL_ROLE_STATE,
+    CONTROL_ROLE_MEMORY,
+    CONTROL_ROLE_DISK_0,
+    CONTROL_ROLE_COUNT = CONTROL_ROLE_DISK_0 + KELPIE_DISK_COUNT_MAX
+};
 
-/* BOOT and LOAD. */
+/* "kernel", … Never NULL. */
+const char *control_role_name(enum control_role role);
+
+/* PREPARE (vcpu_count and memory_mib alone), BOOT and LOAD. */
 struct control_machine {
     uint32_t vcpu_count;
     uint32_t memory_mib;
@@ -69,6 +87,14 @@ struct control_machine {
     bool disk_read_only[KELPIE_DISK_COUNT_MAX];
     uint8_t generation[CONTROL_GENERATION_SIZE]; /* VMGenID: new for each boot and load */
     char command_line[CONTROL_COMMAND_LINE_SIZE_MAX + 1];
+};
+
+/* TOLD: moments on the monotonic clock in nanoseconds; 0: not yet. */
+struct control_stamps {
+    uint64_t started_ns;    /* the process runs */
+    uint64_t ready_ns;      /* the last call that sets the machine up has returned */
+    uint64_t resumed_ns;    /* the vCPUs were told to run, the last time */
+    uint64_t first_exit_ns; /* the guest's first exit in this process */
 };
 
 struct control_header {
@@ -84,11 +110,13 @@ void control_encode_machine(struct cursor_writer *writer, enum control_type type
                             const struct control_machine *machine);
 void control_encode_fd(struct cursor_writer *writer, enum control_role role);
 void control_encode_plain(struct cursor_writer *writer, enum control_type type);
+void control_encode_stamps(struct cursor_writer *writer, const struct control_stamps *stamps);
 void control_encode_failed(struct cursor_writer *writer, const struct kelpie_error *failure);
 
 /* The payload, whole. False: it is not one. */
 bool control_decode_machine(const void *payload, size_t size, struct control_machine *ret);
 bool control_decode_fd(const void *payload, size_t size, enum control_role *ret);
+bool control_decode_stamps(const void *payload, size_t size, struct control_stamps *ret);
 bool control_decode_failed(const void *payload, size_t size, struct kelpie_error *ret);
 
 #endif

@@ -44,6 +44,15 @@ static void test_messages_survive(void **state) {
     assert_memory_equal(back.generation, machine.generation, CONTROL_GENERATION_SIZE);
     assert_string_equal(back.command_line, machine.command_line);
 
+    const struct control_stamps stamps = {1, 2, 3, 4};
+    struct control_stamps told = {0};
+    writer = cursor_writer_init(bytes, sizeof(bytes));
+    control_encode_stamps(&writer, &stamps);
+    assert_int_equal(header_of(&writer).type, CONTROL_TOLD);
+    assert_true(control_decode_stamps(bytes + CONTROL_HEADER_SIZE,
+                                      writer.size - CONTROL_HEADER_SIZE, &told));
+    assert_memory_equal(&told, &stamps, sizeof(stamps));
+
     struct kelpie_error failure = {0};
     struct kelpie_error heard = {0};
     error_set_field(&failure, KELPIE_SNAPSHOT_INCOMPATIBLE, "tsc_khz", "too \x01 fast");
@@ -71,15 +80,15 @@ static void hazard_d1_what_is_no_message_is_refused(void **state) {
     bytes[CONTROL_HEADER_SIZE] = 33; /* vCPUs */
     assert_false(control_decode_machine(bytes + CONTROL_HEADER_SIZE, size, &back));
     static const uint8_t too_long[CONTROL_HEADER_SIZE] = {0xff, 0xff, 0, 0, 1};
-    static const uint8_t no_type[CONTROL_HEADER_SIZE] = {0, 0, 0, 0, 7};
+    static const uint8_t no_type[CONTROL_HEADER_SIZE] = {0, 0, 0, 0, CONTROL_ORDER_END};
     assert_false(control_decode_header(too_long, &header));
     assert_false(control_decode_header(no_type, &header));
     struct kelpie_error heard = {0};
     static const uint8_t ok_as_failure[12] = {0};
     assert_false(control_decode_failed(ok_as_failure, sizeof(ok_as_failure), &heard));
     enum control_role role;
-    assert_false(control_decode_fd("\x02\0\0\0", 4, &role));
-    assert_true(control_decode_fd("\x01\0\0\0", 4, &role));
+    assert_false(control_decode_fd("\x0c\0\0\0", 4, &role));
+    assert_true(control_decode_fd("\x0b\0\0\0", 4, &role));
 }
 
 int main(void) {

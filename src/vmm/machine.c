@@ -3,19 +3,15 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/assert.h"
-#include "vmm/acpi/acpi.h"
-#include "vmm/boot/boot.h"
-#include "vmm/confine.h"
 
-#define GUEST_CID 3 /* the first that is free for guests (virtio 1.2, 5.10.4) */
+#define NS_PER_S 1000000000ull
 
 void machine_lock(void *context) {
     struct machine *machine = context;
@@ -31,194 +27,61 @@ void machine_unlock(void *context) {
     ASSERT(result == 0);
 }
 
-/* ---- What the guest does ---------------------------------------------------------------------- */
+/* ---- Files ------------------------------------------------------------------------------------ */
 
-/* The guest wrote to a port that ends machines. Within its access. */
-static void on_reset(void *context) {
-    struct machine *machine = context;
-    ASSERT(machine->threads_started);
-    struct vcpu_threads *threads = &machine->threads;
-    if (machine->reset.panicked) {
-        vcpu_threads_stop(threads, VCPU_STOP_CRASHED, "the guest's kernel panicked");
-    } else if (machine->reset.kind == RESET_REBOOT) {
-        vcpu_threads_stop(threads, VCPU_STOP_RESET, "the guest reset its machine");
-    } else {
-        ASSERT(machine->reset.kind == RESET_POWER_OFF);
-        vcpu_threads_stop(threads, VCPU_STOP_SHUTDOWN, "the guest powered off");
-    }
-}
-
-static void port_read(void *context, uint16_t port, void *data, uint32_t size) {
-    struct machine *machine = context;
-    ASSERT(machine);
-    ASSERT(data);
-    machine_lock(machine);
-    (void)bus_read(&machine->ports, port, data, size);
-    machine_unlock(machine);
-}
-
-static void port_write(void *context, uint16_t port, const void *data, uint32_t size) {
-    struct machine *machine = context;
-    ASSERT(machine);
-    ASSERT(data);
-    machine_lock(machine);
-    (void)bus_write(&machine->ports, port, data, size);
-    machine_unlock(machine);
-}
-
-static void mmio_read(void *context, uint64_t gpa, void *data, uint32_t size) {
-    struct machine *machine = context;
-    ASSERT(machine);
-    ASSERT(data);
-    machine_lock(machine);
-    (void)bus_read(&machine->mmio, gpa, data, size);
-    machine_unlock(machine);
-}
-
-static void mmio_write(void *context, uint64_t gpa, const void *data, uint32_t size) {
-    struct machine *machine = context;
-    ASSERT(machine);
-    ASSERT(data);
-    machine_lock(machine);
-    (void)bus_write(&machine->mmio, gpa, data, size);
-    machine_unlock(machine);
-}
-
-/* A console that nobody reads at present loses what comes; it never stops the guest (hazard A13). */
-static void serial_out(void *context, uint8_t byte) {
-    ASSERT(context);
-    (void)!send(CONTROL_CHILD_CONSOLE, &byte, sizeof(byte), MSG_DONTWAIT | MSG_NOSIGNAL);
-}
-
-/* ---- Lines ------------------------------------------------------------------------------------ */
-
-static void raise_line(void *context) {
-    ASSERT(context);
-    int fd = *(int *)context;
-    const uint64_t one = 1;
-    ASSERT(fd >= 0);
-    (void)!write(fd, &one, sizeof(one)); /* a full counter is a raised line */
-}
-
-/* The line of a GSI; made at its first use. */
-static enum kelpie_status line_of(struct machine *machine, uint32_t gsi, struct device_irq *ret,
-                                  struct kelpie_error *err) {
-    ASSERT(gsi < VMM_GSI_COUNT);
-    ASSERT(ret);
-    if (machine->irq_fds[gsi] < 0) {
-        TRY(kvm_irq_add(&machine->kvm, gsi, &machine->irq_fds[gsi], err));
-    }
-    *ret = (struct device_irq){.trigger = raise_line, .context = &machine->irq_fds[gsi]};
-    return KELPIE_OK;
-}
-
-static void on_kick(void *context, uint32_t events) {
-    struct machine_kick *kick = context;
-    uint64_t count = 0;
-    (void)events;
-    ASSERT(kick->transport);
-    ASSERT(kick->source.fd >= 0);
-    (void)!read(kick->source.fd, &count, sizeof(count));
-    virtio_mmio_notify(kick->transport, kick->queue_index);
-}
-
-static enum kelpie_status add_kick(struct machine *machine, struct virtio_mmio *transport,
-                                   uint64_t base, uint16_t queue_index, struct kelpie_error *err) {
-    ASSERT(machine->kick_count < MACHINE_KICK_COUNT_MAX);
-    ASSERT(base % VMM_MMIO_WINDOW_SIZE == 0);
-    struct machine_kick *kick = &machine->kicks[machine->kick_count];
-    int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (fd < 0) {
-        return error_set_os(err, errno, "cannot make an event");
-    }
-    *kick = (struct machine_kick){
-        .transport = transport,
-        .queue_index = queue_index,
-        .source = {.fd = fd, .handler = on_kick, .context = kick},
-    };
-    machine->kick_count++;
-    const uint32_t match = queue_index;
-    TRY(kvm_ioeventfd_add(&machine->kvm, base + VIRTIO_MMIO_QUEUE_NOTIFY, &match, fd, err));
-    return io_add(&machine->io, &kick->source, EPOLLIN, err);
-}
-
-/* ---- Devices ---------------------------------------------------------------------------------- */
-
-/* The line that the next device will have. */
-static enum kelpie_status next_line(struct machine *machine, struct device_irq *ret,
-                                    struct kelpie_error *err) {
-    ASSERT(machine->transport_count < VMM_MMIO_DEVICE_COUNT_MAX);
-    ASSERT(ret);
-    return line_of(machine, (uint32_t)(VMM_MMIO_GSI_BASE + machine->transport_count), ret, err);
-}
-
-static enum kelpie_status add_virtio(struct machine *machine, struct virtio_device *device,
-                                     struct kelpie_error *err) {
-    ASSERT(machine->transport_count < VMM_MMIO_DEVICE_COUNT_MAX);
-    ASSERT(device->ops);
-    size_t index = machine->transport_count++;
-    uint64_t base = VMM_MMIO_BASE + index * VMM_MMIO_WINDOW_SIZE;
-    struct virtio_mmio *transport = &machine->transports[index];
-    virtio_mmio_init(transport, device);
-    bus_add(&machine->mmio, base, VMM_MMIO_WINDOW_SIZE, &virtio_mmio_ops, transport);
-    for (uint16_t i = 0; i < device->ops->queue_count; i++) {
-        TRY(add_kick(machine, transport, base, i, err));
+enum kelpie_status machine_file_check(const struct machine_files *files, enum control_role role,
+                                      struct kelpie_error *err) {
+    ASSERT(files);
+    ASSERT((unsigned)role < CONTROL_ROLE_COUNT);
+    if (files->fds[role] < 0) {
+        return error_set(err, KELPIE_INTERNAL, "there is no descriptor for the machine's %s",
+                         control_role_name(role));
     }
     return KELPIE_OK;
 }
 
-static enum kelpie_status add_disk(struct machine *machine, size_t index,
-                                   struct kelpie_error *err) {
-    ASSERT(index < VMM_DISK_COUNT_MAX);
-    ASSERT(index < machine->config.disk_count);
-    struct device_irq irq;
-    struct virtio_blk_options options = {
-        .fd = CONTROL_CHILD_DISK_0 + (int)index,
-        .read_only = machine->config.disk_read_only[index],
-        .id = "kelpie-disk-",
-    };
-    options.id[strlen(options.id)] = (char)('0' + index);
-    TRY(next_line(machine, &irq, err));
-    TRY(virtio_blk_init(&machine->disks[index], &options, &machine->memory, irq, &machine->io,
-                        err));
-    return add_virtio(machine, &machine->disks[index].device, err);
+int machine_file_take(struct machine_files *files, enum control_role role) {
+    ASSERT(files);
+    ASSERT((unsigned)role < CONTROL_ROLE_COUNT);
+    int fd = files->fds[role];
+    files->fds[role] = -1;
+    return fd;
 }
 
-static enum kelpie_status add_vsock(struct machine *machine, struct kelpie_error *err) {
-    ASSERT(machine->transport_count == 0);
-    ASSERT(machine->memory.host);
-    struct virtio_vsock_config config = {
-        .memory = &machine->memory, .io = &machine->io, .guest_cid = GUEST_CID, .listen_fd = -1};
-    TRY(next_line(machine, &config.irq, err));
-    TRY(virtio_vsock_init(&machine->vsock, &config, err));
-    TRY(virtio_vsock_port_add(&machine->vsock, machine->config.channel_port, CONTROL_CHILD_CHANNEL,
-                              err));
-    return add_virtio(machine, &machine->vsock.device, err);
+/* ---- Memory ----------------------------------------------------------------------------------- */
+
+static size_t memory_size(const struct machine *machine) {
+    ASSERT(machine->config.memory_mib > 0);
+    ASSERT(machine->config.memory_mib <= KELPIE_MEMORY_MIB_MAX);
+    return (size_t)machine->config.memory_mib << 20;
 }
 
-/* In the order of their windows. */
-static enum kelpie_status add_devices(struct machine *machine, struct kelpie_error *err) {
-    ASSERT(machine->config.disk_count <= VMM_DISK_COUNT_MAX);
-    ASSERT(machine->transport_count == 0);
-    struct device_irq irq;
-    TRY(add_vsock(machine, err));
-    TRY(next_line(machine, &irq, err));
-    TRY(virtio_rng_init(&machine->rng, &machine->memory, irq, &machine->io, err));
-    TRY(add_virtio(machine, &machine->rng.device, err));
-    const struct virtio_balloon_options balloon = {.memory_is_shared = false};
-    TRY(next_line(machine, &irq, err));
-    TRY(virtio_balloon_init(&machine->balloon, &balloon, &machine->memory, irq, &machine->io, err));
-    TRY(add_virtio(machine, &machine->balloon.device, err));
-    for (size_t i = 0; i < machine->config.disk_count; i++) {
-        TRY(add_disk(machine, i, err));
+enum kelpie_status machine_map_memory(struct machine *machine, int fd, int flags,
+                                      struct kelpie_error *err) {
+    ASSERT(machine);
+    ASSERT(fd >= 0 || (flags & MAP_ANONYMOUS));
+    size_t size = memory_size(machine);
+    struct stat info = {0};
+    if (fd >= 0 && fstat(fd, &info) < 0) {
+        return error_set_os(err, errno, "cannot look at the memory's file");
     }
-    TRY(line_of(machine, VMM_SERIAL_GSI, &irq, err));
-    serial_init(&machine->serial, irq,
-                (struct serial_line){.output = serial_out, .context = machine});
-    bus_add(&machine->ports, VMM_SERIAL_PORT, SERIAL_PORT_COUNT, &serial_ops, &machine->serial);
-    reset_init(&machine->reset, on_reset, machine);
-    reset_attach(&machine->reset, &machine->ports);
-    return line_of(machine, VMM_GENERATION_GSI, &irq, err);
+    if (fd >= 0 && (uint64_t)info.st_size != size) {
+        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "memory",
+                               "the memory's file has %lld bytes, and the machine's memory %zu",
+                               (long long)info.st_size, size);
+    }
+    int fixed = machine->host_memory ? MAP_FIXED : 0;
+    void *host = mmap(machine->host_memory, size, PROT_READ | PROT_WRITE,
+                      flags | fixed | MAP_NORESERVE, fd, 0);
+    if (host == MAP_FAILED) {
+        return error_set_os(err, errno, "cannot map %u MiB of memory", machine->config.memory_mib);
+    }
+    (void)madvise(host, size, MADV_HUGEPAGE); /* where the host allows it for such a mapping */
+    if (!machine->host_memory) {
+        machine->host_memory = host;
+        memory_init(&machine->memory, host, size);
+    }
+    return KELPIE_OK;
 }
 
 /* ---- Making ----------------------------------------------------------------------------------- */
@@ -228,30 +91,6 @@ static void on_end(void *context, uint32_t events) {
     ASSERT(machine->threads_started);
     ASSERT(events != 0);
     io_stop(&machine->io);
-}
-
-static const struct vcpu_ops *ops_of(struct machine *machine) {
-    struct vcpu_ops *ops = &machine->ops;
-    ASSERT(machine);
-    ASSERT(!machine->threads_started);
-    *ops = (struct vcpu_ops){port_read,  port_write, mmio_read,
-                             mmio_write, machine,    confine_vcpu_thread};
-    return ops;
-}
-
-static enum kelpie_status map_memory(struct machine *machine, int memory_fd,
-                                     struct kelpie_error *err) {
-    ASSERT(!machine->host_memory);
-    ASSERT(machine->config.memory_mib > 0);
-    size_t size = (size_t)machine->config.memory_mib << 20;
-    int flags = MAP_PRIVATE | MAP_NORESERVE | (memory_fd < 0 ? MAP_ANONYMOUS : 0);
-    void *host = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, memory_fd, 0);
-    if (host == MAP_FAILED) {
-        return error_set_os(err, errno, "cannot map %u MiB of memory", machine->config.memory_mib);
-    }
-    machine->host_memory = host;
-    memory_init(&machine->memory, host, size);
-    return KELPIE_OK;
 }
 
 static enum kelpie_status make_vcpus(struct machine *machine, struct kelpie_error *err) {
@@ -266,21 +105,21 @@ static enum kelpie_status make_vcpus(struct machine *machine, struct kelpie_erro
         TRY(vcpu_create(&machine->vcpus[i], &machine->kvm, i, count, err));
         machine->vcpu_count++;
     }
-    TRY(vcpu_threads_start(&machine->threads, machine->vcpus, count, ops_of(machine), err));
+    machine->ops = machine_vcpu_ops(machine);
+    TRY(vcpu_threads_start(&machine->threads, machine->vcpus, count, &machine->ops, err));
     machine->threads_started = true;
     machine->end_source =
         (struct io_source){.fd = machine->threads.event_fd, .handler = on_end, .context = machine};
     return io_add(&machine->io, &machine->end_source, EPOLLIN, err);
 }
 
-enum kelpie_status machine_build(struct machine *machine, const struct control_machine *config,
-                                 int memory_fd, struct kelpie_error *err) {
-    ASSERT(machine && config);
+static enum kelpie_status init(struct machine *machine, struct kelpie_error *err) {
     ASSERT(!machine->host_memory);
-    machine->config = *config;
+    ASSERT(!machine->prepared);
     for (size_t i = 0; i < VMM_GSI_COUNT; i++) {
         machine->irq_fds[i] = -1;
     }
+    machine->memory_fd = -1;
     int result = pthread_mutex_init(&machine->lock, NULL);
     ASSERT(result == 0);
     bus_init(&machine->mmio);
@@ -289,43 +128,69 @@ enum kelpie_status machine_build(struct machine *machine, const struct control_m
     machine->io.lock = machine_lock;
     machine->io.unlock = machine_unlock;
     machine->io.lock_context = machine;
-    TRY(map_memory(machine, memory_fd, err));
-    TRY(kvm_create(&machine->kvm, CONTROL_CHILD_KVM, &machine->memory, err));
-    TRY(make_vcpus(machine, err));
-    return add_devices(machine, err);
+    return KELPIE_OK;
 }
 
-enum kelpie_status machine_boot(struct machine *machine, const struct control_machine *config,
-                                const struct machine_image *image, struct kelpie_error *err) {
+/* Memory first: KVM's slots are quick to set only before it has interrupt controllers (kvm.h). */
+static enum kelpie_status prepare(struct machine *machine, const struct control_machine *config,
+                                  int memory_fd, int memory_flags, struct kelpie_error *err) {
     ASSERT(machine && config);
-    ASSERT(image->kernel);
-    struct boot_entry entry;
-    const struct boot_image boot = {
-        .kernel = {image->kernel, image->kernel_size},
-        .initramfs = {image->initramfs, image->initramfs_size},
-        .command_line = config->command_line,
-    };
-    TRY(machine_build(machine, config, -1, err));
-    TRY(boot_load(&machine->memory, &boot, &entry, err));
-    const struct acpi_description description = {
-        .vcpu_count = config->vcpu_count,
-        .mmio_device_count = (uint32_t)machine->transport_count,
-        .has_serial = true,
-    };
-    TRY(acpi_build(&machine->memory, &description, err));
-    if (!memory_write(&machine->memory, VMM_GENERATION_GPA, config->generation,
-                      sizeof(config->generation))) {
-        return error_set(err, KELPIE_INTERNAL, "cannot write the machine's generation");
+    ASSERT(!machine->prepared);
+    machine->config = *config;
+    TRY(init(machine, err));
+    TRY(machine_map_memory(machine, memory_fd, memory_flags, err));
+    TRY(kvm_create(&machine->kvm, CONTROL_CHILD_KVM, &machine->memory, err));
+    TRY(make_vcpus(machine, err));
+    TRY(machine_add_fixed_devices(machine, err));
+    machine->prepared = true;
+    return KELPIE_OK;
+}
+
+enum kelpie_status machine_prepare(struct machine *machine, const struct control_machine *config,
+                                   struct kelpie_error *err) {
+    ASSERT(machine && config);
+    ASSERT(!machine->prepared);
+    return prepare(machine, config, -1, MAP_PRIVATE | MAP_ANONYMOUS, err);
+}
+
+enum kelpie_status machine_build(struct machine *machine, const struct control_machine *config,
+                                 struct machine_files *files, int memory_flags,
+                                 struct kelpie_error *err) {
+    ASSERT(machine && config);
+    ASSERT(!(memory_flags & MAP_ANONYMOUS));
+    TRY(machine_file_check(files, CONTROL_ROLE_MEMORY, err));
+    int memory_fd = files->fds[CONTROL_ROLE_MEMORY];
+    if (!machine->prepared) {
+        TRY(prepare(machine, config, memory_fd, memory_flags, err));
+    } else if (config->vcpu_count != machine->config.vcpu_count ||
+               config->memory_mib != machine->config.memory_mib ||
+               config->channel_port != machine->config.channel_port) {
+        return error_set(err, KELPIE_INTERNAL, "another machine was prepared");
+    } else {
+        machine->config = *config;
+        TRY(machine_map_memory(machine, memory_fd, memory_flags, err));
     }
-    const struct vcpu_boot registers = {
-        .rip = entry.rip, .rsi = entry.rsi, .cr3 = BOOT_PML4_GPA, .gdt = BOOT_GDT_GPA};
-    TRY(vcpu_boot(&machine->vcpus[0], &registers, err));
-    return kvm_connect(&machine->kvm, err);
+    if (memory_flags & MAP_SHARED) {
+        machine->memory_fd = machine_file_take(files, CONTROL_ROLE_MEMORY);
+        machine->balloon.options.memory_is_shared = true;
+    }
+    return machine_add_files(machine, files, err);
+}
+
+/* ---- Run -------------------------------------------------------------------------------------- */
+
+uint64_t machine_now_ns(void) {
+    struct timespec now = {0};
+    int result = clock_gettime(CLOCK_MONOTONIC, &now);
+    ASSERT(result == 0);
+    ASSERT(now.tv_sec >= 0);
+    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
 }
 
 enum kelpie_status machine_resume(struct machine *machine, struct kelpie_error *err) {
     ASSERT(machine->threads_started);
     ASSERT(machine->vcpu_count > 0);
+    machine->resumed_ns = machine_now_ns();
     return vcpu_threads_resume(&machine->threads, err);
 }
 

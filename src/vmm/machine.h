@@ -43,9 +43,16 @@ struct machine_kick {
 
 #define MACHINE_KICK_COUNT_MAX 64
 
+/* The descriptors that came for an order, by role; -1: none. Whoever takes one owns it. */
+struct machine_files {
+    int fds[CONTROL_ROLE_COUNT];
+};
+
 struct machine {
     struct control_machine config;
+    bool prepared;
     void *host_memory; /* NULL: not mapped */
+    int memory_fd;     /* the file that memory is a shared mapping of; owned; -1: it is private */
     struct memory memory;
     struct kvm kvm;
     struct vcpu *vcpus; /* config.vcpu_count */
@@ -69,41 +76,71 @@ struct machine {
     struct machine_kick kicks[MACHINE_KICK_COUNT_MAX];
     size_t kick_count;
     struct io_source end_source; /* a vCPU stopped by itself */
+    uint64_t ready_ns;           /* see struct control_stamps */
+    uint64_t resumed_ns;
 };
 
-/* Makes a machine whose guest has not run: devices, processors, memory. image: what to boot. */
-struct machine_image {
-    const void *kernel;
-    size_t kernel_size;
-    const void *initramfs;
-    size_t initramfs_size;
-};
+/* What takes time and needs no file: memory's place, processors, devices. A boot or a load of the same machine
+ * follows, and is the quicker for it. */
+KELPIE_CHECKED enum kelpie_status machine_prepare(struct machine *machine,
+                                                  const struct control_machine *config,
+                                                  struct kelpie_error *err);
+
+/* Makes a machine whose guest has not run, of KERNEL and INITRAMFS over the file MEMORY, which holds zeros. */
 KELPIE_CHECKED enum kelpie_status machine_boot(struct machine *machine,
                                                const struct control_machine *config,
-                                               const struct machine_image *image,
+                                               struct machine_files *files,
                                                struct kelpie_error *err);
 
-/* The same from a saved state over a memory file, which is mapped privately. */
+/* The same from a saved STATE over the file MEMORY, which is mapped privately. */
 KELPIE_CHECKED enum kelpie_status machine_load(struct machine *machine,
-                                               const struct control_machine *config, int state_fd,
-                                               int memory_fd, struct kelpie_error *err);
+                                               const struct control_machine *config,
+                                               struct machine_files *files,
+                                               struct kelpie_error *err);
 
 /* The vCPUs go on (or begin); stop and stay so. Called by the I/O thread without the lock. */
 KELPIE_CHECKED enum kelpie_status machine_resume(struct machine *machine, struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status machine_pause(struct machine *machine, struct kelpie_error *err);
 
-/* Writes state and memory (machine_save.c), while the vCPUs stand. The files are empty. */
+/* Writes the state, and memory unless memory_fd is -1, while the vCPUs stand. The files are empty. */
 KELPIE_CHECKED enum kelpie_status machine_save(struct machine *machine, int state_fd, int memory_fd,
+                                               struct kelpie_error *err);
+
+/* Leaves memory's file to others, as it is now, and goes on over a private mapping of it: the one that memory is
+ * mapped from, or MEMORY, which is empty and is filled first. While the vCPUs stand. */
+KELPIE_CHECKED enum kelpie_status machine_seal(struct machine *machine, struct machine_files *files,
                                                struct kelpie_error *err);
 
 /* ---- For machine_*.c -------------------------------------------------------------------------- */
 
 void machine_lock(void *context);
 void machine_unlock(void *context);
+uint64_t machine_now_ns(void); /* the monotonic clock */
 
-/* Every device and line of the config, without a state. */
+/* INTERNAL, with the role's name, unless there is one. */
+KELPIE_CHECKED enum kelpie_status machine_file_check(const struct machine_files *files,
+                                                     enum control_role role,
+                                                     struct kelpie_error *err);
+int machine_file_take(struct machine_files *files, enum control_role role);
+
+/* Maps a file (or nothing: -1, MAP_ANONYMOUS) as the machine's memory, in the place where memory is mapped already.
+ * SNAPSHOT_CORRUPT, field "memory": the file has not memory's size. */
+KELPIE_CHECKED enum kelpie_status machine_map_memory(struct machine *machine, int fd, int flags,
+                                                     struct kelpie_error *err);
+
+/* Every device and line of the config, over MEMORY, mapped with the flags MAP_SHARED or MAP_PRIVATE. */
 KELPIE_CHECKED enum kelpie_status machine_build(struct machine *machine,
-                                                const struct control_machine *config, int memory_fd,
+                                                const struct control_machine *config,
+                                                struct machine_files *files, int memory_flags,
                                                 struct kelpie_error *err);
+
+/* machine_devices.c, in the order of their windows: what every machine has, and what files were given for. */
+KELPIE_CHECKED enum kelpie_status machine_add_fixed_devices(struct machine *machine,
+                                                            struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status
+machine_add_files(struct machine *machine, struct machine_files *files, struct kelpie_error *err);
+
+/* What answers the guest's accesses. */
+struct vcpu_ops machine_vcpu_ops(struct machine *machine);
 
 #endif

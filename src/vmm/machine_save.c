@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* Writing a machine to files, and reading it back. */
+/* Writing a machine to files. machine_load.c reads it back. */
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -26,22 +26,6 @@ static enum kelpie_status write_all(int fd, const void *data, size_t size, uint6
         }
         if (count <= 0) {
             return error_set_os(err, count < 0 ? errno : ENOSPC, "cannot write %zu bytes", size);
-        }
-        done += (size_t)count;
-    }
-    return KELPIE_OK;
-}
-
-static enum kelpie_status read_all(int fd, void *buffer, size_t size, struct kelpie_error *err) {
-    ASSERT(fd >= 0);
-    ASSERT(buffer);
-    for (size_t done = 0; done < size;) {
-        ssize_t count = pread(fd, (uint8_t *)buffer + done, size - done, (off_t)done);
-        if (count < 0 && errno == EINTR) {
-            continue;
-        }
-        if (count <= 0) {
-            return error_set_os(err, count < 0 ? errno : EIO, "cannot read the machine's state");
         }
         done += (size_t)count;
     }
@@ -127,7 +111,7 @@ static enum kelpie_status save_state(struct machine *machine, int fd, void *buff
 enum kelpie_status machine_save(struct machine *machine, int state_fd, int memory_fd,
                                 struct kelpie_error *err) {
     ASSERT(machine->vcpus);
-    ASSERT(state_fd >= 0 && memory_fd >= 0);
+    ASSERT(state_fd >= 0);
     void *buffer = mmap(NULL, VMM_STATE_SIZE_MAX, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (buffer == MAP_FAILED) {
@@ -135,88 +119,26 @@ enum kelpie_status machine_save(struct machine *machine, int state_fd, int memor
     }
     enum kelpie_status status = save_state(machine, state_fd, buffer, err);
     munmap(buffer, VMM_STATE_SIZE_MAX);
-    return status == KELPIE_OK ? save_memory(machine, memory_fd, err) : status;
+    return status == KELPIE_OK && memory_fd >= 0 ? save_memory(machine, memory_fd, err) : status;
 }
 
-/* ---- Load ------------------------------------------------------------------------------------- */
-
-/* The order matters: a clock counts with TSCs, and CPUID comes before MSRs (vcpu_state_load). */
-static enum kelpie_status load_sections(struct machine *machine, struct state_reader *state,
-                                        struct kelpie_error *err) {
-    ASSERT(machine->vcpu_count > 0);
-    ASSERT(machine->transport_count > 0);
-    for (size_t i = 0; i < machine->vcpu_count; i++) {
-        TRY(vcpu_state_load(&machine->vcpus[i], state, err));
+enum kelpie_status machine_seal(struct machine *machine, struct machine_files *files,
+                                struct kelpie_error *err) {
+    ASSERT(machine->vcpus);
+    ASSERT(files);
+    int fd = files->fds[CONTROL_ROLE_MEMORY];
+    if (fd >= 0) {
+        TRY(save_memory(machine, fd, err));
+    } else if (machine->memory_fd < 0) {
+        return error_set(err, KELPIE_INTERNAL, "the machine's memory is private already");
+    } else {
+        fd = machine->memory_fd;
     }
-    TRY(kvm_state_load(&machine->kvm, state, err));
-    TRY(serial_load(&machine->serial, state, 0, err));
-    TRY(reset_load(&machine->reset, state, err));
-    for (size_t i = 0; i < machine->transport_count; i++) {
-        TRY(virtio_mmio_load(&machine->transports[i], state, (uint16_t)i, err));
+    TRY(machine_map_memory(machine, fd, MAP_PRIVATE, err));
+    if (machine->memory_fd >= 0) {
+        close(machine->memory_fd);
     }
-    return state_reader_finish(state, err);
-}
-
-static enum kelpie_status load_state(struct machine *machine, int fd, void *buffer, size_t size,
-                                     struct kelpie_error *err) {
-    ASSERT(buffer);
-    ASSERT(size > 0);
-    static struct state_reader state; /* large; used once in a process */
-    TRY(read_all(fd, buffer, size, err));
-    TRY(state_reader_init(&state, buffer, size, err));
-    return load_sections(machine, &state, err);
-}
-
-/* What the driver offered before the save and the device had not taken yet. */
-static void kick_everything(struct machine *machine) {
-    ASSERT(machine->kick_count > 0);
-    ASSERT(machine->kick_count <= MACHINE_KICK_COUNT_MAX);
-    machine_lock(machine);
-    for (size_t i = 0; i < machine->kick_count; i++) {
-        virtio_mmio_notify(machine->kicks[i].transport, machine->kicks[i].queue_index);
-    }
-    machine_unlock(machine);
-}
-
-/* The guest's kernel learns that it is another machine now (VMGenID), as soon as it runs. */
-static enum kelpie_status change_generation(struct machine *machine, struct kelpie_error *err) {
-    ASSERT(machine->irq_fds[VMM_GENERATION_GSI] >= 0);
-    ASSERT(machine->memory.host);
-    const uint64_t one = 1;
-    if (!memory_write(&machine->memory, VMM_GENERATION_GPA, machine->config.generation,
-                      sizeof(machine->config.generation)) ||
-        write(machine->irq_fds[VMM_GENERATION_GSI], &one, sizeof(one)) != sizeof(one)) {
-        return error_set(err, KELPIE_RESTORE_FAILED, "cannot change the machine's generation");
-    }
+    machine->memory_fd = -1;
+    machine->balloon.options.memory_is_shared = false;
     return KELPIE_OK;
-}
-
-enum kelpie_status machine_load(struct machine *machine, const struct control_machine *config,
-                                int state_fd, int memory_fd, struct kelpie_error *err) {
-    ASSERT(machine && config);
-    ASSERT(state_fd >= 0 && memory_fd >= 0);
-    struct stat state_info;
-    struct stat memory_info;
-    if (fstat(state_fd, &state_info) < 0 || fstat(memory_fd, &memory_info) < 0) {
-        return error_set_os(err, errno, "cannot look at the bundle's files");
-    }
-    if (state_info.st_size <= 0 || state_info.st_size > VMM_STATE_SIZE_MAX) {
-        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "state", "the state's size cannot be");
-    }
-    if ((uint64_t)memory_info.st_size != (uint64_t)config->memory_mib << 20) {
-        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "memory",
-                               "the memory's size is not the machine's");
-    }
-    TRY(machine_build(machine, config, memory_fd, err));
-    size_t size = (size_t)state_info.st_size;
-    void *buffer = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (buffer == MAP_FAILED) {
-        return error_set_os(err, errno, "cannot get memory for the machine's state");
-    }
-    enum kelpie_status status = load_state(machine, state_fd, buffer, size, err);
-    munmap(buffer, size);
-    TRY(status);
-    TRY(kvm_connect(&machine->kvm, err));
-    kick_everything(machine);
-    return change_generation(machine, err);
 }

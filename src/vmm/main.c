@@ -8,21 +8,20 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/assert.h"
 #include "vmm/confine.h"
 #include "vmm/machine.h"
 
-/* What the owner's next SAVE is for; -1: not passed. */
 struct session {
     struct machine machine;
-    bool made;
-    int fds[CONTROL_ROLE_COUNT];
+    uint64_t started_ns;
+    bool confined;
+    bool made;                  /* the machine is whole: it may run */
+    struct machine_files files; /* that came, for the next order */
     struct io_source source;
 };
 
@@ -70,6 +69,13 @@ static bool receive(void *buffer, size_t size, int *ret_fd) {
     return true;
 }
 
+static void send_message(const struct cursor_writer *writer) {
+    ASSERT(!writer->failed);
+    ASSERT(writer->size > 0);
+    /* An owner that is gone is noticed next. */
+    (void)!send(CONTROL_CHILD_CONTROL, writer->data, writer->size, MSG_NOSIGNAL);
+}
+
 static void answer(enum kelpie_status status, const struct kelpie_error *failure) {
     uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
     struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
@@ -78,89 +84,67 @@ static void answer(enum kelpie_status status, const struct kelpie_error *failure
     } else {
         control_encode_failed(&writer, failure);
     }
+    ASSERT(status == KELPIE_OK || failure->status == status);
     ASSERT(!writer.failed);
-    ASSERT(writer.size > 0);
-    (void)!send(CONTROL_CHILD_CONTROL, bytes, writer.size, MSG_NOSIGNAL); /* an owner that is gone
-                                                                          * is noticed next */
+    send_message(&writer);
 }
 
 /* ---- Orders ----------------------------------------------------------------------------------- */
 
-/* A whole file, for reading. */
-static enum kelpie_status map_file(int fd, const void **ret_data, size_t *ret_size,
-                                   struct kelpie_error *err) {
-    struct stat info;
-    ASSERT(ret_data);
-    ASSERT(ret_size);
-    if (fstat(fd, &info) < 0 || info.st_size <= 0) {
-        return error_set_os(err, errno, "cannot look at descriptor %d", fd);
+/* Before the guest runs. */
+static enum kelpie_status confine(struct session *session, struct kelpie_error *err) {
+    ASSERT(session->machine.prepared);
+    ASSERT(session->machine.threads_started);
+    if (!session->confined) {
+        TRY(confine_process(err));
     }
-    void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (data == MAP_FAILED) {
-        return error_set_os(err, errno, "cannot map descriptor %d", fd);
-    }
-    *ret_data = data;
-    *ret_size = (size_t)info.st_size;
+    session->confined = true;
     return KELPIE_OK;
 }
 
-static enum kelpie_status boot(struct session *session, const struct control_machine *config,
-                               struct kelpie_error *err) {
-    struct machine_image image = {0};
-    ASSERT(!session->made);
-    ASSERT(config);
-    TRY(map_file(CONTROL_CHILD_KERNEL, &image.kernel, &image.kernel_size, err));
-    TRY(map_file(CONTROL_CHILD_INITRAMFS, &image.initramfs, &image.initramfs_size, err));
-    TRY(machine_boot(&session->machine, config, &image, err));
-    munmap((void *)(uintptr_t)image.kernel, image.kernel_size);
-    munmap((void *)(uintptr_t)image.initramfs, image.initramfs_size);
-    return KELPIE_OK;
+static enum kelpie_status make(struct session *session, const struct control_header *header,
+                               const void *payload, struct kelpie_error *err) {
+    static struct control_machine config;
+    struct machine *machine = &session->machine;
+    ASSERT(payload);
+    ASSERT(header->type == CONTROL_PREPARE || header->type == CONTROL_BOOT ||
+           header->type == CONTROL_LOAD);
+    if (session->made || !control_decode_machine(payload, header->size, &config)) {
+        return error_set(err, KELPIE_INTERNAL, "that is no machine, or there is one");
+    }
+    if (header->type == CONTROL_PREPARE && machine->prepared) {
+        return error_set(err, KELPIE_INTERNAL, "a machine is prepared already");
+    }
+    if (header->type == CONTROL_PREPARE) {
+        TRY(machine_prepare(machine, &config, err));
+        return confine(session, err);
+    }
+    if (header->type == CONTROL_LOAD) {
+        TRY(machine_load(machine, &config, &session->files, err));
+    } else {
+        TRY(machine_boot(machine, &config, &session->files, err));
+    }
+    session->made = true;
+    TRY(confine(session, err));
+    return header->type == CONTROL_BOOT ? machine_resume(machine, err) : KELPIE_OK;
 }
 
 static enum kelpie_status save(struct session *session, struct kelpie_error *err) {
     ASSERT(session->made);
-    int state_fd = session->fds[CONTROL_ROLE_STATE];
-    int memory_fd = session->fds[CONTROL_ROLE_MEMORY];
-    enum kelpie_status status = KELPIE_OK;
-    if (state_fd < 0 || memory_fd < 0) {
-        status = error_set(err, KELPIE_INTERNAL, "there are no files to save to");
-    } else {
-        status = machine_save(&session->machine, state_fd, memory_fd, err);
-    }
-    for (size_t i = 0; i < CONTROL_ROLE_COUNT; i++) {
-        if (session->fds[i] >= 0) {
-            close(session->fds[i]);
-        }
-        session->fds[i] = -1;
-    }
-    return status;
-}
-
-static enum kelpie_status make(struct session *session, enum control_type type, const void *payload,
-                               size_t size, struct kelpie_error *err) {
-    static struct control_machine config;
-    ASSERT(type == CONTROL_BOOT || type == CONTROL_LOAD);
-    ASSERT(payload || size == 0);
-    if (session->made || !control_decode_machine(payload, size, &config)) {
-        return error_set(err, KELPIE_INTERNAL, "that is no machine, or there is one");
-    }
-    enum kelpie_status status = type == CONTROL_BOOT
-                                    ? boot(session, &config, err)
-                                    : machine_load(&session->machine, &config, CONTROL_CHILD_KERNEL,
-                                                   CONTROL_CHILD_INITRAMFS, err);
-    TRY(status);
-    session->made = true;
-    TRY(confine_process(err)); /* before the guest runs */
-    return type == CONTROL_BOOT ? machine_resume(&session->machine, err) : KELPIE_OK;
+    ASSERT(session->machine.prepared);
+    const struct machine_files *files = &session->files;
+    TRY(machine_file_check(files, CONTROL_ROLE_STATE, err));
+    return machine_save(&session->machine, files->fds[CONTROL_ROLE_STATE],
+                        files->fds[CONTROL_ROLE_MEMORY], err);
 }
 
 static enum kelpie_status obey(struct session *session, const struct control_header *header,
-                               const void *payload, int fd, struct kelpie_error *err) {
+                               const void *payload, struct kelpie_error *err) {
     ASSERT(session);
     ASSERT(payload);
-    enum control_role role = CONTROL_ROLE_STATE;
-    if (header->type == CONTROL_BOOT || header->type == CONTROL_LOAD) {
-        return make(session, header->type, payload, header->size, err);
+    if (header->type == CONTROL_PREPARE || header->type == CONTROL_BOOT ||
+        header->type == CONTROL_LOAD) {
+        return make(session, header, payload, err);
     }
     if (!session->made) {
         return error_set(err, KELPIE_WRONG_STATE, "there is no machine yet");
@@ -172,15 +156,53 @@ static enum kelpie_status obey(struct session *session, const struct control_hea
         return machine_resume(&session->machine, err);
     case CONTROL_SAVE:
         return save(session, err);
-    case CONTROL_FD:
-        if (fd >= 0 && control_decode_fd(payload, header->size, &role)) {
-            session->fds[role] = fd;
-            return KELPIE_OK;
-        }
-        return error_set(err, KELPIE_INTERNAL, "no descriptor came");
+    case CONTROL_SEAL:
+        return machine_seal(&session->machine, &session->files, err);
     default:
         return error_set(err, KELPIE_INTERNAL, "that is no order");
     }
+}
+
+/* What an order did not take. */
+static void close_files(struct machine_files *files) {
+    ASSERT(files);
+    static_assert(ARRAY_SIZE(files->fds) == CONTROL_ROLE_COUNT, "one for each role");
+    for (size_t i = 0; i < CONTROL_ROLE_COUNT; i++) {
+        if (files->fds[i] >= 0) {
+            close(files->fds[i]);
+        }
+        files->fds[i] = -1;
+    }
+}
+
+/* Keeps a descriptor for the next order. False: that was no FD message. */
+static bool keep_fd(struct machine_files *files, const void *payload, size_t size, int fd) {
+    enum control_role role = CONTROL_ROLE_KERNEL;
+    ASSERT(files);
+    ASSERT(payload);
+    if (fd < 0 || !control_decode_fd(payload, size, &role)) {
+        return false;
+    }
+    if (files->fds[role] >= 0) {
+        close(files->fds[role]);
+    }
+    files->fds[role] = fd;
+    return true;
+}
+
+static void tell(const struct session *session) {
+    uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
+    struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
+    ASSERT(session->machine.vcpu_count > 0);
+    const struct control_stamps stamps = {
+        .started_ns = session->started_ns,
+        .ready_ns = session->machine.ready_ns,
+        .resumed_ns = session->machine.resumed_ns,
+        .first_exit_ns = vcpu_first_exit_ns(&session->machine.vcpus[0]),
+    };
+    control_encode_stamps(&writer, &stamps);
+    ASSERT(!writer.failed);
+    send_message(&writer);
 }
 
 /* One order and its answer. False: the owner is gone, or speaks nonsense. */
@@ -197,8 +219,16 @@ static bool serve(struct session *session) {
         (header.size > 0 && !receive(payload, header.size, &fd))) {
         return false;
     }
-    answer(obey(session, &header, payload, fd, &err), &err);
     ASSERT(header.size <= sizeof(payload));
+    if (header.type == CONTROL_FD) {
+        return keep_fd(&session->files, payload, header.size, fd);
+    }
+    if (header.type == CONTROL_TELL && session->made) {
+        tell(session);
+    } else {
+        answer(obey(session, &header, payload, &err), &err);
+    }
+    close_files(&session->files);
     return true;
 }
 
@@ -227,8 +257,10 @@ static int report(struct machine *machine) {
 }
 
 int main(void) {
-    static struct session session = {.fds = {-1, -1}};
-    ASSERT(session.fds[CONTROL_ROLE_STATE] < 0 && session.fds[CONTROL_ROLE_MEMORY] < 0);
+    static struct session session;
+    session.started_ns = machine_now_ns();
+    memset(&session.files, 0xff, sizeof(session.files)); /* -1: none */
+    ASSERT(session.files.fds[CONTROL_ROLE_MEMORY] == -1);
     ASSERT(!session.made);
     prctl(PR_SET_NAME, "kelpie-vmm");
     close(CONTROL_CHILD_PROGRAM);

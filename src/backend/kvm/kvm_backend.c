@@ -97,11 +97,16 @@ static enum kelpie_status boot(struct backend_instance *instance, const struct h
     struct host *host = instance->host;
     AUTO_FD struct host_fd kernel = {host, HOST_FD_NONE};
     AUTO_FD struct host_fd initramfs = {host, HOST_FD_NONE};
+    AUTO_FD struct host_fd memory = {host, HOST_FD_NONE};
+    const uint64_t memory_size = (uint64_t)instance->config->memory_mib << 20;
     TRY(host_file_open(host, instance->boot.kernel.path, HOST_OPEN_READ, 0, &kernel.fd, err));
     TRY(host_file_open(host, instance->boot.initramfs_path, HOST_OPEN_READ, 0, &initramfs.fd, err));
     TRY(monitor_disks_open(&instance->disks, wait, err));
-    const struct kvm_sources sources = {.first_fd = kernel.fd, .second_fd = initramfs.fd};
-    TRY(kvm_process_start(instance, &sources, err));
+    TRY(host_memory_file(host, "kelpie-memory", memory_size, &memory.fd, err));
+    TRY(kvm_process_start(instance, err));
+    TRY(kvm_pass(instance, CONTROL_ROLE_KERNEL, kernel.fd, err));
+    TRY(kvm_pass(instance, CONTROL_ROLE_INITRAMFS, initramfs.fd, err));
+    TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, memory.fd, err));
     return kvm_order_machine(instance, CONTROL_BOOT, wait, err);
 }
 
@@ -124,11 +129,15 @@ static enum kelpie_status kvm_start(struct backend_instance *instance, const str
 
 static enum kelpie_status kvm_pause(struct backend_instance *instance, const struct host_wait *wait,
                                     struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(wait);
     return kvm_order_plain(instance, CONTROL_PAUSE, wait, err);
 }
 
 static enum kelpie_status kvm_resume(struct backend_instance *instance,
                                      const struct host_wait *wait, struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(wait);
     return kvm_order_plain(instance, CONTROL_RESUME, wait, err);
 }
 

@@ -43,15 +43,8 @@ void kvm_instance_check(const struct backend_instance *instance);
 
 /* ---- kvm_process.c ---------------------------------------------------------------------------- */
 
-/* What a start or a load gives the monitor beside /dev/kvm and the disks: kernel and initramfs, or state and memory. */
-struct kvm_sources {
-    int first_fd;
-    int second_fd;
-};
-
 /* Starts kelpie-vmm, which waits for its first order. On failure nothing runs. */
 KELPIE_CHECKED enum kelpie_status kvm_process_start(struct backend_instance *instance,
-                                                    const struct kvm_sources *sources,
                                                     struct kelpie_error *err);
 
 /* Kills what still runs and gives back everything of the running machine, disks included. */
@@ -59,23 +52,29 @@ void kvm_process_take_down(struct backend_instance *instance);
 
 /* ---- kvm_order.c ------------------------------------------------------------------------------ */
 
-/* Sends a whole message, with a descriptor or HOST_FD_NONE, and waits for its answer: OK, or the monitor's error.
- * CRASHED, with how it ended, when it is gone. */
-KELPIE_CHECKED enum kelpie_status kvm_order(struct backend_instance *instance,
-                                            const struct cursor_writer *message, int passed_fd,
-                                            const struct host_wait *wait, struct kelpie_error *err);
+/* Gives the monitor a descriptor for the next order. The caller's stays open. CRASHED: the monitor is gone. */
+KELPIE_CHECKED enum kelpie_status kvm_pass(struct backend_instance *instance,
+                                           enum control_role role, int fd,
+                                           struct kelpie_error *err);
 
-/* An order without a payload. */
+/* An order without a payload: its answer is awaited, which is OK, or the monitor's error. CRASHED, with how it ended,
+ * when it is gone. */
 KELPIE_CHECKED enum kelpie_status kvm_order_plain(struct backend_instance *instance,
                                                   enum control_type type,
                                                   const struct host_wait *wait,
                                                   struct kelpie_error *err);
 
-/* BOOT or LOAD of the config's machine. */
+/* PREPARE, BOOT or LOAD of the config's machine; the last two with its disks. */
 KELPIE_CHECKED enum kelpie_status kvm_order_machine(struct backend_instance *instance,
                                                     enum control_type type,
                                                     const struct host_wait *wait,
                                                     struct kelpie_error *err);
+
+/* When things happened in the monitor, as it says. */
+KELPIE_CHECKED enum kelpie_status kvm_order_tell(struct backend_instance *instance,
+                                                 struct control_stamps *ret_stamps,
+                                                 const struct host_wait *wait,
+                                                 struct kelpie_error *err);
 
 /* ---- kvm_snapshot.c --------------------------------------------------------------------------- */
 

@@ -31,11 +31,34 @@ static enum kelpie_status read_to(struct backend_instance *instance, size_t size
     return KELPIE_OK;
 }
 
+/* What the monitor answered. */
+struct answer {
+    enum kelpie_status status;
+    struct kelpie_error failure; /* when the status is not OK */
+    struct control_stamps stamps;
+};
+
+static bool decode_answer(const struct control_header *header, const uint8_t *payload,
+                          struct answer *ret) {
+    ASSERT(header && payload);
+    ASSERT(ret);
+    *ret = (struct answer){.status = KELPIE_OK};
+    if (header->type == CONTROL_FAILED) {
+        bool understood = control_decode_failed(payload, header->size, &ret->failure);
+        ret->status = ret->failure.status;
+        return understood;
+    }
+    if (header->type == CONTROL_TOLD) {
+        return control_decode_stamps(payload, header->size, &ret->stamps);
+    }
+    return header->type == CONTROL_DONE && header->size == 0;
+}
+
 /* The next answer. TIMED_OUT and CANCELLED: it is still to come. */
 static enum kelpie_status read_answer(struct backend_instance *instance,
-                                      const struct host_wait *wait, enum kelpie_status *ret_status,
-                                      struct kelpie_error *ret_failure, struct kelpie_error *err) {
-    ASSERT(ret_status && ret_failure);
+                                      const struct host_wait *wait, struct answer *ret_answer,
+                                      struct kelpie_error *err) {
+    ASSERT(ret_answer);
     ASSERT(instance->answers_owed > 0);
     struct control_header header = {0};
     TRY(read_to(instance, CONTROL_HEADER_SIZE, wait, err));
@@ -43,15 +66,7 @@ static enum kelpie_status read_answer(struct backend_instance *instance,
     if (understood) {
         TRY(read_to(instance, CONTROL_HEADER_SIZE + header.size, wait, err));
     }
-    const uint8_t *payload = instance->in + CONTROL_HEADER_SIZE;
-    *ret_status = KELPIE_OK;
-    if (understood && header.type == CONTROL_FAILED) {
-        understood = control_decode_failed(payload, header.size, ret_failure);
-        *ret_status = ret_failure->status;
-    } else if (understood) {
-        understood = header.type == CONTROL_DONE && header.size == 0;
-    }
-    if (!understood) {
+    if (!understood || !decode_answer(&header, instance->in + CONTROL_HEADER_SIZE, ret_answer)) {
         /* A monitor that speaks nonsense may have been taken over: it is not listened to any more. */
         monitor_kill(&instance->monitor);
         return error_set(err, KELPIE_INTERNAL, "kelpie-vmm sent an answer that is none");
@@ -61,32 +76,24 @@ static enum kelpie_status read_answer(struct backend_instance *instance,
     return KELPIE_OK;
 }
 
-static enum kelpie_status send_order(struct backend_instance *instance,
-                                     const struct cursor_writer *message, int passed_fd,
-                                     const struct host_wait *wait, struct kelpie_error *err) {
+/* Sends a whole message, with a descriptor or HOST_FD_NONE. */
+static enum kelpie_status send_message(struct backend_instance *instance,
+                                       const struct cursor_writer *message, int passed_fd,
+                                       const struct host_wait *wait, struct kelpie_error *err) {
     ASSERT(message->size >= CONTROL_HEADER_SIZE);
     ASSERT(!message->failed);
-    if (passed_fd != HOST_FD_NONE) {
-        return host_socket_send_fd(instance->host, instance->control_fd, message->data,
-                                   message->size, passed_fd, err);
-    }
-    return host_write_all(instance->host, instance->control_fd, message->data, message->size, wait,
-                          err);
-}
-
-enum kelpie_status kvm_order(struct backend_instance *instance, const struct cursor_writer *message,
-                             int passed_fd, const struct host_wait *wait,
-                             struct kelpie_error *err) {
-    kvm_instance_check(instance);
-    ASSERT(wait);
+    struct kelpie_error failure = {0};
+    enum kelpie_status sent = KELPIE_OK;
     if (instance->control_fd == HOST_FD_NONE) {
         return error_set(err, KELPIE_WRONG_STATE, "kelpie-vmm is not running");
     }
-    if (instance->answers_owed == KVM_ANSWERS_OWED_MAX) {
-        return error_set(err, KELPIE_BUSY, "kelpie-vmm does not answer");
+    if (passed_fd != HOST_FD_NONE) {
+        sent = host_socket_send_fd(instance->host, instance->control_fd, message->data,
+                                   message->size, passed_fd, &failure);
+    } else {
+        sent = host_write_all(instance->host, instance->control_fd, message->data, message->size,
+                              wait, &failure);
     }
-    struct kelpie_error failure = {0};
-    enum kelpie_status sent = send_order(instance, message, passed_fd, wait, &failure);
     if (sent == KELPIE_IO_FAILED) {
         return gone(instance, err); /* EPIPE: nobody is there to read it */
     }
@@ -96,27 +103,62 @@ enum kelpie_status kvm_order(struct backend_instance *instance, const struct cur
         if (err) {
             *err = failure;
         }
-        return sent;
     }
+    return sent;
+}
+
+static enum kelpie_status order(struct backend_instance *instance,
+                                const struct cursor_writer *message, const struct host_wait *wait,
+                                struct answer *ret_answer, struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(wait);
+    if (instance->answers_owed == KVM_ANSWERS_OWED_MAX) {
+        return error_set(err, KELPIE_BUSY, "kelpie-vmm does not answer");
+    }
+    TRY(send_message(instance, message, HOST_FD_NONE, wait, err));
     instance->answers_owed++;
-    enum kelpie_status answer = KELPIE_OK;
     while (instance->answers_owed > 0) {
-        TRY(read_answer(instance, wait, &answer, &failure, err));
+        TRY(read_answer(instance, wait, ret_answer, err));
     }
-    if (answer != KELPIE_OK && err) {
-        *err = failure;
+    if (ret_answer->status != KELPIE_OK && err) {
+        *err = ret_answer->failure;
     }
-    return answer;
+    return ret_answer->status;
+}
+
+enum kelpie_status kvm_pass(struct backend_instance *instance, enum control_role role, int fd,
+                            struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(fd != HOST_FD_NONE);
+    uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
+    struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
+    control_encode_fd(&writer, role);
+    return send_message(instance, &writer, fd, NULL, err);
 }
 
 enum kelpie_status kvm_order_plain(struct backend_instance *instance, enum control_type type,
                                    const struct host_wait *wait, struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(wait);
+    struct answer answer;
     uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
     struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
     control_encode_plain(&writer, type);
-    return kvm_order(instance, &writer, HOST_FD_NONE, wait, err);
+    return order(instance, &writer, wait, &answer, err);
+}
+
+enum kelpie_status kvm_order_tell(struct backend_instance *instance,
+                                  struct control_stamps *ret_stamps, const struct host_wait *wait,
+                                  struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(ret_stamps);
+    struct answer answer;
+    uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
+    struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
+    control_encode_plain(&writer, CONTROL_TELL);
+    TRY(order(instance, &writer, wait, &answer, err));
+    *ret_stamps = answer.stamps;
+    return KELPIE_OK;
 }
 
 /*
@@ -143,7 +185,7 @@ static enum kelpie_status command_line(const struct backend_instance *instance, 
 enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum control_type type,
                                      const struct host_wait *wait, struct kelpie_error *err) {
     kvm_instance_check(instance);
-    ASSERT(type == CONTROL_BOOT || type == CONTROL_LOAD);
+    ASSERT(type == CONTROL_PREPARE || type == CONTROL_BOOT || type == CONTROL_LOAD);
     const struct kelpie_config *config = instance->config;
     struct control_machine machine = {
         .vcpu_count = config->vcpu_count,
@@ -153,11 +195,15 @@ enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum con
     };
     for (size_t i = 0; i < config->disk_count; i++) {
         machine.disk_read_only[i] = instance->disks.disks[i].read_only;
+        if (type != CONTROL_PREPARE) {
+            TRY(kvm_pass(instance, CONTROL_ROLE_DISK_0 + (int)i, instance->disks.disks[i].fd, err));
+        }
     }
     TRY(host_random(instance->host, machine.generation, sizeof(machine.generation), err));
     TRY(command_line(instance, machine.command_line, sizeof(machine.command_line), err));
+    struct answer answer;
     uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
     struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
     control_encode_machine(&writer, type, &machine);
-    return kvm_order(instance, &writer, HOST_FD_NONE, wait, err);
+    return order(instance, &writer, wait, &answer, err);
 }

@@ -36,34 +36,24 @@ static enum kelpie_status make_program(struct backend_instance *instance,
     return KELPIE_OK;
 }
 
-static enum kelpie_status launch(struct backend_instance *instance,
-                                 const struct kvm_sources *sources, int kvm_fd, int control_fd,
+static enum kelpie_status launch(struct backend_instance *instance, int kvm_fd, int control_fd,
                                  struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(kvm_fd != HOST_FD_NONE && control_fd != HOST_FD_NONE);
-    struct host_process_fd fds[CONTROL_CHILD_END - CONTROL_CHILD_CONTROL] = {
+    const struct host_process_fd fds[] = {
         {.child_fd = CONTROL_CHILD_CONTROL, .fd = control_fd},
         {.child_fd = CONTROL_CHILD_KVM, .fd = kvm_fd},
         {.child_fd = CONTROL_CHILD_PROGRAM, .fd = instance->program_fd},
-        {.child_fd = CONTROL_CHILD_KERNEL, .fd = sources->first_fd},
-        {.child_fd = CONTROL_CHILD_INITRAMFS, .fd = sources->second_fd},
     };
-    size_t fd_count = CONTROL_CHILD_DISK_0 - CONTROL_CHILD_CONTROL;
-    for (size_t i = 0; i < instance->config->disk_count; i++) {
-        ASSERT(instance->disks.disks[i].fd != HOST_FD_NONE);
-        fds[fd_count++] = (struct host_process_fd){.child_fd = CONTROL_CHILD_DISK_0 + (int)i,
-                                                   .fd = instance->disks.disks[i].fd};
-    }
+    static_assert(ARRAY_SIZE(fds) == CONTROL_CHILD_END - CONTROL_CHILD_CONTROL, "all of ours");
     const char *argv[] = {program_path, NULL};
-    const struct monitor_launch monitor = {.argv = argv, .fds = fds, .fd_count = fd_count};
+    const struct monitor_launch monitor = {.argv = argv, .fds = fds, .fd_count = ARRAY_SIZE(fds)};
     return monitor_launch(&instance->monitor, &monitor, err);
 }
 
-enum kelpie_status kvm_process_start(struct backend_instance *instance,
-                                     const struct kvm_sources *sources, struct kelpie_error *err) {
+enum kelpie_status kvm_process_start(struct backend_instance *instance, struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(instance->control_fd == HOST_FD_NONE);
-    ASSERT(sources->first_fd != HOST_FD_NONE && sources->second_fd != HOST_FD_NONE);
     TRY(make_program(instance, err));
     AUTO_FD struct host_fd kvm = {instance->host, HOST_FD_NONE};
     TRY(host_file_open(instance->host, KVM_DEVICE, HOST_OPEN_READ | HOST_OPEN_WRITE, 0, &kvm.fd,
@@ -72,7 +62,7 @@ enum kelpie_status kvm_process_start(struct backend_instance *instance,
     TRY(host_socket_pair(instance->host, sockets, err));
     AUTO_FD struct host_fd ours = {instance->host, sockets[0]};
     AUTO_FD struct host_fd theirs = {instance->host, sockets[1]};
-    TRY(launch(instance, sources, kvm.fd, theirs.fd, err));
+    TRY(launch(instance, kvm.fd, theirs.fd, err));
     instance->control_fd = host_fd_take(&ours);
     instance->answers_owed = 0;
     instance->in_size = 0;

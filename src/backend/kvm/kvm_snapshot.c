@@ -10,16 +10,6 @@
 
 /* ---- Save ------------------------------------------------------------------------------------- */
 
-static enum kelpie_status pass(struct backend_instance *instance, enum control_role role, int fd,
-                               const struct host_wait *wait, struct kelpie_error *err) {
-    kvm_instance_check(instance);
-    ASSERT(fd != HOST_FD_NONE);
-    uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
-    struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
-    control_encode_fd(&writer, role);
-    return kvm_order(instance, &writer, fd, wait, err);
-}
-
 static void save_manifest(const struct backend_instance *instance,
                           struct snapshot_manifest *manifest) {
     kvm_instance_check(instance);
@@ -49,8 +39,8 @@ enum kelpie_status kvm_save(struct backend_instance *instance, enum kelpie_snaps
     int memory_fd = HOST_FD_NONE;
     TRY(snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &state_fd, err));
     TRY(snapshot_writer_part(writer, SNAPSHOT_PART_MEMORY, &memory_fd, err));
-    TRY(pass(instance, CONTROL_ROLE_STATE, state_fd, wait, err));
-    TRY(pass(instance, CONTROL_ROLE_MEMORY, memory_fd, wait, err));
+    TRY(kvm_pass(instance, CONTROL_ROLE_STATE, state_fd, err));
+    TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, memory_fd, err));
     TRY(kvm_order_plain(instance, CONTROL_SAVE, wait, err));
     return monitor_disks_save(&instance->disks, kind, writer, wait, err);
 }
@@ -89,11 +79,11 @@ static enum kelpie_status load(struct backend_instance *instance, struct snapsho
     TRY(check_manifest(instance, snapshot_reader_manifest(reader), err));
     TRY(snapshot_reader_verify(reader, SNAPSHOT_PART_STATE, wait, err));
     TRY(monitor_disks_load(&instance->disks, reader, wait, err));
-    const struct kvm_sources sources = {
-        .first_fd = snapshot_reader_part(reader, SNAPSHOT_PART_STATE),
-        .second_fd = snapshot_reader_part(reader, SNAPSHOT_PART_MEMORY),
-    };
-    TRY(kvm_process_start(instance, &sources, err));
+    TRY(kvm_process_start(instance, err));
+    TRY(kvm_pass(instance, CONTROL_ROLE_STATE, snapshot_reader_part(reader, SNAPSHOT_PART_STATE),
+                 err));
+    TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, snapshot_reader_part(reader, SNAPSHOT_PART_MEMORY),
+                 err));
     return kvm_order_machine(instance, CONTROL_LOAD, wait, err);
 }
 

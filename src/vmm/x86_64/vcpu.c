@@ -248,6 +248,21 @@ static bool handle_error(struct vcpu *vcpu, int run_error, struct vcpu_result *r
     return false;
 }
 
+uint64_t vcpu_first_exit_ns(const struct vcpu *vcpu) {
+    ASSERT(vcpu);
+    ASSERT(vcpu->run);
+    return __atomic_load_n(&vcpu->first_exit_ns, __ATOMIC_RELAXED);
+}
+
+static void note_first_exit(struct vcpu *vcpu) {
+    struct timespec now = {0};
+    int result = clock_gettime(CLOCK_MONOTONIC, &now);
+    ASSERT(result == 0);
+    ASSERT(vcpu->first_exit_ns == 0);
+    uint64_t now_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    __atomic_store_n(&vcpu->first_exit_ns, now_ns, __ATOMIC_RELAXED);
+}
+
 void vcpu_run(struct vcpu *vcpu, const struct vcpu_ops *ops, struct vcpu_result *ret) {
     ASSERT(vcpu && vcpu->run);
     ASSERT(ops && ops->io_read && ops->io_write);
@@ -255,6 +270,9 @@ void vcpu_run(struct vcpu *vcpu, const struct vcpu_ops *ops, struct vcpu_result 
     bool going = true;
     while (going) {
         int result = ioctl(vcpu->fd, KVM_RUN, 0);
+        if (result == 0 && vcpu->first_exit_ns == 0) {
+            note_first_exit(vcpu);
+        }
         going = result < 0 ? handle_error(vcpu, errno, ret) : handle_exit(vcpu, ops, ret);
     }
 }

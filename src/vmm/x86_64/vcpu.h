@@ -38,6 +38,7 @@ struct vcpu {
     uint32_t vcpu_count; /* of the machine */
     struct kvm_run *run;
     struct cpuid_table cpuid; /* as KVM was told */
+    uint64_t first_exit_ns;   /* see vcpu_first_exit_ns() */
 };
 
 /* Errors: as KVM gives them. index < vcpu_count <= VMM_VCPU_COUNT_MAX. */
@@ -99,6 +100,9 @@ const char *vcpu_stop_name(enum vcpu_stop stop);
 /* Runs until something stops it. A port or memory access that is under way when a kick comes is finished first: KVM
  * completes it in its next KVM_RUN, and until then the state must not be read. */
 void vcpu_run(struct vcpu *vcpu, const struct vcpu_ops *ops, struct vcpu_result *ret);
+
+/* When the guest first came back to us, on the monotonic clock; 0: not yet. From any thread. */
+uint64_t vcpu_first_exit_ns(const struct vcpu *vcpu);
 
 /* vcpu_run returns soon, or at once when it comes to KVM the next time. A vCPU that is in the guest leaves it only by
  * a signal to its thread (VCPU_KICK_SIGNAL), which vcpu_threads sends: a caller of its own kicks first and then
