@@ -289,6 +289,9 @@ KELPIE_CHECKED enum kelpie_status vm_stand_still(struct kelpie_vm *vm, const str
 KELPIE_CHECKED enum kelpie_status vm_go_on(struct kelpie_vm *vm, const struct host_wait *wait,
                                            struct kelpie_error *err);
 
+/* What a snapshot or a restore may take, in milliseconds: timeout_ms, or the default for 0. */
+uint64_t vm_snapshot_timeout(uint32_t timeout_ms);
+
 /* Fails closed: every line of the restore report must be done, or be something that does not exist here, unless
  * the caller of the restore allowed less. mutex held. */
 KELPIE_CHECKED enum kelpie_status vm_check_report(struct kelpie_vm *vm, struct kelpie_error *err);
