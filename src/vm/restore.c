@@ -93,43 +93,34 @@ enum kelpie_status vm_check_report(struct kelpie_vm *vm, struct kelpie_error *er
     return KELPIE_OK;
 }
 
-static enum kelpie_status load_bundle(struct kelpie_vm *vm, const char *directory,
+static enum kelpie_status load_bundle(struct kelpie_vm *vm, struct snapshot_reader *reader,
                                       const struct kelpie_restore_options *options,
                                       const struct host_wait *wait, struct kelpie_error *err) {
     ASSERT(vm->busy);
-    ASSERT(directory);
-    struct snapshot_reader *reader = NULL;
-    TRY(snapshot_reader_open(vm->host, directory, &reader, err));
+    ASSERT(reader);
     const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
-    enum kelpie_status status = check_fits(vm, manifest, options, err);
-    if (status == KELPIE_OK) {
-        status = verify_parts(reader, options->verify_memory, wait, err);
-    }
-    if (status == KELPIE_OK) {
-        status = vm->ops->load(vm->instance, reader, wait, err);
-    }
-    if (status == KELPIE_OK) {
-        vm_lock(vm);
-        vm->restored = true;
-        vm->fresh_wanted = true;
-        vm->quiesced = manifest->info.quiesced;
-        vm->paused_ns = host_monotonic_ns(vm->host);
-        vm->report = (struct kelpie_restore_report){0};
-        memcpy(vm->parent_id, manifest->info.id, sizeof(vm->parent_id));
-        vm->saved_session_count = manifest->session_count;
-        memcpy(vm->saved_sessions, manifest->sessions, sizeof(vm->saved_sessions));
-        vm_unlock(vm);
-    }
-    snapshot_reader_close(reader);
-    return status;
+    TRY(check_fits(vm, manifest, options, err));
+    TRY(verify_parts(reader, options->verify_memory, wait, err));
+    TRY(vm->ops->load(vm->instance, reader, wait, err));
+    vm_lock(vm);
+    vm->restored = true;
+    vm->fresh_wanted = true;
+    vm->quiesced = manifest->info.quiesced;
+    vm->paused_ns = host_monotonic_ns(vm->host);
+    vm->report = (struct kelpie_restore_report){0};
+    memcpy(vm->parent_id, manifest->info.id, sizeof(vm->parent_id));
+    vm->saved_session_count = manifest->session_count;
+    memcpy(vm->saved_sessions, manifest->sessions, sizeof(vm->saved_sessions));
+    vm_unlock(vm);
+    return KELPIE_OK;
 }
 
-static enum kelpie_status restore_machine(struct kelpie_vm *vm, const char *directory,
+static enum kelpie_status restore_machine(struct kelpie_vm *vm, struct snapshot_reader *reader,
                                           const struct kelpie_restore_options *options,
                                           const struct host_wait *wait, struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(vm->state == KELPIE_STATE_STARTING);
-    TRY(load_bundle(vm, directory, options, wait, err));
+    TRY(load_bundle(vm, reader, options, wait, err));
     TRY(vm_io_start(vm, err));
     vm_lock(vm);
     vm->channel.held = true;
@@ -146,26 +137,75 @@ static enum kelpie_status restore_status(enum kelpie_status status, struct kelpi
     return other ? error_wrap(err, KELPIE_RESTORE_FAILED, "the VM was not restored") : status;
 }
 
-enum kelpie_status kelpie_vm_restore(struct kelpie_vm *vm, const char *directory,
-                                     const struct kelpie_restore_options *options,
-                                     struct kelpie_error *err) {
-    ASSERT(vm->instance);
+enum kelpie_status vm_check_restore_options(const struct kelpie_restore_options **options,
+                                            struct kelpie_error *err) {
     static const struct kelpie_restore_options defaults = {0};
+    ASSERT(options);
+    *options = *options ? *options : &defaults;
+    ASSERT(*options);
+    TRY(vm_check_timeout("timeout_ms", (*options)->timeout_ms, err));
+    return vm_check_reserved("reserved", (*options)->reserved, ARRAY_SIZE((*options)->reserved),
+                             err);
+}
+
+enum kelpie_status vm_prepare(struct kelpie_vm *vm, struct snapshot_reader *reader,
+                              struct kelpie_error *err) {
     vm_check(vm);
-    options = options ? options : &defaults;
-    TRY(vm_check_path("directory", directory ? directory : "", false, err));
-    TRY(vm_check_timeout("timeout_ms", options->timeout_ms, err));
-    TRY(vm_check_reserved("reserved", options->reserved, ARRAY_SIZE(options->reserved), err));
+    ASSERT(reader);
     struct host_wait wait;
-    TRY(vm_begin(vm, VM_OPERATION_RESTORE, vm_snapshot_timeout(options->timeout_ms), &wait, err));
+    TRY(vm_begin(vm, VM_OPERATION_RESTORE, vm->config->boot_timeout_ms, &wait, err));
+    enum kelpie_status status = KELPIE_OK;
+    if (vm->ops->prepare) {
+        status = vm->ops->prepare(vm->instance, reader, &wait, err);
+    }
+    vm_end(vm);
+    return status;
+}
+
+/* Brings the machine up in an operation that has begun, and ends it. */
+static enum kelpie_status restore(struct kelpie_vm *vm, struct snapshot_reader *reader,
+                                  const struct kelpie_restore_options *options,
+                                  const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(reader && options);
     enum kelpie_state before = vm->state;
     vm_starting(vm);
-    enum kelpie_status status = restore_machine(vm, directory, options, &wait, err);
+    enum kelpie_status status = restore_machine(vm, reader, options, wait, err);
     if (status != KELPIE_OK) {
         status = restore_status(status, err);
     }
     return vm_started(vm, status, before,
                       options->paused ? KELPIE_STATE_PAUSED : KELPIE_STATE_RUNNING, err);
+}
+
+enum kelpie_status vm_restore_from(struct kelpie_vm *vm, struct snapshot_reader *reader,
+                                   const struct kelpie_restore_options *options,
+                                   struct kelpie_error *err) {
+    vm_check(vm);
+    ASSERT(reader && options);
+    struct host_wait wait;
+    TRY(vm_begin(vm, VM_OPERATION_RESTORE, vm_snapshot_timeout(options->timeout_ms), &wait, err));
+    return restore(vm, reader, options, &wait, err);
+}
+
+enum kelpie_status kelpie_vm_restore(struct kelpie_vm *vm, const char *directory,
+                                     const struct kelpie_restore_options *options,
+                                     struct kelpie_error *err) {
+    vm_check(vm);
+    ASSERT(vm->instance);
+    TRY(vm_check_path("directory", directory ? directory : "", false, err));
+    TRY(vm_check_restore_options(&options, err));
+    struct host_wait wait;
+    TRY(vm_begin(vm, VM_OPERATION_RESTORE, vm_snapshot_timeout(options->timeout_ms), &wait, err));
+    struct snapshot_reader *reader = NULL;
+    enum kelpie_status status = snapshot_reader_open(vm->host, directory, &reader, err);
+    if (status != KELPIE_OK) {
+        vm_end(vm);
+        return restore_status(status, err);
+    }
+    status = restore(vm, reader, options, &wait, err);
+    snapshot_reader_close(reader);
+    return status;
 }
 
 enum kelpie_status kelpie_vm_restore_report(struct kelpie_vm *vm,

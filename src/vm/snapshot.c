@@ -113,27 +113,33 @@ static enum kelpie_status save_machine(struct kelpie_vm *vm, enum kelpie_snapsho
     return vm->ops->save(vm->instance, kind, writer, wait, err);
 }
 
-/* What a caller treats differently stays; anything else is SNAPSHOT_FAILED. */
-static enum kelpie_status snapshot_status(enum kelpie_status status, struct kelpie_error *err) {
+enum kelpie_status vm_snapshot_status(struct kelpie_vm *vm, enum kelpie_status status,
+                                      struct kelpie_error *err) {
     ASSERT(status != KELPIE_OK);
     ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
     bool other = status == KELPIE_IO_FAILED || status == KELPIE_NOT_FOUND ||
                  status == KELPIE_INTERNAL || status == KELPIE_TIMED_OUT;
-    return other ? error_wrap(err, KELPIE_SNAPSHOT_FAILED, "the snapshot was not made") : status;
+    if (other) {
+        status = error_wrap(err, KELPIE_SNAPSHOT_FAILED, "the snapshot was not made");
+    }
+    vm_lock(vm);
+    if (vm->state == KELPIE_STATE_CRASHED) {
+        status = error_set(err, KELPIE_CRASHED, "the VM crashed: %s", vm->exit_text);
+    }
+    vm_unlock(vm);
+    return status;
 }
 
-static enum kelpie_status write_bundle(struct kelpie_vm *vm, struct snapshot_writer *writer,
-                                       const struct kelpie_snapshot_options *options,
-                                       const struct host_wait *wait,
-                                       struct kelpie_snapshot *ret_snapshot,
-                                       struct kelpie_error *err) {
+enum kelpie_status vm_capture(struct kelpie_vm *vm, enum kelpie_snapshot_kind kind,
+                              struct snapshot_writer *writer, const struct host_wait *wait,
+                              struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(writer);
     bool running = kelpie_vm_state(vm) == KELPIE_STATE_RUNNING;
     if (running) {
         TRY(vm_stand_still(vm, wait, err));
     }
-    enum kelpie_status saved = save_machine(vm, options->kind, writer, wait, err);
+    enum kelpie_status saved = save_machine(vm, kind, writer, wait, err);
     if (running) {
         /* Whatever became of the snapshot, the VM goes on: its own time, and no cancel. */
         struct host_wait again =
@@ -152,8 +158,7 @@ static enum kelpie_status write_bundle(struct kelpie_vm *vm, struct snapshot_wri
             return error_wrap(err, resumed, "the VM did not go on after the snapshot");
         }
     }
-    TRY(saved);
-    return snapshot_writer_publish(writer, wait, ret_snapshot, err);
+    return saved;
 }
 
 enum kelpie_status kelpie_vm_snapshot(struct kelpie_vm *vm, const char *directory,
@@ -173,19 +178,17 @@ enum kelpie_status kelpie_vm_snapshot(struct kelpie_vm *vm, const char *director
     enum kelpie_status status =
         snapshot_writer_create(vm->host, directory, options->bytes_max, &writer, err);
     if (status == KELPIE_OK) {
-        status = write_bundle(vm, writer, options, &wait, &snapshot, err);
+        status = vm_capture(vm, options->kind, writer, &wait, err);
+    }
+    if (status == KELPIE_OK) {
+        status = snapshot_writer_publish(writer, &wait, &snapshot, err);
     }
     snapshot_writer_destroy(writer);
     if (status != KELPIE_OK) {
-        status = snapshot_status(status, err);
+        status = vm_snapshot_status(vm, status, err);
     } else if (ret_snapshot) {
         *ret_snapshot = snapshot;
     }
-    vm_lock(vm);
-    if (status != KELPIE_OK && vm->state == KELPIE_STATE_CRASHED) {
-        status = error_set(err, KELPIE_CRASHED, "the VM crashed: %s", vm->exit_text);
-    }
-    vm_unlock(vm);
     vm_end(vm);
     return status;
 }
