@@ -76,7 +76,9 @@ enum kelpie_status machine_map_memory(struct machine *machine, int fd, int flags
     if (host == MAP_FAILED) {
         return error_set_os(err, errno, "cannot map %u MiB of memory", machine->config.memory_mib);
     }
-    (void)madvise(host, size, MADV_HUGEPAGE); /* where the host allows it for such a mapping */
+    if (flags & MAP_SHARED) {
+        (void)madvise(host, size, MADV_HUGEPAGE); /* where the host allows it for such a file */
+    }
     if (!machine->host_memory) {
         machine->host_memory = host;
         memory_init(&machine->memory, host, size);
@@ -150,7 +152,8 @@ enum kelpie_status machine_prepare(struct machine *machine, const struct control
                                    struct kelpie_error *err) {
     ASSERT(machine && config);
     ASSERT(!machine->prepared);
-    return prepare(machine, config, -1, MAP_PRIVATE | MAP_ANONYMOUS, err);
+    TRY(prepare(machine, config, -1, MAP_PRIVATE | MAP_ANONYMOUS, err));
+    return kvm_connect(&machine->kvm, err);
 }
 
 enum kelpie_status machine_build(struct machine *machine, const struct control_machine *config,

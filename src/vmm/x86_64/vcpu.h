@@ -38,6 +38,8 @@ struct vcpu {
     uint32_t vcpu_count; /* of the machine */
     struct kvm_run *run;
     struct cpuid_table cpuid; /* as KVM was told */
+    uint32_t tsc_khz;         /* as it was made; 0: KVM does not say */
+    bool is_fresh;            /* as it was made: a load has not touched it */
     uint64_t first_exit_ns;   /* see vcpu_first_exit_ns() */
 };
 
