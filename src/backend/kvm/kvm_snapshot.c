@@ -128,6 +128,7 @@ enum kelpie_status kvm_prepare(struct backend_instance *instance, struct snapsho
     kvm_instance_check(instance);
     ASSERT(!instance->prepared);
     TRY(check_manifest(instance, snapshot_reader_manifest(reader), err));
+    TRY(snapshot_reader_verify(reader, SNAPSHOT_PART_STATE, wait, err));
     TRY(kvm_process_start(instance, err));
     enum kelpie_status status = kvm_order_machine(instance, CONTROL_PREPARE, false, wait, err);
     if (status != KELPIE_OK) {
@@ -144,8 +145,9 @@ static enum kelpie_status load(struct backend_instance *instance, struct snapsho
     ASSERT(reader && wait);
     bool prepared = instance->prepared;
     enum kelpie_status status = load_once(instance, reader, run, wait, err);
-    if (status == KELPIE_CRASHED && prepared) {
-        /* It died while it waited: that says nothing about the bundle. */
+    if (status != KELPIE_OK && prepared && status != KELPIE_CANCELLED &&
+        status != KELPIE_TIMED_OUT) {
+        /* It died while it waited, or has run already and takes no other CPUID: that says nothing about the bundle. */
         kvm_process_take_down(instance);
         status = load_once(instance, reader, run, wait, err);
     }
