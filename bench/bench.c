@@ -17,6 +17,7 @@
 
 #include "base/assert.h"
 #include "by_hand.h"
+#include "kvm_fork.h"
 #include "kvm_restore.h"
 #include "series.h"
 
@@ -256,6 +257,7 @@ static void measure_qemu(struct bench *bench, const char *program, size_t runs) 
 static void measure_kvm(struct bench *bench, const char *program, size_t runs) {
     char floor[4096];
     snprintf(floor, sizeof(floor), "%.*s/floor", (int)(strrchr(program, '/') - program), program);
+    kvm_fork_measure(bench->host, &bench->report, runs);
     kvm_restore_measure(bench->host, bench->dir, floor, &bench->report, runs * KVM_RUNS_FACTOR);
 }
 

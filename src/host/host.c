@@ -33,11 +33,24 @@ static enum kelpie_status check_size(enum kelpie_status status, const size_t *re
     return status;
 }
 
+void host_share(struct host *host) {
+    ASSERT(host);
+    uint32_t before = __atomic_fetch_add(&host->more_owners, 1, __ATOMIC_RELAXED);
+    ASSERT(before < UINT32_MAX);
+}
+
 void host_destroy(struct host *host) {
-    if (host) {
-        ASSERT(host->ops);
-        host->ops->destroy(host);
+    if (!host) {
+        return;
     }
+    ASSERT(host->ops);
+    if (__atomic_fetch_sub(&host->more_owners, 1, __ATOMIC_ACQ_REL) > 0) {
+        return;
+    }
+    if (host->constant_fd_plus_one > 0) {
+        host_close(host, host->constant_fd_plus_one - 1);
+    }
+    host->ops->destroy(host);
 }
 
 /* ---- Time ------------------------------------------------------------------------------------- */

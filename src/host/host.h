@@ -239,6 +239,9 @@ struct host_ops {
  * an implementation begin with a `struct host *` so that the wrappers find their way back. */
 struct host {
     const struct host_ops *ops;
+    uint32_t more_owners;      /* beside the first */
+    const void *constant_data; /* of host_constant_file() */
+    int constant_fd_plus_one;  /* 0: there is none */
 };
 
 /* ---- Making one ------------------------------------------------------------------------------- */
@@ -246,6 +249,9 @@ struct host {
 /* This machine. Destroyed by host_destroy(), after everything that came of it. */
 KELPIE_CHECKED enum kelpie_status host_linux_create(struct host **ret_host,
                                                     struct kelpie_error *err);
+
+/* One more owner: the last host_destroy() destroys. From any thread. */
+void host_share(struct host *host);
 void host_destroy(struct host *host);
 
 /* ---- Time ------------------------------------------------------------------------------------- */
@@ -323,6 +329,11 @@ KELPIE_CHECKED enum kelpie_status host_file_map(struct host *host, int fd, size_
                                                 struct host_memory_map *ret_map,
                                                 struct kelpie_error *err);
 void host_file_unmap(struct host *host, struct host_memory_map *map);
+
+/* A memory file with these bytes, which never change (one constant for each host). It is made once; the host closes it. */
+KELPIE_CHECKED enum kelpie_status host_constant_file(struct host *host, const char *name,
+                                                     const void *data, size_t size, int *ret_fd,
+                                                     struct kelpie_error *err);
 
 /* Another descriptor of the same file, for reading, with a position of its own. */
 KELPIE_CHECKED enum kelpie_status host_file_reopen(struct host *host, int fd, int *ret_fd,

@@ -56,6 +56,29 @@ char *host_duplicate(struct host *host, const char *text, struct kelpie_error *e
 
 /* ---- Descriptors ------------------------------------------------------------------------------ */
 
+/* Two threads that come at the same time both make one, and one of them throws its own away. */
+enum kelpie_status host_constant_file(struct host *host, const char *name, const void *data,
+                                      size_t size, int *ret_fd, struct kelpie_error *err) {
+    ASSERT(data && size > 0);
+    ASSERT(ret_fd);
+    const void *none = NULL;
+    (void)__atomic_compare_exchange_n(&host->constant_data, &none, data, false, __ATOMIC_RELAXED,
+                                      __ATOMIC_RELAXED);
+    ASSERT(__atomic_load_n(&host->constant_data, __ATOMIC_RELAXED) == data);
+    int kept = __atomic_load_n(&host->constant_fd_plus_one, __ATOMIC_ACQUIRE);
+    if (kept == 0) {
+        AUTO_FD struct host_fd file = {host, HOST_FD_NONE};
+        TRY(host_memory_file(host, name, size, &file.fd, err));
+        TRY(host_file_write_at(host, file.fd, data, size, 0, err));
+        if (__atomic_compare_exchange_n(&host->constant_fd_plus_one, &kept, file.fd + 1, false,
+                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+            kept = host_fd_take(&file) + 1;
+        }
+    }
+    *ret_fd = kept - 1;
+    return KELPIE_OK;
+}
+
 enum kelpie_status host_file_reopen(struct host *host, int fd, int *ret_fd,
                                     struct kelpie_error *err) {
     char path[64];

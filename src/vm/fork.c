@@ -51,7 +51,9 @@ static enum kelpie_status make_child(struct nursery *nursery, size_t index,
     TRY(vm_child_name(nursery->name_prefix, index + 1, name, err));
     config.name = name;
     config.hostname = NULL; /* the name */
+    config.host = nursery->host;
     TRY(vm_create_of_bundle(nursery->reader, &config, &vm, err));
+    vm_share_host(vm);
     enum kelpie_status status = vm_restore_from(vm, nursery->reader, &nursery->restore, err);
     if (status != KELPIE_OK) {
         kelpie_vm_destroy(vm);

@@ -46,7 +46,10 @@ static enum kelpie_status make_vm(struct kelpie_pool *pool, struct kelpie_vm **r
     TRY(vm_child_name(pool->name_prefix, number, name, err));
     config.name = name;
     config.hostname = NULL; /* the name */
-    return vm_create_of_bundle(pool->reader, &config, ret_vm, err);
+    config.host = pool->host;
+    TRY(vm_create_of_bundle(pool->reader, &config, ret_vm, err));
+    vm_share_host(*ret_vm);
+    return KELPIE_OK;
 }
 
 static enum kelpie_status prepare_vm(struct kelpie_pool *pool, struct kelpie_vm **ret_vm,

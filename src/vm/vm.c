@@ -149,6 +149,13 @@ enum kelpie_status vm_create(const struct kelpie_config *config, bool for_bundle
     return KELPIE_OK;
 }
 
+void vm_share_host(struct kelpie_vm *vm) {
+    vm_check(vm);
+    ASSERT(!vm->host_owned);
+    host_share(vm->host);
+    vm->host_owned = true;
+}
+
 void vm_release(struct kelpie_vm *vm) {
     vm_check(vm);
     vm_lock(vm);

@@ -254,6 +254,9 @@ void vm_release(struct kelpie_vm *vm);
 KELPIE_CHECKED enum kelpie_status vm_create(const struct kelpie_config *config, bool for_bundle,
                                             struct kelpie_vm **ret_vm, struct kelpie_error *err);
 
+/* The VM, which was made with another's host as its config's, becomes one of that host's owners. */
+void vm_share_host(struct kelpie_vm *vm);
+
 /* The host that a config asks for (may be NULL): its own, or a new one of this machine. */
 KELPIE_CHECKED enum kelpie_status vm_host_open(const struct kelpie_config *config,
                                                struct host **ret_host, bool *ret_owned,

@@ -31,7 +31,6 @@ struct backend_instance {
     struct image_boot boot;
     struct monitor monitor;
     struct monitor_disks disks;
-    int program_fd; /* a memory file with kelpie-vmm; HOST_FD_NONE: not made yet */
 
     /* Of the running machine. */
     int control_fd; /* HOST_FD_NONE: none runs */

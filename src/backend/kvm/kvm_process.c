@@ -19,7 +19,6 @@ enum kelpie_status kvm_instance_init(struct backend_instance *instance, struct h
     ASSERT(config);
     instance->host = host;
     instance->config = config;
-    instance->program_fd = HOST_FD_NONE;
     instance->control_fd = HOST_FD_NONE;
     instance->memory_fd = HOST_FD_NONE;
     monitor_disks_init(&instance->disks, host, config);
@@ -33,7 +32,6 @@ void kvm_instance_deinit(struct backend_instance *instance) {
         kvm_process_take_down(instance);
     }
     monitor_deinit(&instance->monitor);
-    host_close(instance->host, instance->program_fd);
 }
 
 void kvm_instance_check(const struct backend_instance *instance) {
@@ -43,30 +41,17 @@ void kvm_instance_check(const struct backend_instance *instance) {
     ASSERT(instance->answers_owed <= KVM_ANSWERS_OWED_MAX);
 }
 
-/* Once for each instance. The file is a copy of read-only bytes: its pages are shared by all who run it. */
-static enum kelpie_status make_program(struct backend_instance *instance,
-                                       struct kelpie_error *err) {
-    kvm_instance_check(instance);
-    ASSERT(&kvm_vmm_end[0] > &kvm_vmm_data[0]);
-    if (instance->program_fd != HOST_FD_NONE) {
-        return KELPIE_OK;
-    }
-    size_t size = (size_t)(kvm_vmm_end - kvm_vmm_data);
-    AUTO_FD struct host_fd file = {instance->host, HOST_FD_NONE};
-    TRY(host_memory_file(instance->host, "kelpie-vmm", size, &file.fd, err));
-    TRY(host_file_write_at(instance->host, file.fd, kvm_vmm_data, size, 0, err));
-    instance->program_fd = host_fd_take(&file);
-    return KELPIE_OK;
-}
-
 static enum kelpie_status launch(struct backend_instance *instance, int kvm_fd, int control_fd,
                                  struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(kvm_fd != HOST_FD_NONE && control_fd != HOST_FD_NONE);
+    int program_fd = HOST_FD_NONE; /* its pages are shared by all who run it */
+    TRY(host_constant_file(instance->host, "kelpie-vmm", kvm_vmm_data,
+                           (size_t)(kvm_vmm_end - kvm_vmm_data), &program_fd, err));
     const struct host_process_fd fds[] = {
         {.child_fd = CONTROL_CHILD_CONTROL, .fd = control_fd},
         {.child_fd = CONTROL_CHILD_KVM, .fd = kvm_fd},
-        {.child_fd = CONTROL_CHILD_PROGRAM, .fd = instance->program_fd},
+        {.child_fd = CONTROL_CHILD_PROGRAM, .fd = program_fd},
     };
     static_assert(ARRAY_SIZE(fds) == CONTROL_CHILD_END - CONTROL_CHILD_CONTROL, "all of ours");
     const char *argv[] = {program_path, NULL};
@@ -81,7 +66,6 @@ enum kelpie_status kvm_process_start(struct backend_instance *instance, struct k
         instance->prepared = false;
         return KELPIE_OK;
     }
-    TRY(make_program(instance, err));
     AUTO_FD struct host_fd kvm = {instance->host, HOST_FD_NONE};
     TRY(host_file_open(instance->host, KVM_DEVICE, HOST_OPEN_READ | HOST_OPEN_WRITE, 0, &kvm.fd,
                        err));

@@ -162,6 +162,8 @@ static enum kelpie_status load(struct backend_instance *instance, struct snapsho
 
 enum kelpie_status kvm_load(struct backend_instance *instance, struct snapshot_reader *reader,
                             const struct host_wait *wait, struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(reader);
     return load(instance, reader, false, wait, err);
 }
 
