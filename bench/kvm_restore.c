@@ -85,7 +85,7 @@ static void open_instance(struct rig *rig) {
     instance->config = &rig->config;
     instance->program_fd = HOST_FD_NONE;
     instance->control_fd = HOST_FD_NONE;
-    monitor_disks_init(&instance->disks, rig->host, &rig->config);
+    monitor_disks_init(&instance->disks, rig->host, &rig->config, true);
     check(monitor_init(&instance->monitor, rig->host, &rig->config, "kelpie-vmm", &err), "monitor",
           &err);
     rig->instance = instance;

@@ -78,7 +78,7 @@ static enum kelpie_status kvm_create(const struct backend_launch *launch,
     instance->config = launch->config;
     instance->program_fd = HOST_FD_NONE;
     instance->control_fd = HOST_FD_NONE;
-    monitor_disks_init(&instance->disks, launch->host, launch->config);
+    monitor_disks_init(&instance->disks, launch->host, launch->config, true);
     enum kelpie_status status = kvm_prepare(instance, launch->cancel_fd, err);
     if (status != KELPIE_OK) {
         kvm_destroy(instance);
