@@ -80,6 +80,29 @@ static struct snapshot_source source_of(const struct monitor_disk *disk) {
     return (struct snapshot_source){disk->fd, disk->overlay_fd, disk->bitmap_fd};
 }
 
+enum kelpie_status monitor_disks_copy(const struct monitor_disks *disks, size_t index,
+                                      int target_fd, const struct host_wait *wait,
+                                      struct kelpie_error *err) {
+    ASSERT(disks->host && disks->config);
+    ASSERT(index < disks->config->disk_count);
+    const struct monitor_disk *disk = &disks->disks[index];
+    const struct snapshot_source source = source_of(disk);
+    return snapshot_copy_merged(disks->host, &source, target_fd, disk->size, wait, err);
+}
+
+/* A copy for a bundle in memory lies on the disk all the same: disks are larger than memory. */
+static enum kelpie_status disk_hand_over(const struct monitor_disks *disks, size_t index,
+                                         struct snapshot_writer *writer,
+                                         const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(disks->host && disks->config);
+    ASSERT(snapshot_writer_is_in_memory(writer));
+    AUTO_FD struct host_fd copy = {disks->host, HOST_FD_NONE};
+    TRY(image_scratch_file(disks->host, &copy.fd, err));
+    TRY(monitor_disks_copy(disks, index, copy.fd, wait, err));
+    snapshot_writer_adopt(writer, disk_part(index), host_fd_take(&copy));
+    return KELPIE_OK;
+}
+
 static enum kelpie_status disk_save(const struct monitor_disks *disks, size_t index,
                                     enum kelpie_snapshot_kind kind, struct snapshot_writer *writer,
                                     const struct host_wait *wait, struct kelpie_error *err) {
@@ -97,6 +120,9 @@ static enum kelpie_status disk_save(const struct monitor_disks *disks, size_t in
     };
     snprintf(saved->path, sizeof(saved->path), "%s", path);
     snprintf(saved->mount, sizeof(saved->mount), "%s", config->mount ? config->mount : "");
+    if (saved->in_bundle && snapshot_writer_is_in_memory(writer)) {
+        return disk_hand_over(disks, index, writer, wait, err);
+    }
     if (saved->in_bundle) {
         const struct snapshot_source source = source_of(disk);
         return snapshot_writer_merge(writer, disk_part(index), &source, disk->size, wait, err);
@@ -119,16 +145,6 @@ enum kelpie_status monitor_disks_save(const struct monitor_disks *disks,
     return KELPIE_OK;
 }
 
-enum kelpie_status monitor_disks_copy(const struct monitor_disks *disks, size_t index,
-                                      int target_fd, const struct host_wait *wait,
-                                      struct kelpie_error *err) {
-    ASSERT(disks->host && disks->config);
-    ASSERT(index < disks->config->disk_count);
-    const struct monitor_disk *disk = &disks->disks[index];
-    const struct snapshot_source source = source_of(disk);
-    return snapshot_copy_merged(disks->host, &source, target_fd, disk->size, wait, err);
-}
-
 /* ---- Load ------------------------------------------------------------------------------------- */
 
 static enum kelpie_status disk_differs(struct kelpie_error *err, size_t index, const char *what) {
@@ -139,31 +155,21 @@ static enum kelpie_status disk_differs(struct kelpie_error *err, size_t index, c
     return error_set_field(err, KELPIE_SNAPSHOT_INCOMPATIBLE, field, "disk %zu %s", index, what);
 }
 
-/* A descriptor of the same file that only reads, whatever the given one can: by way of its own name in /proc, which the
- * file has even without any other. */
-static enum kelpie_status open_again(struct host *host, int fd, int *ret_fd,
-                                     struct kelpie_error *err) {
-    ASSERT(fd != HOST_FD_NONE);
-    ASSERT(*ret_fd == HOST_FD_NONE);
-    char path[32];
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    return host_file_open(host, path, HOST_OPEN_READ, 0, ret_fd, err);
-}
-
-static enum kelpie_status disk_lay_over(struct monitor_disks *disks, size_t index, int base_fd,
+static enum kelpie_status disk_lay_over(struct monitor_disks *disks, size_t index,
+                                        const struct snapshot_reader *reader,
                                         struct kelpie_error *err) {
     ASSERT(disks->overlays);
     ASSERT(index < KELPIE_DISK_COUNT_MAX);
     struct host *host = disks->host;
     struct monitor_disk *disk = &disks->disks[index];
-    TRY(open_again(host, base_fd, &disk->fd, err));
+    TRY(snapshot_reader_part_open(reader, disk_part(index), &disk->fd, err));
     TRY(image_scratch_file(host, &disk->overlay_fd, err));
     TRY(host_file_truncate(host, disk->overlay_fd, disk->size, err));
     return host_memory_file(host, "kelpie-bitmap", overlay_bitmap_size(disk->size),
                             &disk->bitmap_fd, err);
 }
 
-/* Reads all of it, and so finds damage. */
+/* Reads all of it, and so finds damage; a bundle in memory has no checksum. */
 static enum kelpie_status disk_copy(struct monitor_disks *disks, size_t index,
                                     struct snapshot_reader *reader, const struct host_wait *wait,
                                     struct kelpie_error *err) {
@@ -175,7 +181,8 @@ static enum kelpie_status disk_copy(struct monitor_disks *disks, size_t index,
     TRY(image_scratch_file(disks->host, &disk->fd, err));
     TRY(snapshot_copy_sparse(disks->host, snapshot_reader_part(reader, part), disk->fd, disk->size,
                              wait, checksum, err));
-    if (strcmp(checksum, snapshot_reader_manifest(reader)->parts[part].checksum) != 0) {
+    const char *expected = snapshot_reader_manifest(reader)->parts[part].checksum;
+    if (expected[0] != '\0' && strcmp(checksum, expected) != 0) {
         return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, snapshot_part_name(part),
                                "disk %zu of the bundle is damaged", index);
     }
@@ -189,15 +196,14 @@ static enum kelpie_status disk_load_part(struct monitor_disks *disks, size_t ind
     ASSERT(disks->host && disks->config);
     ASSERT(index < KELPIE_DISK_COUNT_MAX);
     struct monitor_disk *disk = &disks->disks[index];
-    int part_fd = snapshot_reader_part(reader, disk_part(index));
-    if (part_fd == HOST_FD_NONE) {
+    if (snapshot_reader_part(reader, disk_part(index)) == HOST_FD_NONE) {
         return disk_differs(err, index, "is missing in the bundle");
     }
     if (disk->read_only) {
-        return open_again(disks->host, part_fd, &disk->fd, err);
+        return snapshot_reader_part_open(reader, disk_part(index), &disk->fd, err);
     }
     bool overlay = disks->overlays && disk->size > 0 && disk->size <= OVERLAY_DISK_SIZE_MAX;
-    return overlay ? disk_lay_over(disks, index, part_fd, err)
+    return overlay ? disk_lay_over(disks, index, reader, err)
                    : disk_copy(disks, index, reader, wait, err);
 }
 
