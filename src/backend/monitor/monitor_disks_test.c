@@ -260,6 +260,45 @@ static void test_a_copy_for_others_is_whole(void **state) {
     remove_bundle(path);
 }
 
+/* A bundle in memory, of a VM that has an overlay itself: its disk is a file on the disk, and the children are apart. */
+static void hazard_c7_forked_disks_are_apart(void **state) {
+    (void)state;
+    struct kelpie_error err;
+    struct monitor_disks disks[3]; /* the parent, and two children */
+    struct snapshot_writer *writer = NULL;
+    struct snapshot_reader *reader = NULL;
+    char path[96];
+    int truth[3] = {make_disk(DISK_SIZE), make_disk(DISK_SIZE), make_disk(DISK_SIZE)};
+    path_of("bundle", path, sizeof(path));
+    make_bundle(path);
+    ok(load(host, &disks[0], true, path, &forever, &err), &err);
+    remove_bundle(path);
+    for (int i = 0; i < 3; i++) {
+        guest_write(&disks[0].disks[0], truth[i], 7777, 'p');
+    }
+    ok(snapshot_writer_create(host, NULL, 0, &writer, &err), &err);
+    ok(monitor_disks_save(&disks[0], KELPIE_SNAPSHOT_SUSPEND, writer, &forever, &err), &err);
+    ok(snapshot_writer_read(writer, &reader, &err), &err);
+    snapshot_writer_destroy(writer);
+    for (int i = 1; i < 3; i++) {
+        monitor_disks_init(&disks[i], host, &config, i == 1); /* the second gets a copy */
+        ok(monitor_disks_load(&disks[i], reader, &forever, &err), &err);
+        assert_int_equal(disks[i].disks[0].overlay_fd != HOST_FD_NONE, i == 1);
+    }
+    assert_int_equal(fcntl(disks[1].disks[0].fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+    snapshot_reader_close(reader);
+    for (int i = 0; i < 3; i++) {
+        guest_acts(&disks[i].disks[0], truth[i], (char)('a' + i));
+    }
+    for (int i = 0; i < 3; i++) {
+        ok(save(host, &disks[i], path, &err), &err);
+        expect_bundle(path, truth[i], DISK_SIZE);
+        remove_bundle(path);
+        monitor_disks_close(&disks[i]);
+        close(truth[i]);
+    }
+}
+
 /* A load over overlays reads no byte of the disk, however large; a copy finds what is damaged. */
 static void test_a_load_is_lazy_or_checks(void **state) {
     (void)state;
@@ -407,6 +446,7 @@ static void test_any_call_may_fail(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(hazard_c7_restored_disks_are_apart),
+        cmocka_unit_test(hazard_c7_forked_disks_are_apart),
         cmocka_unit_test(test_a_copy_for_others_is_whole),
         cmocka_unit_test(test_a_load_is_lazy_or_checks),
         cmocka_unit_test(test_the_limit_of_overlays),
