@@ -252,23 +252,11 @@ static void hash_cleanup(XXH3_state_t **state) {
     XXH3_freeState(*state); /* NULL is fine */
 }
 
-static enum kelpie_status check_length(struct host *host, int fd, uint64_t size,
-                                       struct kelpie_error *err) {
-    struct host_file_info info;
-    ASSERT(fd != HOST_FD_NONE);
-    ASSERT(size <= SNAPSHOT_PART_SIZE_MAX);
-    TRY(host_file_stat(host, fd, &info, err));
-    if (info.size < size) {
-        return error_set(err, KELPIE_IO_FAILED, "a file has %llu bytes where %llu were expected",
-                         (unsigned long long)info.size, (unsigned long long)size);
-    }
-    return KELPIE_OK;
-}
-
 enum kelpie_status snapshot_copy_limited(struct host *host, const struct snapshot_copy *copy,
                                          const struct host_wait *wait,
                                          char ret_checksum[SNAPSHOT_CHECKSUM_SIZE],
                                          struct kelpie_error *err) {
+    struct host_file_info info;
     ASSERT(copy->source.fd != copy->target_fd);
     ASSERT(copy->source.fd != HOST_FD_NONE);
     ASSERT(copy->size <= SNAPSHOT_PART_SIZE_MAX);
@@ -284,9 +272,10 @@ enum kelpie_status snapshot_copy_limited(struct host *host, const struct snapsho
             return error_set(err, KELPIE_NO_MEMORY, "no memory for a checksum");
         }
     }
-    TRY(check_length(host, copy->source.fd, copy->size, err));
-    if (copy->source.overlay_fd != HOST_FD_NONE) {
-        TRY(check_length(host, copy->source.overlay_fd, copy->size, err));
+    TRY(host_file_stat(host, copy->source.fd, &info, err));
+    if (info.size < copy->size) {
+        return error_set(err, KELPIE_IO_FAILED, "a file has %llu bytes where %llu were expected",
+                         (unsigned long long)info.size, (unsigned long long)copy->size);
     }
     struct copying work = {.host = host, .copy = copy, .wait = wait, .hash = hash, .chunk = chunk};
     TRY(copy_all(&work, err));
