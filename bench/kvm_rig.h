@@ -48,6 +48,11 @@ void rig_give(struct rig *rig, enum control_role role, int fd);
 
 void rig_order(struct rig *rig, enum control_type type);
 void rig_boot(struct rig *rig, const struct rig_payload *payload);
+
+/* The machine, paused for it, as a bundle: in a folder that does not exist; in memory, for a fork. It stays paused. */
+void rig_save_bundle(struct rig *rig, const char *directory);
+struct snapshot_reader *rig_save_in_memory(struct rig *rig);
+
 void rig_await_console(struct rig *rig); /* takes one byte */
 
 #endif

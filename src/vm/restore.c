@@ -101,7 +101,8 @@ static enum kelpie_status load_bundle(struct kelpie_vm *vm, struct snapshot_read
     const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
     TRY(check_fits(vm, manifest, options, err));
     TRY(verify_parts(reader, options->verify_memory, wait, err));
-    TRY(vm->ops->load(vm->instance, reader, wait, err));
+    bool run = !options->paused && vm->ops->load_running;
+    TRY((run ? vm->ops->load_running : vm->ops->load)(vm->instance, reader, wait, err));
     vm_lock(vm);
     vm->restored = true;
     vm->fresh_wanted = true;

@@ -25,8 +25,8 @@ static enum kelpie_status read_all(int fd, void *buffer, size_t size, struct kel
 }
 
 /* The order matters: a clock counts with TSCs, and CPUID comes before MSRs (vcpu_state_load). */
-static enum kelpie_status load_sections(struct machine *machine, struct state_reader *state,
-                                        struct kelpie_error *err) {
+enum kelpie_status machine_load_sections(struct machine *machine, struct state_reader *state,
+                                         struct kelpie_error *err) {
     ASSERT(machine->vcpu_count > 0);
     ASSERT(machine->transport_count > 0);
     for (size_t i = 0; i < machine->vcpu_count; i++) {
@@ -48,7 +48,7 @@ static enum kelpie_status load_state(struct machine *machine, int fd, void *buff
     static struct state_reader state; /* large; used once in a process */
     TRY(read_all(fd, buffer, size, err));
     TRY(state_reader_init(&state, buffer, size, err));
-    return load_sections(machine, &state, err);
+    return machine_load_sections(machine, &state, err);
 }
 
 /* What the driver offered before the save and the device had not taken yet. */
@@ -87,7 +87,8 @@ static enum kelpie_status load_file(struct machine *machine, int state_fd,
         return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "state", "the state's size cannot be");
     }
     size_t size = (size_t)info.st_size;
-    void *buffer = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *buffer =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (buffer == MAP_FAILED) {
         return error_set_os(err, errno, "cannot get memory for the machine's state");
     }

@@ -188,6 +188,7 @@ static enum kelpie_status pass_disk(struct backend_instance *instance, size_t in
     kvm_instance_check(instance);
     ASSERT(index < instance->config->disk_count);
     const struct monitor_disk *disk = &instance->disks.disks[index];
+    ASSERT((disk->overlay_fd == HOST_FD_NONE) == (disk->bitmap_fd == HOST_FD_NONE));
     TRY(kvm_pass(instance, control_role_of_disk(CONTROL_ROLE_DISK_0, index), disk->fd, err));
     if (disk->overlay_fd != HOST_FD_NONE) {
         TRY(kvm_pass(instance, control_role_of_disk(CONTROL_ROLE_OVERLAY_0, index),
@@ -199,7 +200,8 @@ static enum kelpie_status pass_disk(struct backend_instance *instance, size_t in
 }
 
 enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum control_type type,
-                                     const struct host_wait *wait, struct kelpie_error *err) {
+                                     bool run, const struct host_wait *wait,
+                                     struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(type == CONTROL_PREPARE || type == CONTROL_BOOT || type == CONTROL_LOAD);
     const struct kelpie_config *config = instance->config;
@@ -208,6 +210,7 @@ enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum con
         .memory_mib = config->memory_mib,
         .channel_port = PROTOCOL_VSOCK_PORT,
         .disk_count = (uint32_t)config->disk_count,
+        .run = run,
     };
     for (size_t i = 0; i < config->disk_count; i++) {
         machine.disk_read_only[i] = instance->disks.disks[i].read_only;
