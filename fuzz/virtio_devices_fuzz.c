@@ -6,11 +6,12 @@
  * does the same.
  *
  * What is checked besides what the sanitizers see: no chain is in flight between two calls, no page outside the guest's
- * memory is touched, a disk's file keeps its size, and a read-only one its bytes; saving, loading and saving
+ * memory is touched, a disk's file keeps its size, and a read-only one and a base their bytes; saving, loading and saving
  * again gives the same bytes. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -44,6 +45,7 @@ enum kind {
     KIND_BALLOON,
     KIND_NET_TAP,
     KIND_NET_STREAM,
+    KIND_BLK_OVERLAID,
     KIND_COUNT
 };
 
@@ -68,6 +70,9 @@ static struct {
     struct fake_driver driver;
     uint64_t dirty[PAGE_COUNT / 64]; /* what the last input wrote to, but for the queues */
     int disk_fd;
+    int base_fd; /* the same, open for reading */
+    int overlay_fd;
+    int bitmap_fd;
     int net_fds[2];  /* tap and stream: the device's */
     int peer_fds[2]; /* and the other end */
     bool peer_is_gone;
@@ -105,6 +110,12 @@ static void make_world(void) {
     world.driver.memory.dirty = world.dirty;
     world.disk_fd = memfd_create("disk", MFD_CLOEXEC);
     ASSERT(world.disk_fd >= 0);
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", world.disk_fd);
+    world.base_fd = open(path, O_RDONLY | O_CLOEXEC);
+    world.overlay_fd = memfd_create("overlay", MFD_CLOEXEC);
+    world.bitmap_fd = memfd_create("bitmap", MFD_CLOEXEC);
+    ASSERT(world.base_fd >= 0 && world.overlay_fd >= 0 && world.bitmap_fd >= 0);
     make_sockets(0);
     make_sockets(1);
     world.made = true;
@@ -128,12 +139,20 @@ static void clean_sockets(size_t index) {
     }
 }
 
+static void clean_file(int fd, size_t size) {
+    int result = ftruncate(fd, 0);
+    ASSERT(result == 0);
+    result = ftruncate(fd, (off_t)size);
+    ASSERT(result == 0);
+}
+
 static void clean_world(enum kind kind) {
-    if (kind == KIND_BLK || kind == KIND_BLK_READ_ONLY) {
-        int result = ftruncate(world.disk_fd, 0);
-        ASSERT(result == 0);
-        result = ftruncate(world.disk_fd, DISK_SIZE);
-        ASSERT(result == 0);
+    if (kind == KIND_BLK || kind == KIND_BLK_READ_ONLY || kind == KIND_BLK_OVERLAID) {
+        clean_file(world.disk_fd, DISK_SIZE);
+    }
+    if (kind == KIND_BLK_OVERLAID) {
+        clean_file(world.overlay_fd, DISK_SIZE);
+        clean_file(world.bitmap_fd, overlay_bitmap_size(DISK_SIZE));
     }
     for (size_t word = 0; word < ARRAY_SIZE(world.dirty); word++) {
         for (uint64_t bits = world.dirty[word]; bits != 0; bits &= bits - 1) {
@@ -147,8 +166,13 @@ static void clean_world(enum kind kind) {
 static enum kelpie_status init_unit(enum kind kind) {
     struct fake_driver *driver = &world.driver;
     struct device_irq irq = fake_driver_irq(driver);
-    struct virtio_blk_options disk = {
-        .fd = world.disk_fd, .read_only = kind == KIND_BLK_READ_ONLY, .id = "fuzz"};
+    struct virtio_blk_options disk = {.fd =
+                                          kind == KIND_BLK_OVERLAID ? world.base_fd : world.disk_fd,
+                                      .read_only = kind == KIND_BLK_READ_ONLY,
+                                      .overlaid = kind == KIND_BLK_OVERLAID,
+                                      .overlay_fd = world.overlay_fd,
+                                      .bitmap_fd = world.bitmap_fd,
+                                      .id = "fuzz"};
     struct virtio_balloon_options balloon = {.memory_is_shared = false};
     struct virtio_net_options net = {.mac = {2, 0, 0, 0, 0, 1}, .mtu = 1500};
     net.backend = kind == KIND_NET_TAP ? VIRTIO_NET_TAP : VIRTIO_NET_STREAM;
@@ -156,6 +180,7 @@ static enum kelpie_status init_unit(enum kind kind) {
     switch (kind) {
     case KIND_BLK:
     case KIND_BLK_READ_ONLY:
+    case KIND_BLK_OVERLAID:
         return virtio_blk_init(&world.unit.blk, &disk, &driver->memory, irq, &driver->io, NULL);
     case KIND_RNG:
         return virtio_rng_init(&world.unit.rng, &driver->memory, irq, &driver->io, NULL);
@@ -176,6 +201,7 @@ static void deinit_unit(enum kind kind) {
     switch (kind) {
     case KIND_BLK:
     case KIND_BLK_READ_ONLY:
+    case KIND_BLK_OVERLAID:
         virtio_blk_deinit(&world.unit.blk);
         break;
     case KIND_RNG:
@@ -384,10 +410,13 @@ static void check(enum kind kind) {
     for (uint16_t i = 0; i < world.unit.device.ops->queue_count; i++) {
         ASSERT(world.unit.device.queues[i].in_flight == 0);
     }
-    if (kind == KIND_BLK || kind == KIND_BLK_READ_ONLY) {
+    if (kind == KIND_BLK || kind == KIND_BLK_READ_ONLY || kind == KIND_BLK_OVERLAID) {
         ASSERT(lseek(world.disk_fd, 0, SEEK_END) == DISK_SIZE);
     }
-    if (kind == KIND_BLK_READ_ONLY) {
+    if (kind == KIND_BLK_OVERLAID) {
+        ASSERT(lseek(world.overlay_fd, 0, SEEK_END) == DISK_SIZE);
+    }
+    if (kind == KIND_BLK_READ_ONLY || kind == KIND_BLK_OVERLAID) {
         ASSERT(lseek(world.disk_fd, 0, SEEK_DATA) == -1); /* all of it is a hole, still */
         ASSERT(errno == ENXIO);
     }

@@ -436,8 +436,9 @@ struct kelpie_snapshot {
 struct kelpie_restore_options {
     bool paused; /* leave the VM paused; the report is complete after kelpie_vm_resume() */
     bool allow_incomplete; /* go on although a line of the report failed */
-    bool verify_memory;  /* check the memory's checksum too: not lazy; for bundles from elsewhere */
-    uint32_t timeout_ms; /* 0: KELPIE_BOOT_TIMEOUT_MS_DEFAULT */
+    bool verify_memory;    /* check checksums of memory and disks too: not lazy; for bundles from
+                            * elsewhere */
+    uint32_t timeout_ms;   /* 0: KELPIE_BOOT_TIMEOUT_MS_DEFAULT */
     uint64_t reserved[8];
 };
 

@@ -40,7 +40,7 @@ static const struct option_spec specs[] = {
     OPTION(0, "from", "DIR", option_set_text, from, NULL,
            "restore the VM of such a folder instead of booting one"),
     OPTION(0, "verify", NULL, option_set_flag, verify, NULL,
-           "with --from: check the memory's checksum too"),
+           "with --from: check checksums of memory and disks"),
     OPTION(0, "allow-incomplete", NULL, option_set_flag, allow_incomplete, NULL,
            "with --from: go on although something could not be made fresh"),
     OPTION(0, "name", "NAME", option_set_text, name, "name", "the VM's name"),

@@ -8,6 +8,10 @@
  * the same whether or not a file system keeps holes. Holes are skipped by asking the host for the next
  * run of data, and hashed from a block of zeros. Data is read in large chunks; of each, runs of
  * blocks that are not all zeros are written, and the rest becomes holes of the target.
+ *
+ * A disk with an overlay is read as runs of blocks, each from the base or from the overlay, as the bitmap has them. The
+ * bitmap is read through a window, so that memory is bounded, and each window once: what a run is does not change
+ * while it is copied.
  */
 #include "snapshot/snapshot_internal.h"
 
@@ -18,10 +22,15 @@
 #include "base/assert.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/overlay.h"
 
 #define BLOCK_SIZE 4096
 #define ZEROS_SIZE 65536
+#define WINDOW_SIZE 4096 /* bytes of a bitmap: 128 MiB of the disk */
+#define WINDOW_BLOCKS (WINDOW_SIZE * 8ull)
 _Static_assert(SNAPSHOT_COPY_CHUNK_SIZE % BLOCK_SIZE == 0, "a chunk is a whole number of blocks");
+
+_Static_assert(OVERLAY_BLOCK_SIZE % BLOCK_SIZE == 0, "a run is a whole number of blocks");
 
 static const uint8_t zeros[ZEROS_SIZE];
 
@@ -32,6 +41,15 @@ struct copying {
     XXH3_state_t *hash; /* NULL: no checksum is wanted */
     uint8_t *chunk;
     uint64_t written;
+    uint64_t window_start; /* the first block that the window tells of */
+    uint64_t window_end;   /* the same as the start: nothing was read yet */
+    uint64_t window[WINDOW_SIZE / sizeof(uint64_t)];
+};
+
+/* Bytes that are all in one file. */
+struct source_run {
+    int fd;
+    uint64_t end;
 };
 
 static void checksum_text(XXH128_hash_t hash, char ret_checksum[SNAPSHOT_CHECKSUM_SIZE]) {
@@ -132,7 +150,53 @@ static enum kelpie_status write_chunk(struct copying *work, size_t size, uint64_
     return write_run(work, run, size, offset, err);
 }
 
-static enum kelpie_status copy_data(struct copying *work, uint64_t start, uint64_t end,
+static enum kelpie_status became_shorter(struct kelpie_error *err) {
+    return error_set(err, KELPIE_IO_FAILED, "a file became shorter while it was read");
+}
+
+/* The part of the bitmap that tells of this block. */
+static enum kelpie_status read_window(struct copying *work, uint64_t block,
+                                      struct kelpie_error *err) {
+    const struct snapshot_source *source = &work->copy->source;
+    const uint64_t count = overlay_block_count(work->copy->size);
+    uint64_t start = block - block % WINDOW_BLOCKS;
+    uint64_t offset = start / 8;
+    ASSERT(block < count);
+    ASSERT(source->bitmap_fd != HOST_FD_NONE);
+    size_t wanted =
+        (size_t)min_u64(overlay_bitmap_size(work->copy->size) - offset, sizeof(work->window));
+    size_t size = 0;
+    TRY(host_file_read_at(work->host, source->bitmap_fd, work->window, wanted, offset, &size, err));
+    if (size != wanted) {
+        return became_shorter(err);
+    }
+    work->window_start = start;
+    work->window_end = min_u64(start + WINDOW_BLOCKS, count);
+    return KELPIE_OK;
+}
+
+/* The run of the source that begins at `at`. */
+static enum kelpie_status run_at(struct copying *work, uint64_t at, struct source_run *ret_run,
+                                 struct kelpie_error *err) {
+    const struct snapshot_source *source = &work->copy->source;
+    ASSERT(at < work->copy->size);
+    *ret_run = (struct source_run){source->fd, work->copy->size};
+    if (source->overlay_fd == HOST_FD_NONE) {
+        return KELPIE_OK;
+    }
+    uint64_t block = at / OVERLAY_BLOCK_SIZE;
+    if (block < work->window_start || block >= work->window_end) {
+        TRY(read_window(work, block, err));
+    }
+    ASSERT(block >= work->window_start && block < work->window_end);
+    uint64_t index = block - work->window_start;
+    uint64_t end = overlay_run_end(work->window, index, work->window_end - work->window_start);
+    ret_run->fd = overlay_has(work->window, index) ? source->overlay_fd : source->fd;
+    ret_run->end = min_u64((work->window_start + end) * OVERLAY_BLOCK_SIZE, work->copy->size);
+    return KELPIE_OK;
+}
+
+static enum kelpie_status copy_data(struct copying *work, int fd, uint64_t start, uint64_t end,
                                     struct kelpie_error *err) {
     ASSERT(start < end);
     ASSERT(end <= work->copy->size);
@@ -142,10 +206,9 @@ static enum kelpie_status copy_data(struct copying *work, uint64_t start, uint64
         size_t wanted = (size_t)min_u64(room, end - at);
         size_t size = 0;
         TRY(check_wait(work, err));
-        TRY(host_file_read_at(work->host, work->copy->source_fd, work->chunk, wanted, at, &size,
-                              err));
+        TRY(host_file_read_at(work->host, fd, work->chunk, wanted, at, &size, err));
         if (size != wanted) {
-            return error_set(err, KELPIE_IO_FAILED, "a file became shorter while it was read");
+            return became_shorter(err);
         }
         hash_bytes(work, work->chunk, size);
         if (work->copy->target_fd != HOST_FD_NONE) {
@@ -162,17 +225,19 @@ static enum kelpie_status copy_all(struct copying *work, struct kelpie_error *er
     for (uint64_t at = 0; at < size;) {
         uint64_t start = 0;
         uint64_t end = 0;
+        struct source_run run;
         TRY(check_wait(work, err));
-        TRY(host_file_next_data(work->host, work->copy->source_fd, at, &start, &end, err));
-        start = min_u64(start, size);
-        end = min_u64(end, size);
-        ASSERT(start >= at && end >= start);
-        TRY(skip_hole(work, start - at, err));
-        if (start == end && start < size) {
-            return error_set(err, KELPIE_IO_FAILED, "a file became shorter while it was read");
+        TRY(run_at(work, at, &run, err));
+        TRY(host_file_next_data(work->host, run.fd, at, &start, &end, err));
+        start = min_u64(start, run.end);
+        end = min_u64(end, run.end);
+        ASSERT(run.end > at && end >= start);
+        if (start < at || (start == end && start < run.end)) {
+            return became_shorter(err);
         }
+        TRY(skip_hole(work, start - at, err));
         if (start < end) {
-            TRY(copy_data(work, start, end, err));
+            TRY(copy_data(work, run.fd, start, end, err));
         }
         at = end;
     }
@@ -192,8 +257,8 @@ enum kelpie_status snapshot_copy_limited(struct host *host, const struct snapsho
                                          char ret_checksum[SNAPSHOT_CHECKSUM_SIZE],
                                          struct kelpie_error *err) {
     struct host_file_info info;
-    ASSERT(copy->source_fd != copy->target_fd);
-    ASSERT(copy->source_fd != HOST_FD_NONE);
+    ASSERT(copy->source.fd != copy->target_fd);
+    ASSERT(copy->source.fd != HOST_FD_NONE);
     ASSERT(copy->size <= SNAPSHOT_PART_SIZE_MAX);
     ASSERT(wait);
     __attribute__((cleanup(hash_cleanup))) XXH3_state_t *hash = NULL;
@@ -207,7 +272,7 @@ enum kelpie_status snapshot_copy_limited(struct host *host, const struct snapsho
             return error_set(err, KELPIE_NO_MEMORY, "no memory for a checksum");
         }
     }
-    TRY(host_file_stat(host, copy->source_fd, &info, err));
+    TRY(host_file_stat(host, copy->source.fd, &info, err));
     if (info.size < copy->size) {
         return error_set(err, KELPIE_IO_FAILED, "a file has %llu bytes where %llu were expected",
                          (unsigned long long)info.size, (unsigned long long)copy->size);
@@ -226,8 +291,18 @@ enum kelpie_status snapshot_copy_sparse(struct host *host, int source_fd, int ta
                                         struct kelpie_error *err) {
     ASSERT(source_fd != HOST_FD_NONE);
     ASSERT(target_fd != HOST_FD_NONE);
-    const struct snapshot_copy copy = {source_fd, target_fd, size, UINT64_MAX};
+    const struct snapshot_copy copy = {
+        {source_fd, HOST_FD_NONE, HOST_FD_NONE}, target_fd, size, UINT64_MAX};
     return snapshot_copy_limited(host, &copy, wait, ret_checksum, err);
+}
+
+enum kelpie_status snapshot_copy_merged(struct host *host, const struct snapshot_source *source,
+                                        int target_fd, uint64_t size, const struct host_wait *wait,
+                                        struct kelpie_error *err) {
+    ASSERT(source->fd != HOST_FD_NONE);
+    ASSERT(target_fd != HOST_FD_NONE);
+    const struct snapshot_copy copy = {*source, target_fd, size, UINT64_MAX};
+    return snapshot_copy_limited(host, &copy, wait, NULL, err);
 }
 
 enum kelpie_status snapshot_checksum_file(struct host *host, int fd, uint64_t size,
@@ -236,6 +311,7 @@ enum kelpie_status snapshot_checksum_file(struct host *host, int fd, uint64_t si
                                           struct kelpie_error *err) {
     ASSERT(fd != HOST_FD_NONE);
     ASSERT(ret_checksum);
-    const struct snapshot_copy copy = {fd, HOST_FD_NONE, size, UINT64_MAX};
+    const struct snapshot_copy copy = {
+        {fd, HOST_FD_NONE, HOST_FD_NONE}, HOST_FD_NONE, size, UINT64_MAX};
     return snapshot_copy_limited(host, &copy, wait, ret_checksum, err);
 }

@@ -148,6 +148,21 @@ KELPIE_CHECKED enum kelpie_status snapshot_writer_copy(struct snapshot_writer *w
                                                        uint64_t size, const struct host_wait *wait,
                                                        struct kelpie_error *err);
 
+/* Where the bytes of a disk are: in a file, or in a base and an overlay over it, of whose blocks a bitmap tells
+ * (base/overlay.h). Overlay and bitmap are a monitor's to write: that they become shorter is an error, and no more. */
+struct snapshot_source {
+    int fd;
+    int overlay_fd; /* HOST_FD_NONE: all is in fd */
+    int bitmap_fd;
+};
+
+/* The same from such a source, in one pass. */
+KELPIE_CHECKED enum kelpie_status snapshot_writer_merge(struct snapshot_writer *writer,
+                                                        enum snapshot_part part,
+                                                        const struct snapshot_source *source,
+                                                        uint64_t size, const struct host_wait *wait,
+                                                        struct kelpie_error *err);
+
 /* Publishes the bundle and fills ret_snapshot. NO_SPACE, SNAPSHOT_FAILED, SNAPSHOT_TOO_LARGE. After a failure only
  * snapshot_writer_destroy() is left. */
 KELPIE_CHECKED enum kelpie_status snapshot_writer_publish(struct snapshot_writer *writer,
@@ -170,6 +185,10 @@ KELPIE_CHECKED enum kelpie_status snapshot_copy_sparse(struct host *host, int so
                                                        const struct host_wait *wait,
                                                        char ret_checksum[SNAPSHOT_CHECKSUM_SIZE],
                                                        struct kelpie_error *err);
+
+KELPIE_CHECKED enum kelpie_status
+snapshot_copy_merged(struct host *host, const struct snapshot_source *source, int target_fd,
+                     uint64_t size, const struct host_wait *wait, struct kelpie_error *err);
 
 /* The XXH3-128 of a file's first `size` bytes. */
 KELPIE_CHECKED enum kelpie_status snapshot_checksum_file(struct host *host, int fd, uint64_t size,

@@ -26,7 +26,7 @@ void snapshot_checksum_bytes(const void *data, size_t size,
 
 /* snapshot_copy_sparse() that stops with SNAPSHOT_TOO_LARGE behind bytes_max bytes that are no zeros. */
 struct snapshot_copy {
-    int source_fd;
+    struct snapshot_source source;
     int target_fd;
     uint64_t size;
     uint64_t bytes_max; /* UINT64_MAX: no limit */

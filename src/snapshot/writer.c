@@ -201,21 +201,21 @@ static enum kelpie_status count_bytes(const struct snapshot_writer *writer, uint
     return KELPIE_OK;
 }
 
-enum kelpie_status snapshot_writer_copy(struct snapshot_writer *writer, enum snapshot_part part,
-                                        int source_fd, uint64_t size, const struct host_wait *wait,
-                                        struct kelpie_error *err) {
+enum kelpie_status snapshot_writer_merge(struct snapshot_writer *writer, enum snapshot_part part,
+                                         const struct snapshot_source *source, uint64_t size,
+                                         const struct host_wait *wait, struct kelpie_error *err) {
     struct snapshot_part_info *info = &writer->manifest->parts[part];
     uint64_t used = 0;
     int fd = HOST_FD_NONE;
     ASSERT(wait);
-    ASSERT(source_fd != HOST_FD_NONE);
+    ASSERT(source->fd != HOST_FD_NONE);
     ASSERT(!info->present);
     enum kelpie_status status = count_bytes(writer, &used, err);
     if (status != KELPIE_OK) {
         return writer_failed(writer, status, err);
     }
     TRY(snapshot_writer_part(writer, part, &fd, err));
-    const struct snapshot_copy copy = {source_fd, fd, size, writer->bytes_max - used};
+    const struct snapshot_copy copy = {*source, fd, size, writer->bytes_max - used};
     status = snapshot_copy_limited(writer->host, &copy, wait, info->checksum, err);
     if (status != KELPIE_OK) {
         return writer_failed(writer, status, err);
@@ -223,6 +223,15 @@ enum kelpie_status snapshot_writer_copy(struct snapshot_writer *writer, enum sna
     info->size = size;
     info->present = true;
     return KELPIE_OK;
+}
+
+enum kelpie_status snapshot_writer_copy(struct snapshot_writer *writer, enum snapshot_part part,
+                                        int source_fd, uint64_t size, const struct host_wait *wait,
+                                        struct kelpie_error *err) {
+    const struct snapshot_source source = {source_fd, HOST_FD_NONE, HOST_FD_NONE};
+    ASSERT(writer);
+    ASSERT(source_fd != HOST_FD_NONE);
+    return snapshot_writer_merge(writer, part, &source, size, wait, err);
 }
 
 /* Size, checksum unless the copy made it, and everything on the disk. */

@@ -53,14 +53,14 @@ static enum kelpie_status check_fits(struct kelpie_vm *vm, const struct snapshot
     return KELPIE_OK;
 }
 
-/* The state's checksum is always checked; memory's only when asked, so that a restore stays lazy. */
-static enum kelpie_status verify_parts(struct snapshot_reader *reader, bool with_memory,
+/* The state's checksum is always checked; memory's and disks' only when asked, so that a restore stays lazy. */
+static enum kelpie_status verify_parts(struct snapshot_reader *reader, bool all,
                                        const struct host_wait *wait, struct kelpie_error *err) {
     ASSERT(reader);
     ASSERT(wait);
     const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
     for (unsigned i = 0; i < SNAPSHOT_PART_COUNT; i++) {
-        if (manifest->parts[i].present && (i != SNAPSHOT_PART_MEMORY || with_memory)) {
+        if (manifest->parts[i].present && (i == SNAPSHOT_PART_STATE || all)) {
             TRY(snapshot_reader_verify(reader, (enum snapshot_part)i, wait, err));
         }
     }

@@ -6,15 +6,26 @@
 
 #include "base/assert.h"
 
-static const char *const role_names[] = {
-    [CONTROL_ROLE_KERNEL] = "kernel", [CONTROL_ROLE_INITRAMFS] = "initramfs",
-    [CONTROL_ROLE_STATE] = "state",   [CONTROL_ROLE_MEMORY] = "memory",
-    [CONTROL_ROLE_DISK_0] = "disk",
+/* Of disks, and what belongs to them, the first. */
+static const char *const role_names[CONTROL_ROLE_COUNT] = {
+    [CONTROL_ROLE_KERNEL] = "kernel",   [CONTROL_ROLE_INITRAMFS] = "initramfs",
+    [CONTROL_ROLE_STATE] = "state",     [CONTROL_ROLE_MEMORY] = "memory",
+    [CONTROL_ROLE_DISK_0] = "disk",     [CONTROL_ROLE_OVERLAY_0] = "overlay",
+    [CONTROL_ROLE_BITMAP_0] = "bitmap",
 };
+
+enum control_role control_role_of_disk(enum control_role first, size_t index) {
+    ASSERT(first >= CONTROL_ROLE_DISK_0);
+    ASSERT(index < KELPIE_DISK_COUNT_MAX);
+    return (enum control_role)((size_t)first + index);
+}
 
 const char *control_role_name(enum control_role role) {
     ASSERT((unsigned)role < CONTROL_ROLE_COUNT);
-    const char *name = role_names[role < CONTROL_ROLE_DISK_0 ? role : CONTROL_ROLE_DISK_0];
+    while (!role_names[role]) {
+        role--;
+    }
+    const char *name = role_names[role];
     ASSERT(name);
     return name;
 }

@@ -8,7 +8,8 @@
  * A message is a header, u32 payload size and u32 type, and its payload, all little-endian. The owner asks, one thing at
  * a time; the monitor answers each order but FD with DONE, TOLD or FAILED. Descriptors that the monitor needs from the
  * start have fixed numbers (below); every other comes with an FD message, attached to its first byte (SCM_RIGHTS), and
- * waits for the order that uses it up. An order says what is missing.
+ * waits for the order that uses it up. An order says what is missing. A writable disk that came with OVERLAY and BITMAP
+ * is the base under them (base/overlay.h), and is open for reading alone.
  *
  *     PREPARE machine   makes memory, vCPUs and the devices that need no file; optional, before the next two
  *     BOOT  machine     loads KERNEL and INITRAMFS into the file MEMORY, and lets the vCPUs run
@@ -72,8 +73,13 @@ enum control_role {
     CONTROL_ROLE_STATE,
     CONTROL_ROLE_MEMORY,
     CONTROL_ROLE_DISK_0,
-    CONTROL_ROLE_COUNT = CONTROL_ROLE_DISK_0 + KELPIE_DISK_COUNT_MAX
+    CONTROL_ROLE_OVERLAY_0 = CONTROL_ROLE_DISK_0 + KELPIE_DISK_COUNT_MAX,
+    CONTROL_ROLE_BITMAP_0 = CONTROL_ROLE_OVERLAY_0 + KELPIE_DISK_COUNT_MAX,
+    CONTROL_ROLE_COUNT = CONTROL_ROLE_BITMAP_0 + KELPIE_DISK_COUNT_MAX
 };
+
+/* The role of disk `index`, or of what belongs to it: first is CONTROL_ROLE_DISK_0, _OVERLAY_0 or _BITMAP_0. */
+enum control_role control_role_of_disk(enum control_role first, size_t index);
 
 /* "kernel", … Never NULL. */
 const char *control_role_name(enum control_role role);

@@ -89,14 +89,36 @@ static void hazard_d1_what_is_no_message_is_refused(void **state) {
     static const uint8_t ok_as_failure[12] = {0};
     assert_false(control_decode_failed(ok_as_failure, sizeof(ok_as_failure), &heard));
     enum control_role role;
-    assert_false(control_decode_fd("\x0c\0\0\0", 4, &role));
-    assert_true(control_decode_fd("\x0b\0\0\0", 4, &role));
+    const uint8_t behind[4] = {CONTROL_ROLE_COUNT};
+    const uint8_t last[4] = {CONTROL_ROLE_COUNT - 1};
+    assert_false(control_decode_fd(behind, 4, &role));
+    assert_true(control_decode_fd(last, 4, &role));
+}
+
+static void test_each_role_has_a_name(void **state) {
+    (void)state;
+    for (unsigned role = 0; role < CONTROL_ROLE_COUNT; role++) {
+        assert_true(strlen(control_role_name((enum control_role)role)) > 0);
+    }
+    const size_t last = KELPIE_DISK_COUNT_MAX - 1;
+    static const struct {
+        enum control_role first;
+        const char *name;
+    } disks[] = {{CONTROL_ROLE_DISK_0, "disk"},
+                 {CONTROL_ROLE_OVERLAY_0, "overlay"},
+                 {CONTROL_ROLE_BITMAP_0, "bitmap"}};
+    for (size_t i = 0; i < ARRAY_SIZE(disks); i++) {
+        assert_int_equal(control_role_of_disk(disks[i].first, 0), disks[i].first);
+        assert_string_equal(control_role_name(control_role_of_disk(disks[i].first, last)),
+                            disks[i].name);
+    }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_messages_survive),
         cmocka_unit_test(hazard_d1_what_is_no_message_is_refused),
+        cmocka_unit_test(test_each_role_has_a_name),
     };
     return cmocka_run_group_tests_name("control", tests, NULL, NULL);
 }

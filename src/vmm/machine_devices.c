@@ -149,18 +149,38 @@ static enum kelpie_status add_virtio(struct machine *machine, struct virtio_devi
     return KELPIE_OK;
 }
 
+/* The disk's descriptors, which are the machine's from now on. */
+static enum kelpie_status take_disk(struct machine_files *files, size_t index,
+                                    struct virtio_blk_options *options, struct kelpie_error *err) {
+    const enum control_role role = control_role_of_disk(CONTROL_ROLE_DISK_0, index);
+    ASSERT(index < VMM_DISK_COUNT_MAX);
+    ASSERT(!options->overlaid);
+    TRY(machine_file_check(files, role, err));
+    options->fd = machine_file_take(files, role);
+    options->overlay_fd =
+        machine_file_take(files, control_role_of_disk(CONTROL_ROLE_OVERLAY_0, index));
+    options->bitmap_fd =
+        machine_file_take(files, control_role_of_disk(CONTROL_ROLE_BITMAP_0, index));
+    options->overlaid = options->overlay_fd >= 0 || options->bitmap_fd >= 0;
+    if (options->overlaid &&
+        (options->read_only || options->overlay_fd < 0 || options->bitmap_fd < 0)) {
+        return error_set(err, KELPIE_INTERNAL, "disk %zu has a half of an overlay, or wants none",
+                         index);
+    }
+    return KELPIE_OK;
+}
+
 static enum kelpie_status add_disk(struct machine *machine, size_t index,
                                    struct machine_files *files, struct kelpie_error *err) {
     ASSERT(index < VMM_DISK_COUNT_MAX);
     ASSERT(index < machine->config.disk_count);
     struct device_irq irq;
-    TRY(machine_file_check(files, CONTROL_ROLE_DISK_0 + (int)index, err));
     struct virtio_blk_options options = {
-        .fd = machine_file_take(files, CONTROL_ROLE_DISK_0 + (int)index),
         .read_only = machine->config.disk_read_only[index],
         .id = "kelpie-disk-",
     };
     options.id[strlen(options.id)] = (char)('0' + index);
+    TRY(take_disk(files, index, &options, err));
     TRY(next_line(machine, &irq, err));
     TRY(virtio_blk_init(&machine->disks[index], &options, &machine->memory, irq, &machine->io,
                         err));

@@ -160,7 +160,7 @@ static void folder_empty(const char *path) {
 
 int folder_clear(void **state) {
     (void)state;
-    static const char *const bundles[] = {"bundle", "second"};
+    static const char *const bundles[] = {"bundle", "second", "third"};
     for (size_t i = 0; i < sizeof(bundles) / sizeof(bundles[0]); i++) {
         folder_empty(host_path(bundles[i]));
         rmdir(host_path(bundles[i]));

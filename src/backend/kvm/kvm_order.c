@@ -182,6 +182,23 @@ static enum kelpie_status command_line(const struct backend_instance *instance, 
     return KELPIE_OK;
 }
 
+/* The disk of that number and, if it has one, its overlay. */
+static enum kelpie_status pass_disk(struct backend_instance *instance, size_t index,
+                                    struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(index < instance->config->disk_count);
+    const struct monitor_disk *disk = &instance->disks.disks[index];
+    ASSERT((disk->overlay_fd == HOST_FD_NONE) == (disk->bitmap_fd == HOST_FD_NONE));
+    TRY(kvm_pass(instance, control_role_of_disk(CONTROL_ROLE_DISK_0, index), disk->fd, err));
+    if (disk->overlay_fd != HOST_FD_NONE) {
+        TRY(kvm_pass(instance, control_role_of_disk(CONTROL_ROLE_OVERLAY_0, index),
+                     disk->overlay_fd, err));
+        TRY(kvm_pass(instance, control_role_of_disk(CONTROL_ROLE_BITMAP_0, index), disk->bitmap_fd,
+                     err));
+    }
+    return KELPIE_OK;
+}
+
 enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum control_type type,
                                      bool run, const struct host_wait *wait,
                                      struct kelpie_error *err) {
@@ -198,7 +215,7 @@ enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum con
     for (size_t i = 0; i < config->disk_count; i++) {
         machine.disk_read_only[i] = instance->disks.disks[i].read_only;
         if (type != CONTROL_PREPARE) {
-            TRY(kvm_pass(instance, CONTROL_ROLE_DISK_0 + (int)i, instance->disks.disks[i].fd, err));
+            TRY(pass_disk(instance, i, err));
         }
     }
     TRY(host_random(instance->host, machine.generation, sizeof(machine.generation), err));

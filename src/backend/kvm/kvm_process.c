@@ -21,7 +21,7 @@ enum kelpie_status kvm_instance_init(struct backend_instance *instance, struct h
     instance->config = config;
     instance->control_fd = HOST_FD_NONE;
     instance->memory_fd = HOST_FD_NONE;
-    monitor_disks_init(&instance->disks, host, config);
+    monitor_disks_init(&instance->disks, host, config, true);
     return monitor_init(&instance->monitor, host, config, "kelpie-vmm", err);
 }
 

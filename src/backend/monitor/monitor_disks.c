@@ -6,7 +6,10 @@
 #include <string.h>
 
 #include "base/assert.h"
-#include "base/cleanup.h"
+#include "base/overlay.h"
+
+static const struct monitor_disk disk_none = {
+    .fd = HOST_FD_NONE, .overlay_fd = HOST_FD_NONE, .bitmap_fd = HOST_FD_NONE};
 
 static enum snapshot_part disk_part(size_t index) {
     ASSERT(index < KELPIE_DISK_COUNT_MAX);
@@ -25,12 +28,12 @@ static bool is_file_at(struct host *host, int fd, const char *path) {
 }
 
 void monitor_disks_init(struct monitor_disks *disks, struct host *host,
-                        const struct kelpie_config *config) {
+                        const struct kelpie_config *config, bool overlays) {
     ASSERT(host);
     ASSERT(config && config->disk_count <= KELPIE_DISK_COUNT_MAX);
-    *disks = (struct monitor_disks){.host = host, .config = config};
+    *disks = (struct monitor_disks){.host = host, .config = config, .overlays = overlays};
     for (size_t i = 0; i < KELPIE_DISK_COUNT_MAX; i++) {
-        disks->disks[i].fd = HOST_FD_NONE;
+        disks->disks[i] = disk_none;
     }
 }
 
@@ -62,12 +65,43 @@ void monitor_disks_close(struct monitor_disks *disks) {
     for (size_t i = 0; i < KELPIE_DISK_COUNT_MAX; i++) {
         struct monitor_disk *disk = &disks->disks[i];
         host_close(disks->host, disk->fd);
+        host_close(disks->host, disk->overlay_fd);
+        host_close(disks->host, disk->bitmap_fd);
         free(disk->outside_path);
-        *disk = (struct monitor_disk){.fd = HOST_FD_NONE};
+        *disk = disk_none;
     }
 }
 
 /* ---- Save ------------------------------------------------------------------------------------- */
+
+static struct snapshot_source source_of(const struct monitor_disk *disk) {
+    ASSERT(disk->fd != HOST_FD_NONE);
+    ASSERT((disk->overlay_fd == HOST_FD_NONE) == (disk->bitmap_fd == HOST_FD_NONE));
+    return (struct snapshot_source){disk->fd, disk->overlay_fd, disk->bitmap_fd};
+}
+
+enum kelpie_status monitor_disks_copy(const struct monitor_disks *disks, size_t index,
+                                      int target_fd, const struct host_wait *wait,
+                                      struct kelpie_error *err) {
+    ASSERT(disks->host && disks->config);
+    ASSERT(index < disks->config->disk_count);
+    const struct monitor_disk *disk = &disks->disks[index];
+    const struct snapshot_source source = source_of(disk);
+    return snapshot_copy_merged(disks->host, &source, target_fd, disk->size, wait, err);
+}
+
+/* A copy for a bundle in memory lies on the disk all the same: disks are larger than memory. */
+static enum kelpie_status disk_hand_over(const struct monitor_disks *disks, size_t index,
+                                         struct snapshot_writer *writer,
+                                         const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(disks->host && disks->config);
+    ASSERT(snapshot_writer_is_in_memory(writer));
+    AUTO_FD struct host_fd copy = {disks->host, HOST_FD_NONE};
+    TRY(image_scratch_file(disks->host, &copy.fd, err));
+    TRY(monitor_disks_copy(disks, index, copy.fd, wait, err));
+    snapshot_writer_adopt(writer, disk_part(index), host_fd_take(&copy));
+    return KELPIE_OK;
+}
 
 static enum kelpie_status disk_save(const struct monitor_disks *disks, size_t index,
                                     enum kelpie_snapshot_kind kind, struct snapshot_writer *writer,
@@ -86,9 +120,14 @@ static enum kelpie_status disk_save(const struct monitor_disks *disks, size_t in
     };
     snprintf(saved->path, sizeof(saved->path), "%s", path);
     snprintf(saved->mount, sizeof(saved->mount), "%s", config->mount ? config->mount : "");
-    if (saved->in_bundle) {
-        return snapshot_writer_copy(writer, disk_part(index), disk->fd, disk->size, wait, err);
+    if (saved->in_bundle && snapshot_writer_is_in_memory(writer)) {
+        return disk_hand_over(disks, index, writer, wait, err);
     }
+    if (saved->in_bundle) {
+        const struct snapshot_source source = source_of(disk);
+        return snapshot_writer_merge(writer, disk_part(index), &source, disk->size, wait, err);
+    }
+    ASSERT(disk->overlay_fd == HOST_FD_NONE);
     return snapshot_checksum_file(disks->host, disk->fd, disk->size, wait, saved->checksum, err);
 }
 
@@ -116,23 +155,56 @@ static enum kelpie_status disk_differs(struct kelpie_error *err, size_t index, c
     return error_set_field(err, KELPIE_SNAPSHOT_INCOMPATIBLE, field, "disk %zu %s", index, what);
 }
 
-/* A private copy of the bundle's bytes; a read-only disk is used in place. */
+static enum kelpie_status disk_lay_over(struct monitor_disks *disks, size_t index,
+                                        const struct snapshot_reader *reader,
+                                        struct kelpie_error *err) {
+    ASSERT(disks->overlays);
+    ASSERT(index < KELPIE_DISK_COUNT_MAX);
+    struct host *host = disks->host;
+    struct monitor_disk *disk = &disks->disks[index];
+    TRY(snapshot_reader_part_open(reader, disk_part(index), &disk->fd, err));
+    TRY(image_scratch_file(host, &disk->overlay_fd, err));
+    TRY(host_file_truncate(host, disk->overlay_fd, disk->size, err));
+    return host_memory_file(host, "kelpie-bitmap", overlay_bitmap_size(disk->size),
+                            &disk->bitmap_fd, err);
+}
+
+/* Reads all of it, and so finds damage; a bundle in memory has no checksum. */
+static enum kelpie_status disk_copy(struct monitor_disks *disks, size_t index,
+                                    struct snapshot_reader *reader, const struct host_wait *wait,
+                                    struct kelpie_error *err) {
+    ASSERT(disks->host && disks->config);
+    ASSERT(index < KELPIE_DISK_COUNT_MAX);
+    struct monitor_disk *disk = &disks->disks[index];
+    enum snapshot_part part = disk_part(index);
+    char checksum[SNAPSHOT_CHECKSUM_SIZE];
+    TRY(image_scratch_file(disks->host, &disk->fd, err));
+    TRY(snapshot_copy_sparse(disks->host, snapshot_reader_part(reader, part), disk->fd, disk->size,
+                             wait, checksum, err));
+    const char *expected = snapshot_reader_manifest(reader)->parts[part].checksum;
+    if (expected[0] != '\0' && strcmp(checksum, expected) != 0) {
+        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, snapshot_part_name(part),
+                               "disk %zu of the bundle is damaged", index);
+    }
+    return KELPIE_OK;
+}
+
+/* The bundle's bytes, and a place of their own for what changes; a read-only disk is used in place. */
 static enum kelpie_status disk_load_part(struct monitor_disks *disks, size_t index,
                                          struct snapshot_reader *reader,
                                          const struct host_wait *wait, struct kelpie_error *err) {
     ASSERT(disks->host && disks->config);
     ASSERT(index < KELPIE_DISK_COUNT_MAX);
-    struct host *host = disks->host;
     struct monitor_disk *disk = &disks->disks[index];
-    int part_fd = snapshot_reader_part(reader, disk_part(index));
-    if (part_fd == HOST_FD_NONE) {
+    if (snapshot_reader_part(reader, disk_part(index)) == HOST_FD_NONE) {
         return disk_differs(err, index, "is missing in the bundle");
     }
     if (disk->read_only) {
         return snapshot_reader_part_open(reader, disk_part(index), &disk->fd, err);
     }
-    TRY(image_scratch_file(host, &disk->fd, err));
-    return snapshot_copy_sparse(host, part_fd, disk->fd, disk->size, wait, NULL, err);
+    bool overlay = disks->overlays && disk->size > 0 && disk->size <= OVERLAY_DISK_SIZE_MAX;
+    return overlay ? disk_lay_over(disks, index, reader, err)
+                   : disk_copy(disks, index, reader, wait, err);
 }
 
 /* The file outside must be what it was. */

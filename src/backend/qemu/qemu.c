@@ -69,7 +69,7 @@ static enum kelpie_status qemu_create(const struct backend_launch *launch,
     instance->config = launch->config;
     instance->machine = QEMU_MACHINE_MICROVM;
     instance->memory_fd = HOST_FD_NONE;
-    monitor_disks_init(&instance->disks, launch->host, launch->config);
+    monitor_disks_init(&instance->disks, launch->host, launch->config, false);
     enum kelpie_status status = qemu_prepare(instance, launch->cancel_fd, err);
     if (status != KELPIE_OK) {
         qemu_destroy(instance);

@@ -1,24 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 #include "vmm/device/virtio_blk.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/falloc.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #include "vmm/device/iovec.h"
 
 #define BLK_SECTION STATE_TAG('V', 'B', 'L', 'K')
 #define BLK_SECTION_VERSION 1
 #define BLK_QUEUE 0
-#define BLK_ZEROES_SIZE (64u << 10)
-
-/* What is written where the file system cannot zero a range. */
-static const uint8_t blk_zeroes[BLK_ZEROES_SIZE];
-
 struct blk_header {
     uint32_t type;
     uint64_t sector;
@@ -28,16 +17,6 @@ struct blk_header {
 struct blk_result {
     uint64_t data_written; /* bytes of the writable parts, from the first on */
     uint64_t cost;         /* bytes that were moved */
-};
-
-/* Bytes between the file and the guest's memory. */
-struct blk_transfer {
-    bool is_write;
-    uint64_t position; /* in the file */
-    uint64_t size;
-    uint64_t done;
-    size_t part_count;
-    struct iovec parts[VMM_CHAIN_LENGTH_MAX];
 };
 
 struct blk_range {
@@ -59,38 +38,17 @@ static bool blk_has(const struct virtio_blk *blk, uint64_t sector, uint64_t sect
     return sector <= blk->capacity && sector_count <= blk->capacity - sector;
 }
 
-/* Goes on until all bytes are moved, from where the last call stopped: what was moved is not moved again, for
- * the guest may have changed its memory. */
-static uint8_t blk_move(const struct virtio_blk *blk, struct blk_transfer *transfer) {
-    size_t first = 0;
-    ASSERT(transfer->done == 0);
-    ASSERT(transfer->size == 0 || transfer->part_count > 0);
-    for (unsigned calls = 0; transfer->done < transfer->size; calls++) {
-        if (calls == VIRTIO_BLK_CALL_COUNT_MAX) {
-            return VIRTIO_BLK_S_IOERR;
-        }
-        struct iovec *parts = transfer->parts + first;
-        int count = (int)(transfer->part_count - first);
-        off_t position = (off_t)(transfer->position + transfer->done);
-        ssize_t moved = transfer->is_write ? pwritev(blk->options.fd, parts, count, position)
-                                           : preadv(blk->options.fd, parts, count, position);
-        if (moved < 0 && errno == EINTR) {
-            continue;
-        }
-        if (moved <= 0) {
-            return VIRTIO_BLK_S_IOERR; /* or the file became shorter */
-        }
-        transfer->done += (uint64_t)moved;
-        ASSERT(transfer->done <= transfer->size);
-        first += iovec_advance(parts, (size_t)count, (uint64_t)moved);
-    }
-    return VIRTIO_BLK_S_OK;
+static uint8_t blk_status(enum blk_store_result result) {
+    static_assert((int)BLK_STORE_DONE == VIRTIO_BLK_S_OK, "one number");
+    static_assert((int)BLK_STORE_FAILED == VIRTIO_BLK_S_IOERR, "one number");
+    static_assert((int)BLK_STORE_UNSUPPORTED == VIRTIO_BLK_S_UNSUPP, "one number");
+    return (uint8_t)result;
 }
 
 static uint8_t blk_flush(const struct virtio_blk *blk) {
-    ASSERT(blk->options.fd >= 0);
+    ASSERT(blk->store.fd >= 0);
     ASSERT(!blk->options.read_only);
-    return fdatasync(blk->options.fd) == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR;
+    return blk_status(blk_store_flush(&blk->store));
 }
 
 /* After a change of the disk: a driver that cannot flush is told only when it is stable (5.2.6.2). */
@@ -113,20 +71,19 @@ static uint8_t blk_in(const struct virtio_blk *blk, const struct virtqueue_chain
         !blk_has(blk, sector, size / VIRTIO_BLK_SECTOR_SIZE)) {
         return VIRTIO_BLK_S_IOERR;
     }
-    transfer.is_write = false;
     transfer.position = sector * VIRTIO_BLK_SECTOR_SIZE;
     transfer.size = size;
     transfer.done = 0;
     transfer.part_count = iovec_slice(chain->parts + chain->readable_count, chain->writable_count,
                                       0, size, transfer.parts);
-    uint8_t status = blk_move(blk, &transfer);
+    uint8_t status = blk_status(blk_store_read(&blk->store, &transfer));
     result->data_written = transfer.done;
     result->cost = transfer.done;
     return status;
 }
 
-static uint8_t blk_out(const struct virtio_blk *blk, const struct virtqueue_chain *chain,
-                       uint64_t sector, struct blk_result *result) {
+static uint8_t blk_out(struct virtio_blk *blk, const struct virtqueue_chain *chain, uint64_t sector,
+                       struct blk_result *result) {
     struct blk_transfer transfer;
     uint64_t size = chain->readable_size - VIRTIO_BLK_HEADER_SIZE;
     ASSERT(chain->readable_size >= VIRTIO_BLK_HEADER_SIZE);
@@ -136,13 +93,12 @@ static uint8_t blk_out(const struct virtio_blk *blk, const struct virtqueue_chai
         !blk_has(blk, sector, size / VIRTIO_BLK_SECTOR_SIZE)) {
         return VIRTIO_BLK_S_IOERR;
     }
-    transfer.is_write = true;
     transfer.position = sector * VIRTIO_BLK_SECTOR_SIZE;
     transfer.size = size;
     transfer.done = 0;
     transfer.part_count = iovec_slice(chain->parts, chain->readable_count, VIRTIO_BLK_HEADER_SIZE,
                                       size, transfer.parts);
-    uint8_t status = blk_move(blk, &transfer);
+    uint8_t status = blk_status(blk_store_write(&blk->store, &transfer));
     result->cost = transfer.done;
     return blk_settle(blk, status);
 }
@@ -191,62 +147,7 @@ static uint8_t blk_read_ranges(const struct virtio_blk *blk, const struct virtqu
     return VIRTIO_BLK_S_OK;
 }
 
-static uint8_t blk_allocate(const struct virtio_blk *blk, int mode, const struct blk_range *range) {
-    off_t position = (off_t)(range->sector * VIRTIO_BLK_SECTOR_SIZE);
-    off_t size = (off_t)range->sector_count * VIRTIO_BLK_SECTOR_SIZE;
-    ASSERT(!blk->options.read_only);
-    ASSERT(mode & FALLOC_FL_KEEP_SIZE);
-    if (size == 0 || fallocate(blk->options.fd, mode, position, size) == 0) {
-        return VIRTIO_BLK_S_OK;
-    }
-    return errno == EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
-}
-
-/* Zeros that stay allocated, where the file system has no call for that. */
-static uint8_t blk_write_zeroes(const struct virtio_blk *blk, const struct blk_range *range) {
-    uint64_t position = range->sector * VIRTIO_BLK_SECTOR_SIZE;
-    uint64_t left = (uint64_t)range->sector_count * VIRTIO_BLK_SECTOR_SIZE;
-    ASSERT(!blk->options.read_only);
-    ASSERT(range->sector_count <= VIRTIO_BLK_ZEROES_SECTORS_MAX);
-    while (left > 0) {
-        struct blk_transfer transfer;
-        transfer.is_write = true;
-        transfer.position = position;
-        transfer.size = min_u64(left, sizeof(blk_zeroes));
-        transfer.done = 0;
-        transfer.part_count = 1;
-        transfer.parts[0].iov_base = (void *)(uintptr_t)blk_zeroes;
-        transfer.parts[0].iov_len = transfer.size;
-        uint8_t status = blk_move(blk, &transfer);
-        if (status != VIRTIO_BLK_S_OK) {
-            return status;
-        }
-        position += transfer.size;
-        left -= transfer.size;
-    }
-    return VIRTIO_BLK_S_OK;
-}
-
-static uint8_t blk_zero(const struct virtio_blk *blk, const struct blk_range *range,
-                        struct blk_result *result) {
-    bool unmap = (range->flags & VIRTIO_BLK_RANGE_UNMAP) != 0;
-    uint8_t status = VIRTIO_BLK_S_UNSUPP;
-    ASSERT(!blk->options.read_only);
-    ASSERT(result->data_written == 0);
-    if (unmap) {
-        status = blk_allocate(blk, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, range);
-    }
-    if (status == VIRTIO_BLK_S_UNSUPP) {
-        status = blk_allocate(blk, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, range);
-    }
-    if (status == VIRTIO_BLK_S_UNSUPP) {
-        result->cost += (uint64_t)range->sector_count * VIRTIO_BLK_SECTOR_SIZE;
-        status = blk_write_zeroes(blk, range);
-    }
-    return status;
-}
-
-static uint8_t blk_clear(const struct virtio_blk *blk, const struct virtqueue_chain *chain,
+static uint8_t blk_clear(struct virtio_blk *blk, const struct virtqueue_chain *chain,
                          bool is_discard, struct blk_result *result) {
     struct blk_ranges ranges;
     uint64_t feature = is_discard ? VIRTIO_BLK_F_DISCARD : VIRTIO_BLK_F_WRITE_ZEROES;
@@ -264,13 +165,17 @@ static uint8_t blk_clear(const struct virtio_blk *blk, const struct virtqueue_ch
     ASSERT(ranges.count <= VIRTIO_BLK_DISCARD_RANGE_COUNT_MAX);
     for (size_t i = 0; i < ranges.count && status == VIRTIO_BLK_S_OK; i++) {
         const struct blk_range *range = &ranges.ranges[i];
-        status = is_discard ? blk_allocate(blk, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, range)
-                            : blk_zero(blk, range, result);
+        uint64_t position = range->sector * VIRTIO_BLK_SECTOR_SIZE;
+        uint64_t size = (uint64_t)range->sector_count * VIRTIO_BLK_SECTOR_SIZE;
+        bool unmap = (range->flags & VIRTIO_BLK_RANGE_UNMAP) != 0;
+        status = blk_status(
+            is_discard ? blk_store_discard(&blk->store, position, size)
+                       : blk_store_zero(&blk->store, position, size, unmap, &result->cost));
     }
     return blk_settle(blk, status);
 }
 
-static uint8_t blk_execute(const struct virtio_blk *blk, const struct virtqueue_chain *chain,
+static uint8_t blk_execute(struct virtio_blk *blk, const struct virtqueue_chain *chain,
                            const struct blk_header *header, struct blk_result *result) {
     ASSERT(chain->writable_size > 0);
     ASSERT(result->data_written == 0);
@@ -445,37 +350,19 @@ static const struct virtio_ops blk_ops = {
 };
 static_assert(VIRTIO_BLK_QUEUE_SIZE <= VMM_QUEUE_SIZE_MAX, "the queue has room");
 
-/* The file's size in bytes. */
-static enum kelpie_status blk_measure(int fd, uint64_t *ret_size, struct kelpie_error *err) {
-    struct stat info;
-    ASSERT(fd >= 0);
-    ASSERT(ret_size);
-    if (fstat(fd, &info) != 0) {
-        return error_set_os(err, errno, "asking for a disk's size");
-    }
-    if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
-        return error_set_field(err, KELPIE_BAD_CONFIG, "disk",
-                               "a disk must be a regular file or a block device");
-    }
-    off_t size = S_ISREG(info.st_mode) ? info.st_size : lseek(fd, 0, SEEK_END);
-    if (size < 0) {
-        return error_set_os(err, errno, "asking for a block device's size");
-    }
-    *ret_size = (uint64_t)size;
-    return KELPIE_OK;
-}
-
 enum kelpie_status virtio_blk_init(struct virtio_blk *blk, const struct virtio_blk_options *options,
                                    const struct memory *memory, struct device_irq irq,
                                    struct io *io, struct kelpie_error *err) {
-    uint64_t size = 0;
+    const struct blk_store_files files = {options->fd, options->overlaid, options->overlay_fd,
+                                          options->bitmap_fd};
     uint64_t features =
         VIRTIO_BLK_F_SIZE_MAX | VIRTIO_BLK_F_SEG_MAX | VIRTIO_BLK_F_BLK_SIZE | VIRTIO_BLK_F_FLUSH;
     ASSERT(blk && options);
     ASSERT(memory && io);
+    ASSERT(!options->read_only || !options->overlaid);
     *blk = (struct virtio_blk){.options = *options};
-    TRY(blk_measure(options->fd, &size, err));
-    blk->capacity = size / VIRTIO_BLK_SECTOR_SIZE;
+    TRY(blk_store_init(&blk->store, &files, err));
+    blk->capacity = blk->store.size / VIRTIO_BLK_SECTOR_SIZE;
     features |=
         options->read_only ? VIRTIO_BLK_F_RO : VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES;
     virtio_device_init(&blk->device, &blk_ops, memory, irq, features);
@@ -486,4 +373,5 @@ void virtio_blk_deinit(struct virtio_blk *blk) {
     ASSERT(blk);
     ASSERT(blk->device.queues[BLK_QUEUE].in_flight == 0);
     io_again_deinit(&blk->again);
+    blk_store_deinit(&blk->store);
 }

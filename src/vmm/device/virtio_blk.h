@@ -4,8 +4,9 @@
  *
  * THEORY OF OPERATION
  *
- * The disk is a raw file, or a block device: sector n of the one is bytes 512n … 512n + 511 of the other, and
- * nothing that the file holds is ever looked at. There are no formats, so there is none to guess (hazard A16).
+ * The disk is a raw file, or a block device, perhaps with an overlay of ours over it (blk_store.h): sector n of the one
+ * is bytes 512n … 512n + 511 of the other, and nothing that the file holds is ever looked at. There are no formats, so
+ * there is none to guess (hazard A16).
  *
  * A request is a chain: a header of 16 bytes that the device reads, data, and one byte for the status, the last
  * that the device may write. How the driver cuts them into descriptors means nothing. The header is copied once
@@ -13,8 +14,7 @@
  * so that there is nothing of them to save. A piece of work is bounded in requests and in bytes; what is
  * left is done in the next turn of the I/O loop.
  *
- * Reads and writes go straight between the file and the guest's memory. The kernel may move less than it
- * was asked to: the rest is asked for from where it stopped (hazard A14).
+ * Reads and writes go straight between the file and the guest's memory.
  *
  * Read-only is enforced here, whatever the driver negotiated (hazard A15). A driver that does not negotiate FLUSH
  * sees a disk without a cache: what it writes is on the disk before it is told.
@@ -27,6 +27,7 @@
 #ifndef KELPIE_VMM_DEVICE_VIRTIO_BLK_H
 #define KELPIE_VMM_DEVICE_VIRTIO_BLK_H
 
+#include "vmm/device/blk_store.h"
 #include "vmm/device/io_again.h"
 #include "vmm/device/virtio.h"
 
@@ -38,7 +39,6 @@
 #define VIRTIO_BLK_SEGMENT_SIZE_MAX (256u << 10)
 #define VIRTIO_BLK_REQUEST_SIZE_MAX                                                                \
     ((uint64_t)VIRTIO_BLK_SEGMENT_COUNT_MAX * VIRTIO_BLK_SEGMENT_SIZE_MAX)
-#define VIRTIO_BLK_CALL_COUNT_MAX 4096            /* of preadv or pwritev for one request */
 #define VIRTIO_BLK_DISCARD_SECTORS_MAX (1u << 21) /* 1 GiB for each range */
 #define VIRTIO_BLK_DISCARD_RANGE_COUNT_MAX 32
 #define VIRTIO_BLK_ZEROES_SECTORS_MAX (1u << 16) /* 32 MiB: it may have to be written */
@@ -73,7 +73,10 @@
 #define VIRTIO_BLK_CONFIG_SIZE 60 /* up to write_zeroes_may_unmap and its padding */
 
 struct virtio_blk_options {
-    int fd; /* the caller's; it outlives the device. Opened for what read_only says */
+    int fd;        /* the caller's; it outlives the device. Opened for what read_only says */
+    bool overlaid; /* fd is the base, open for reading, under the next two; never with read_only */
+    int overlay_fd;
+    int bitmap_fd; /* may be closed after init */
     bool read_only;
     char id[VIRTIO_BLK_ID_SIZE]; /* what GET_ID says: text, zeros behind it */
 };
@@ -81,6 +84,7 @@ struct virtio_blk_options {
 struct virtio_blk {
     struct virtio_device device;
     struct virtio_blk_options options;
+    struct blk_store store;
     uint64_t capacity; /* in sectors; a part of one at the file's end is not offered */
     struct io_again again;
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* A disk on a real file, driven by a driver that breaks every rule. The calls that reach the file pass through this
- * file, which can cut them short, let them fail, and act as a guest that changes its memory meanwhile. */
+ * file, which can cut them short, let them fail, and act as a guest that changes its memory meanwhile. All of it runs
+ * twice: on one file, and on an overlay over a base, with some blocks in the one and some in the other. */
 #include "vmm/device/virtio_blk.h"
 
 #include <errno.h>
@@ -8,6 +9,7 @@
 #include <linux/falloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -17,6 +19,8 @@
 #include "support/fake_driver.h"
 
 #define SECTORS 64
+#define FILE_SIZE (SECTORS * 512 + 100)
+#define OVERLAID_BLOCKS 0x2au /* 1, 3 and 5 */
 #define HEADER_GPA FAKE_DATA_GPA
 #define DATA_GPA (FAKE_DATA_GPA + 0x1000)
 #define STATUS_GPA (FAKE_DATA_GPA + 0x40000)
@@ -93,17 +97,46 @@ int fallocate(int fd, int mode, off_t offset, off_t size) {
 struct machine {
     struct fake_driver driver;
     struct virtio_blk blk;
-    int fd;
+    int fd;         /* of the one file, or the base */
+    int overlay_fd; /* -1: there is none */
+    int bitmap_fd;
     uint16_t head;
     struct fake_used used;
 };
+
+static bool overlaid; /* the kind of disk that this run is about */
 
 static uint8_t byte_of(size_t offset) {
     return (uint8_t)(offset * 31 + offset / 512);
 }
 
+/* Base and overlay hold garbage where the other one counts. */
+static void lay_over(struct machine *machine, const uint8_t *bytes,
+                     struct virtio_blk_options *options) {
+    static const uint8_t garbage[OVERLAY_BLOCK_SIZE] = {0xbd, 0xbd};
+    uint64_t bitmap = OVERLAID_BLOCKS;
+    char path[32];
+    machine->overlay_fd = memfd_create("overlay", MFD_CLOEXEC);
+    machine->bitmap_fd = memfd_create("bitmap", MFD_CLOEXEC);
+    assert_int_equal(write(machine->bitmap_fd, &bitmap, sizeof(bitmap)), sizeof(bitmap));
+    for (size_t at = 0; at < FILE_SIZE; at += OVERLAY_BLOCK_SIZE) {
+        bool over = overlay_has(&bitmap, at / OVERLAY_BLOCK_SIZE);
+        size_t size = min_size(OVERLAY_BLOCK_SIZE, FILE_SIZE - at);
+        const uint8_t *block = over ? bytes + at : garbage;
+        assert_int_equal(pwrite(machine->overlay_fd, block, size, (off_t)at), size);
+        if (over) {
+            assert_int_equal(pwrite(machine->fd, garbage, size, (off_t)at), size);
+        }
+    }
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", machine->fd);
+    options->fd = open(path, O_RDONLY | O_CLOEXEC);
+    options->overlaid = true;
+    options->overlay_fd = machine->overlay_fd;
+    options->bitmap_fd = machine->bitmap_fd;
+}
+
 static void machine_open(struct machine *machine, bool read_only, uint64_t features) {
-    static uint8_t bytes[SECTORS * 512 + 100];
+    static uint8_t bytes[FILE_SIZE];
     struct virtio_blk_options options = {.read_only = read_only, .id = "kelpie-disk-00000001"};
     memset(&calls, 0, sizeof(calls));
     machine->fd = memfd_create("disk", MFD_CLOEXEC);
@@ -112,7 +145,11 @@ static void machine_open(struct machine *machine, bool read_only, uint64_t featu
         bytes[i] = byte_of(i);
     }
     assert_int_equal(write(machine->fd, bytes, sizeof(bytes)), sizeof(bytes));
+    machine->overlay_fd = machine->bitmap_fd = -1;
     options.fd = machine->fd;
+    if (overlaid && !read_only) {
+        lay_over(machine, bytes, &options);
+    }
     fake_driver_open(&machine->driver, false);
     assert_int_equal(virtio_blk_init(&machine->blk, &options, &machine->driver.memory,
                                      fake_driver_irq(&machine->driver), &machine->driver.io, NULL),
@@ -124,6 +161,11 @@ static void machine_close(struct machine *machine) {
     virtio_device_reset(&machine->blk.device);
     virtio_blk_deinit(&machine->blk);
     fake_driver_close(&machine->driver);
+    if (machine->overlay_fd >= 0) {
+        close(machine->blk.options.fd);
+        close(machine->overlay_fd);
+        close(machine->bitmap_fd);
+    }
     close(machine->fd);
 }
 
@@ -163,9 +205,27 @@ static uint8_t request(struct machine *machine, uint32_t type, uint64_t sector, 
 
 static void assert_file(struct machine *machine, uint64_t offset, const void *bytes, size_t size) {
     static uint8_t found[SECTORS * 512];
+    uint64_t bitmap = 0;
     assert_true(size <= sizeof(found));
-    assert_int_equal(pread(machine->fd, found, size, (off_t)offset), size);
+    if (machine->overlay_fd >= 0) {
+        assert_int_equal(pread(machine->bitmap_fd, &bitmap, sizeof(bitmap), 0), sizeof(bitmap));
+    }
+    for (size_t done = 0; done < size;) {
+        size_t at = (size_t)offset + done;
+        size_t piece = min_size(OVERLAY_BLOCK_SIZE - at % OVERLAY_BLOCK_SIZE, size - done);
+        bool over = overlay_has(&bitmap, at / OVERLAY_BLOCK_SIZE);
+        int fd = over ? machine->overlay_fd : machine->fd;
+        assert_int_equal(pread(fd, found + done, piece, (off_t)at), piece);
+        done += piece;
+    }
     assert_memory_equal(found, bytes, size);
+}
+
+static void assert_sizes(struct machine *machine) {
+    assert_int_equal(lseek(machine->fd, 0, SEEK_END), FILE_SIZE);
+    if (machine->overlay_fd >= 0) {
+        assert_int_equal(lseek(machine->overlay_fd, 0, SEEK_END), FILE_SIZE);
+    }
 }
 
 static void assert_file_untouched(struct machine *machine) {
@@ -268,7 +328,7 @@ static void test_the_end_of_the_disk_is_its_end(void **state) {
         }
     }
     assert_file_untouched(&machine);
-    assert_int_equal(lseek(machine.fd, 0, SEEK_END), SECTORS * 512 + 100);
+    assert_sizes(&machine);
     machine_close(&machine);
 }
 
@@ -334,7 +394,7 @@ static void test_discard_and_write_zeroes(void **state) {
     calls.refused_error = ENOSPC;
     assert_int_equal(request(&machine, VIRTIO_BLK_T_DISCARD, 0, 16), VIRTIO_BLK_S_IOERR);
     assert_int_equal(request(&machine, VIRTIO_BLK_T_WRITE_ZEROES, 0, 16), VIRTIO_BLK_S_IOERR);
-    assert_int_equal(lseek(machine.fd, 0, SEEK_END), SECTORS * 512 + 100);
+    assert_sizes(&machine);
     machine_close(&machine);
 }
 
@@ -594,9 +654,9 @@ static void test_a_file_that_gives_next_to_nothing_is_an_error(void **state) {
     struct machine machine;
     machine_open(&machine, false, ALL_FEATURES);
     calls.chunk = 1;
-    assert_int_equal(request(&machine, VIRTIO_BLK_T_IN, 0, 8192), VIRTIO_BLK_S_IOERR);
-    assert_int_equal(calls.moves, VIRTIO_BLK_CALL_COUNT_MAX);
-    assert_int_equal(machine.used.written, VIRTIO_BLK_CALL_COUNT_MAX);
+    assert_int_equal(request(&machine, VIRTIO_BLK_T_IN, 48, 8192), VIRTIO_BLK_S_IOERR);
+    assert_int_equal(calls.moves, BLK_STORE_CALL_COUNT_MAX);
+    assert_int_equal(machine.used.written, BLK_STORE_CALL_COUNT_MAX);
     machine_close(&machine);
 }
 
@@ -730,5 +790,7 @@ int main(void) {
         cmocka_unit_test(hazard_b1_saved_state_is_checked),
         cmocka_unit_test(hazard_c9_save_load_save),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("one file", tests, NULL, NULL);
+    overlaid = true;
+    return failed + cmocka_run_group_tests_name("base and overlay", tests, NULL, NULL);
 }
