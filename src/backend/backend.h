@@ -38,6 +38,12 @@ struct backend_launch {
     int cancel_fd; /* the VM's cancel event: in every wait already */
 };
 
+/* A guest's network of kind KELPIE_NETWORK_USER: what a backend gives it, and what src/vm/ tells the guest. */
+#define BACKEND_NETWORK_ADDRESS 10, 0, 2, 15
+#define BACKEND_NETWORK_PREFIX_SIZE 24
+#define BACKEND_NETWORK_GATEWAY 10, 0, 2, 2
+#define BACKEND_NETWORK_DNS 10, 0, 2, 3
+
 struct backend_ops {
     const char *name;
     const char *description;
