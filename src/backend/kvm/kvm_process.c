@@ -55,6 +55,7 @@ enum kelpie_status kvm_process_start(struct backend_instance *instance, struct k
     kvm_instance_check(instance);
     ASSERT(instance->control_fd == HOST_FD_NONE);
     TRY(make_program(instance, err));
+    TRY(monitor_network_open(&instance->monitor.network, err)); /* it comes up meanwhile */
     AUTO_FD struct host_fd kvm = {instance->host, HOST_FD_NONE};
     TRY(host_file_open(instance->host, KVM_DEVICE, HOST_OPEN_READ | HOST_OPEN_WRITE, 0, &kvm.fd,
                        err));
