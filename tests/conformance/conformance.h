@@ -97,6 +97,7 @@ extern const struct group group_exec;
 extern const struct group group_stream;
 extern const struct group group_files;
 extern const struct group group_snapshot;
+extern const struct group group_network;
 extern const struct group group_heavy;
 
 /* Runs this program anew with these arguments and returns its exit code. */
