@@ -26,6 +26,7 @@ union reencode_message {
     struct protocol_ended ended;
     struct protocol_sessions sessions;
     struct protocol_frozen frozen;
+    struct protocol_network network;
     struct protocol_thaw thaw;
     struct protocol_thawed thawed;
 };
@@ -67,6 +68,8 @@ static inline bool reencode_channel(const struct protocol_frame *frame,
         REENCODE_CHANNEL(sessions, sessions);
     case PROTOCOL_FROZEN:
         REENCODE_CHANNEL(frozen, frozen);
+    case PROTOCOL_NETWORK:
+        REENCODE_CHANNEL(network, network);
     case PROTOCOL_THAW:
         REENCODE_CHANNEL(thaw, thaw);
     case PROTOCOL_THAWED:

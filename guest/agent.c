@@ -188,6 +188,14 @@ static void on_freeze(struct agent *agent) {
     ASSERT(agent->frozen == (frozen.os_error == 0));
 }
 
+/* Kept for the SETUP or THAW that follows. */
+static void on_network(struct agent *agent, const struct protocol_network *network) {
+    ASSERT(agent);
+    ASSERT(mac_is_host(network->mac));
+    agent->network = *network;
+    agent->network_given = true;
+}
+
 static void on_thaw(struct agent *agent, const struct protocol_thaw *thaw) {
     ASSERT(thaw);
     struct protocol_thawed thawed;
@@ -212,6 +220,7 @@ union message {
     struct protocol_resize resize;
     struct protocol_data data;
     struct protocol_ack ack;
+    struct protocol_network network;
     struct protocol_thaw thaw;
 };
 
@@ -288,6 +297,8 @@ static bool dispatch(struct agent *agent, const struct protocol_frame *frame) {
         WHEN(protocol_decode_empty(frame), on_list(agent));
     case PROTOCOL_FREEZE:
         WHEN(protocol_decode_empty(frame), on_freeze(agent));
+    case PROTOCOL_NETWORK:
+        WHEN(protocol_decode_network(frame, &message.network), on_network(agent, &message.network));
     case PROTOCOL_THAW:
         WHEN(protocol_decode_thaw(frame, &message.thaw), on_thaw(agent, &message.thaw));
     case PROTOCOL_POWER_OFF:

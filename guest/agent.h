@@ -40,6 +40,9 @@ struct agent {
     uint32_t channel_events;
     uint64_t frozen_at_ns;
     uint8_t generation[PROTOCOL_GENERATION_SIZE];
+    bool network_given; /* NETWORK came */
+    struct protocol_network network;
+    uint8_t network_dns[PROTOCOL_IPV4_SIZE]; /* what the resolver's file was written for */
     struct cgroup_set cgroups;
     struct protocol_decoder decoder;
     struct session *sessions[PROTOCOL_SESSION_COUNT_MAX];

@@ -33,9 +33,10 @@
 #define GUEST_COLUMNS_DEFAULT 80
 
 #define GUEST_MODULE_COUNT_MAX 256
-#define GUEST_LIST_SIZE_MAX 65536 /* bytes of /etc/kelpie/modules */
-#define GUEST_PORT_COUNT_MAX 64   /* virtio ports looked at */
-#define GUEST_DEVICE_COUNT_MAX 64 /* virtio devices looked at */
+#define GUEST_LIST_SIZE_MAX 65536     /* bytes of /etc/kelpie/modules */
+#define GUEST_PORT_COUNT_MAX 64       /* virtio ports looked at */
+#define GUEST_INTERFACE_COUNT_MAX 256 /* network interfaces looked at */
+#define GUEST_DEVICE_COUNT_MAX 64     /* virtio devices looked at */
 #define GUEST_SMALL_FILE_SIZE_MAX 4096
 #define GUEST_PATH_DEPTH_MAX 64
 

@@ -21,16 +21,14 @@
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agent.h"
 #include "base/assert.h"
 #include "channel.h"
+#include "modules.h"
 #include "system.h"
 
-#define MODULES_LIST "/etc/kelpie/modules"
-#define VSOCK_MODULES_LIST "/etc/kelpie/modules.vsock"
 #define COMMAND_LINE "/proc/cmdline"
 #define RESET_PARAMETER "kelpie.poweroff=reboot"
 
@@ -83,53 +81,8 @@ static void open_console(void) {
     ASSERT(fcntl(2, F_GETFD) >= 0);
 }
 
-static void load_module(const char *path) {
-    ASSERT(path[0] != 0);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ASSERT(fd == -1 || fd > 2);
-    long failed = fd < 0 ? -1 : syscall(SYS_finit_module, fd, "", 0);
-    if (failed != 0 && errno != EEXIST) {
-        system_log("load %s: %s", path, strerror(errno));
-    }
-    if (fd >= 0) {
-        close(fd);
-    }
-}
-
-/* Reads up to size - 1 bytes; an empty text when there is no such file. */
-static void read_text(const char *path, char *buffer, size_t size) {
-    ASSERT(path[0] == '/');
-    ASSERT(size > 1);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    size_t used = 0;
-    ssize_t count = 1;
-    while (fd >= 0 && count > 0 && used < size - 1) {
-        count = read(fd, buffer + used, size - 1 - used);
-        used += count > 0 ? (size_t)count : 0;
-    }
-    if (fd >= 0) {
-        close(fd);
-    }
-    buffer[used] = 0;
-}
-
-static void load_modules(const char *list_path) {
-    ASSERT(getpid() == 1);
-    static_assert(GUEST_LIST_SIZE_MAX <= 65536, "the list lies on the stack");
-    char list[GUEST_LIST_SIZE_MAX];
-    read_text(list_path, list, sizeof(list));
-    char *rest = list;
-    for (uint32_t i = 0; i < GUEST_MODULE_COUNT_MAX && rest; i++) {
-        const char *path = strsep(&rest, "\n");
-        ASSERT(path);
-        if (path[0] != 0) {
-            load_module(path);
-        }
-    }
-}
-
 static void load_vsock_modules(void) {
-    load_modules(VSOCK_MODULES_LIST);
+    modules_load(MODULES_LIST_VSOCK);
 }
 
 static void raise_loopback(void) {
@@ -153,7 +106,7 @@ static void raise_loopback(void) {
 static bool ends_by_reset(void) {
     ASSERT(getpid() == 1);
     char line[GUEST_SMALL_FILE_SIZE_MAX];
-    read_text(COMMAND_LINE, line, sizeof(line));
+    system_read_text(COMMAND_LINE, line, sizeof(line));
     ASSERT(strlen(line) < sizeof(line));
     return strstr(line, RESET_PARAMETER) != NULL;
 }
@@ -218,7 +171,7 @@ static _Noreturn void run_machine(void) {
     open_console();
     bool by_reset = ends_by_reset();
     catch_crashes(by_reset);
-    load_modules(MODULES_LIST);
+    modules_load(MODULES_LIST);
     raise_loopback();
     (void)chdir("/");
     enum kelpie_status status = channel_open(load_vsock_modules, &channel_fd, &is_vsock, &err);

@@ -16,6 +16,7 @@
 
 #include "base/assert.h"
 #include "file.h"
+#include "network.h"
 
 #define NS_PER_S 1000000000ull
 
@@ -74,8 +75,23 @@ static enum protocol_outcome add_entropy(const uint8_t entropy[PROTOCOL_ENTROPY_
     return added ? PROTOCOL_OUTCOME_DONE : PROTOCOL_OUTCOME_FAILED;
 }
 
-/* Writes a small file inside the root that commands see. */
-static bool write_text(const struct agent *agent, const char *path, const char *text) {
+void system_read_text(const char *path, char *buffer, size_t size) {
+    ASSERT(path[0] == '/');
+    ASSERT(size > 1);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    size_t used = 0;
+    ssize_t count = 1;
+    while (fd >= 0 && count > 0 && used < size - 1) {
+        count = read(fd, buffer + used, size - 1 - used);
+        used += count > 0 ? (size_t)count : 0;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    buffer[used] = 0;
+}
+
+bool system_write_text(const struct agent *agent, const char *path, const char *text) {
     ASSERT(path[0] == '/');
     ASSERT(text);
     int fd = file_open_in_root(agent->root_fd, path, O_WRONLY | O_CREAT | O_TRUNC);
@@ -97,8 +113,8 @@ static enum protocol_outcome set_generation(struct agent *agent, const uint8_t *
     text[sizeof(text) - 2] = '\n';
     text[sizeof(text) - 1] = 0;
     memcpy(agent->generation, generation, PROTOCOL_GENERATION_SIZE);
-    return write_text(agent, "/run/kelpie/generation", text) ? PROTOCOL_OUTCOME_DONE
-                                                             : PROTOCOL_OUTCOME_FAILED;
+    return system_write_text(agent, "/run/kelpie/generation", text) ? PROTOCOL_OUTCOME_DONE
+                                                                    : PROTOCOL_OUTCOME_FAILED;
 }
 
 /* The kernel's name is what counts; the file may lie on a disk that cannot be written. */
@@ -107,7 +123,7 @@ static enum protocol_outcome set_hostname(const struct agent *agent, const char 
     char line[PROTOCOL_HOSTNAME_SIZE_MAX + 2];
     int size = snprintf(line, sizeof(line), "%s\n", hostname);
     ASSERT(size > 1 && (size_t)size < sizeof(line));
-    (void)write_text(agent, "/etc/hostname", line);
+    (void)system_write_text(agent, "/etc/hostname", line);
     return sethostname(hostname, (size_t)size - 1) == 0 ? PROTOCOL_OUTCOME_DONE
                                                         : PROTOCOL_OUTCOME_FAILED;
 }
@@ -117,8 +133,8 @@ static enum protocol_outcome set_machine_id(const struct agent *agent, const cha
     int size = snprintf(line, sizeof(line), "%s\n", machine_id);
     ASSERT(size == PROTOCOL_MACHINE_ID_SIZE + 1);
     ASSERT(agent->is_init);
-    return write_text(agent, "/etc/machine-id", line) ? PROTOCOL_OUTCOME_DONE
-                                                      : PROTOCOL_OUTCOME_FAILED;
+    return system_write_text(agent, "/etc/machine-id", line) ? PROTOCOL_OUTCOME_DONE
+                                                             : PROTOCOL_OUTCOME_FAILED;
 }
 
 static void set_names(struct agent *agent, const struct protocol_identity *identity,
@@ -145,6 +161,9 @@ enum kelpie_status system_set_up(struct agent *agent, const struct protocol_setu
         if (outcomes.clock != PROTOCOL_OUTCOME_DONE || outcomes.entropy != PROTOCOL_OUTCOME_DONE ||
             outcomes.hostname != PROTOCOL_OUTCOME_DONE) {
             return error_set_os(err, EIO, "set the clock, entropy or hostname");
+        }
+        if (agent->network_given) {
+            TRY(network_set_up(agent, err));
         }
     }
     memcpy(agent->generation, setup->identity.generation, PROTOCOL_GENERATION_SIZE);
@@ -180,6 +199,20 @@ static void shift_deadlines(struct agent *agent) {
     }
 }
 
+static enum protocol_outcome refresh_network(struct agent *agent) {
+    struct kelpie_error err = {0};
+    ASSERT(agent->is_init);
+    if (!agent->network_given) {
+        return PROTOCOL_OUTCOME_UNSUPPORTED;
+    }
+    if (network_set_up(agent, &err) != KELPIE_OK) {
+        ASSERT(err.message[0] != 0);
+        system_log("%s", err.message);
+        return PROTOCOL_OUTCOME_FAILED;
+    }
+    return PROTOCOL_OUTCOME_DONE;
+}
+
 void system_thaw(struct agent *agent, const struct protocol_thaw *thaw,
                  struct protocol_thawed *ret_thawed) {
     ASSERT(ret_thawed);
@@ -187,7 +220,7 @@ void system_thaw(struct agent *agent, const struct protocol_thaw *thaw,
         .clock = PROTOCOL_OUTCOME_UNSUPPORTED,
         .entropy = PROTOCOL_OUTCOME_UNSUPPORTED,
         .generation = PROTOCOL_OUTCOME_UNSUPPORTED,
-        .network = PROTOCOL_OUTCOME_UNSUPPORTED, /* there is no network card */
+        .network = PROTOCOL_OUTCOME_UNSUPPORTED,
         .hostname = PROTOCOL_OUTCOME_UNSUPPORTED,
         .machine_id = PROTOCOL_OUTCOME_UNSUPPORTED,
     };
@@ -196,6 +229,7 @@ void system_thaw(struct agent *agent, const struct protocol_thaw *thaw,
         thawed.entropy = add_entropy(thaw->identity.entropy);
         if ((thaw->flags & PROTOCOL_THAW_RESTORED) != 0) {
             set_names(agent, &thaw->identity, &thawed);
+            thawed.network = refresh_network(agent);
         }
     }
     if (agent->frozen) {

@@ -26,6 +26,12 @@ void system_memory(uint64_t *ret_total_bytes, uint64_t *ret_available_bytes);
 /* Kills everything, writes file systems back. */
 void system_shut_down(struct agent *agent);
 
+/* Reads up to size - 1 bytes of a file and a zero behind them; an empty text when there is no such file. */
+void system_read_text(const char *path, char *buffer, size_t size);
+
+/* Writes a small file inside the root that commands see. False, with errno: it could not. */
+bool system_write_text(const struct agent *agent, const char *path, const char *text);
+
 /* One line on the console. */
 void system_log(const char *format, ...) ERROR_PRINTF(1, 2);
 

@@ -57,6 +57,8 @@ extern "C" {
 #define KELPIE_NAME_SIZE_MAX 64   /* characters, without the closing zero */
 #define KELPIE_PATH_SIZE_MAX 4095 /* bytes, without the closing zero */
 #define KELPIE_DISK_COUNT_MAX 8
+#define KELPIE_FORWARD_COUNT_MAX 32
+#define KELPIE_TAP_NAME_SIZE_MAX 15 /* characters, as Linux has it */
 #define KELPIE_ENV_COUNT_MAX 1024
 #define KELPIE_ARGV_COUNT_MAX 16384
 #define KELPIE_COMMAND_BYTES_MAX 262144 /* argv, env and working_dir of one command, with zeros */
@@ -128,6 +130,39 @@ struct kelpie_disk {
     uint64_t reserved[4];
 };
 
+enum kelpie_network_kind {
+    KELPIE_NETWORK_NONE = 0,
+    KELPIE_NETWORK_USER, /* through the program passt, without root: connections to anywhere; from this
+                            host to the guest only where a port is forwarded */
+    KELPIE_NETWORK_TAP, /* an existing tap interface. The guest's end has no address */
+    KELPIE_NETWORK_KIND_COUNT
+};
+
+/* What comes to a port of this host's loopback address goes to a port of the guest. */
+struct kelpie_forward {
+    uint16_t host_port;
+    uint16_t guest_port;
+    bool udp; /* else TCP */
+    uint64_t reserved[2];
+};
+
+/*
+ * The guest's network interface. With USER it has the address 10.0.2.15/24, the gateway 10.0.2.2, and a name server
+ * when this host has one. A restored VM has a MAC address of its own, and none of the connections that were open.
+ */
+struct kelpie_network {
+    enum kelpie_network_kind kind;
+    const char *tap; /* TAP: the interface's name */
+    const char *
+        mac; /* "02:…", six bytes in hexadecimal; NULL: random, locally administered, drawn for each VM */
+    const struct kelpie_forward *forwards; /* USER */
+    size_t forward_count;
+    bool
+        host_loopback; /* USER: the gateway's address is this host's 127.0.0.1: what listens there for local
+                           programs only is then open to the guest */
+    uint64_t reserved[8];
+};
+
 /* What the mock backend pretends. Ignored by every other backend. */
 struct kelpie_mock_config {
     uint32_t boot_delay_ms;
@@ -156,7 +191,8 @@ struct kelpie_config {
     uint32_t operation_timeout_ms; /* of every other call; 0: KELPIE_OPERATION_TIMEOUT_MS_DEFAULT */
     const struct kelpie_mock_config *mock;
     void *host; /* for kelpie's own tests and simulator; NULL: this machine */
-    uint64_t reserved[16];
+    const struct kelpie_network *network; /* NULL: none */
+    uint64_t reserved[15];
 };
 
 /* ---- VMs -------------------------------------------------------------------------------------- */
@@ -182,6 +218,7 @@ enum kelpie_capability {
     KELPIE_CAN_FORK = 1 << 6,
     KELPIE_CAN_DISKS = 1 << 7,
     KELPIE_CAN_TTY = 1 << 8,
+    KELPIE_CAN_NETWORK = 1 << 9,
 };
 
 struct kelpie_vm;
@@ -479,7 +516,8 @@ kelpie_vm_restore(struct kelpie_vm *vm, const char *directory,
                   const struct kelpie_restore_options *options, struct kelpie_error *err);
 
 /* Creates a VM with the bundle's config and restores it. Of `config` (may be NULL) only name, hostname,
- * backend (if it names another than the bundle's: an error), console and timeouts are taken. */
+ * backend (if it names another than the bundle's: an error), console, timeouts and, if the bundle's VM has a
+ * network, network are taken. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_vm_create_from_snapshot(const char *directory, const struct kelpie_config *config,
                                const struct kelpie_restore_options *options,

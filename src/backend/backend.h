@@ -39,6 +39,12 @@ struct backend_launch {
     bool for_bundle; /* a load comes before any start: what only a boot needs is not looked for */
 };
 
+/* A guest's network of kind KELPIE_NETWORK_USER: what a backend gives it, and what src/vm/ tells the guest. */
+#define BACKEND_NETWORK_ADDRESS 10, 0, 2, 15
+#define BACKEND_NETWORK_PREFIX_SIZE 24
+#define BACKEND_NETWORK_GATEWAY 10, 0, 2, 2
+#define BACKEND_NETWORK_DNS 10, 0, 2, 3
+
 struct backend_ops {
     const char *name;
     const char *description;

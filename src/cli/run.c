@@ -43,6 +43,7 @@ static enum kelpie_status boot(struct run *run, struct kelpie_error *err) {
         .working_dir = options->working_dir,
         .hostname = options->hostname,
         .console_log = options->console,
+        .network = run_options_network(options),
     };
     struct kelpie_vm *vm = NULL;
     progress_show(&run->progress, "booting a VM");
@@ -61,6 +62,7 @@ static enum kelpie_status restore(struct run *run, struct kelpie_error *err) {
         .backend = options->backend,
         .hostname = options->hostname,
         .console_log = options->console,
+        .network = run_options_network(options),
     };
     struct kelpie_restore_options restore_options = {
         .allow_incomplete = options->allow_incomplete,

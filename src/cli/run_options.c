@@ -20,6 +20,10 @@ static const struct option_spec specs[] = {
            "memory: 512M, 2G or MiB (256)"),
     OPTION(0, "disk", "F[:ro][:/DIR]", run_add_disk, disks, "disks",
            "a raw image or a folder as a disk, mounted at DIR; may be repeated"),
+    OPTION(0, "net", "KIND", run_set_network, network, "network",
+           "none (the default), user, user,loopback or tap:NAME"),
+    OPTION('p', "publish", "HOST:GUEST[/udp]", run_add_forward, network, NULL,
+           "a port of 127.0.0.1 that leads to one of the guest; may be repeated"),
     OPTION(0, "kernel", "FILE", option_set_text, kernel, "kernel", "the guest's kernel, a bzImage"),
     OPTION('e', "env", "KEY=VALUE", option_add_text, env, "env",
            "an environment variable; may be repeated"),
@@ -150,6 +154,73 @@ enum kelpie_status run_set_user(void *field, const char *value, struct kelpie_er
     return KELPIE_OK;
 }
 
+/* ---- The network ------------------------------------------------------------------------------ */
+
+enum kelpie_status run_set_network(void *field, const char *value, struct kelpie_error *err) {
+    struct run_network *run = field;
+    static const char tap_prefix[] = "tap:";
+    ASSERT(run);
+    ASSERT(value);
+    struct kelpie_network network = {.kind = KELPIE_NETWORK_USER};
+    if (strcmp(value, "none") == 0) {
+        network.kind = KELPIE_NETWORK_NONE;
+    } else if (strcmp(value, "user,loopback") == 0) {
+        network.host_loopback = true;
+    } else if (strncmp(value, tap_prefix, sizeof(tap_prefix) - 1) == 0) {
+        network.kind = KELPIE_NETWORK_TAP;
+        network.tap = value + sizeof(tap_prefix) - 1;
+    } else if (strcmp(value, "user") != 0) {
+        return error_set(err, KELPIE_BAD_CONFIG,
+                         "\"%.100s\" is not none, user, user,loopback or tap:NAME", value);
+    }
+    run->network = network;
+    return KELPIE_OK;
+}
+
+/* HOST:GUEST, perhaps with /tcp or /udp behind it. */
+static bool parse_forward(const char *text, struct kelpie_forward *ret_forward) {
+    ASSERT(text);
+    ASSERT(ret_forward);
+    size_t host_size = strcspn(text, ":");
+    const char *guest = text[host_size] == ':' ? text + host_size + 1 : "";
+    size_t guest_size = strcspn(guest, "/");
+    const char *suffix = guest + guest_size;
+    uint64_t host_port = 0;
+    uint64_t guest_port = 0;
+    bool udp = strcmp(suffix, "/udp") == 0;
+    if (!option_number_parse(text, host_size, UINT16_MAX, &host_port) ||
+        !option_number_parse(guest, guest_size, UINT16_MAX, &guest_port) || host_port == 0 ||
+        guest_port == 0 || (suffix[0] != 0 && !udp && strcmp(suffix, "/tcp") != 0)) {
+        return false;
+    }
+    *ret_forward = (struct kelpie_forward){
+        .host_port = (uint16_t)host_port, .guest_port = (uint16_t)guest_port, .udp = udp};
+    return true;
+}
+
+enum kelpie_status run_add_forward(void *field, const char *value, struct kelpie_error *err) {
+    struct run_network *run = field;
+    ASSERT(run->forward_count <= KELPIE_FORWARD_COUNT_MAX);
+    ASSERT(value);
+    if (run->forward_count == KELPIE_FORWARD_COUNT_MAX) {
+        return error_set(err, KELPIE_BAD_CONFIG, "given more than %d times",
+                         KELPIE_FORWARD_COUNT_MAX);
+    }
+    if (!parse_forward(value, &run->forwards[run->forward_count])) {
+        return error_set(err, KELPIE_BAD_CONFIG,
+                         "\"%.100s\" is not HOST:GUEST, two ports, with /udp or not", value);
+    }
+    run->forward_count++;
+    return KELPIE_OK;
+}
+
+const struct kelpie_network *run_options_network(const struct run_options *options) {
+    const struct kelpie_network *network = &options->network.network;
+    options_check(options);
+    ASSERT(network->forward_count == options->network.forward_count);
+    return network->kind == KELPIE_NETWORK_NONE ? NULL : network;
+}
+
 /* ---- What fits together ----------------------------------------------------------------------- */
 
 static enum kelpie_status refuse(const char *option, const char *why, struct kelpie_error *err) {
@@ -238,6 +309,12 @@ enum kelpie_status run_options_complete(struct run_options *options,
         TRY(check_no_command(options, err));
     }
     TRY(check_env(&options->env, err));
+    if (options->network.forward_count > 0 &&
+        options->network.network.kind != KELPIE_NETWORK_USER) {
+        return refuse("--publish", "there is no network of kind user: add --net user", err);
+    }
+    options->network.network.forwards = options->network.forwards;
+    options->network.network.forward_count = options->network.forward_count;
     if (options->snapshot_after_ms != 0 && !options->snapshot) {
         return refuse("--snapshot-after", "--snapshot says where to", err);
     }

@@ -277,6 +277,14 @@ enum kelpie_status host_dir_list(struct host *host, const char *path,
 
 /* ---- Sockets, events, waiting ----------------------------------------------------------------- */
 
+enum kelpie_status host_tap_open(struct host *host, const char *name, int *ret_fd,
+                                 struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(name && name[0]);
+    ASSERT(ret_fd);
+    return host->ops->tap_open(host, name, ret_fd, err);
+}
+
 enum kelpie_status host_socket_pair(struct host *host, int ret_fds[2], struct kelpie_error *err) {
     ASSERT(host);
     ASSERT(ret_fds);

@@ -181,6 +181,8 @@ struct host_ops {
     enum kelpie_status (*kvm_probe)(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
                                     struct kelpie_error *err); /* host_kvm.h */
 
+    enum kelpie_status (*tap_open)(struct host *host, const char *name, int *ret_fd,
+                                   struct kelpie_error *err);
     enum kelpie_status (*socket_pair)(struct host *host, int ret_fds[2], struct kelpie_error *err);
     enum kelpie_status (*socket_listen)(struct host *host, const char *path, int *ret_fd,
                                         struct kelpie_error *err);
@@ -418,6 +420,11 @@ KELPIE_CHECKED enum kelpie_status host_path_remove_folder(struct host *host, con
                                                           struct kelpie_error *err);
 
 /* ---- Sockets, events, waiting ----------------------------------------------------------------- */
+
+/* An existing tap interface: one read or write is one Ethernet frame, with nothing before it; never blocks. NOT_FOUND,
+ * field "network.tap": there is none of that name. */
+KELPIE_CHECKED enum kelpie_status host_tap_open(struct host *host, const char *name, int *ret_fd,
+                                                struct kelpie_error *err);
 
 /* Two connected UNIX stream sockets, close-on-exec. */
 KELPIE_CHECKED enum kelpie_status host_socket_pair(struct host *host, int ret_fds[2],

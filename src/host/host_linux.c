@@ -210,6 +210,7 @@ static const struct host_ops linux_ops = {
     .path_readlink = linux_path_readlink,
     .path_sync = linux_path_sync,
     .dir_list = linux_dir_list,
+    .tap_open = linux_tap_open,
     .socket_pair = linux_socket_pair,
     .socket_listen = linux_socket_listen,
     .socket_accept = linux_socket_accept,

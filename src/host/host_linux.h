@@ -118,6 +118,8 @@ enum kelpie_status linux_dir_list(struct host *host, const char *path,
                                   size_t *ret_count, struct kelpie_error *err);
 
 /* host_linux_socket.c */
+enum kelpie_status linux_tap_open(struct host *host, const char *name, int *ret_fd,
+                                  struct kelpie_error *err);
 enum kelpie_status linux_socket_pair(struct host *host, int ret_fds[2], struct kelpie_error *err);
 enum kelpie_status linux_socket_listen(struct host *host, const char *path, int *ret_fd,
                                        struct kelpie_error *err);

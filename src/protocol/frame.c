@@ -31,6 +31,7 @@ bool message_header_is_valid(uint8_t type, uint32_t session) {
     case PROTOCOL_FREEZE:
     case PROTOCOL_THAW:
     case PROTOCOL_POWER_OFF:
+    case PROTOCOL_NETWORK:
     case PROTOCOL_HELLO_ACK:
     case PROTOCOL_PONG:
     case PROTOCOL_SETUP_DONE:

@@ -249,6 +249,60 @@ bool protocol_decode_done(const struct protocol_frame *frame, struct protocol_do
     return true;
 }
 
+/* ---- NETWORK ---------------------------------------------------------------------------------- */
+
+static bool ipv4_is_none(const uint8_t address[PROTOCOL_IPV4_SIZE]) {
+    static const uint8_t none[PROTOCOL_IPV4_SIZE];
+    ASSERT(address);
+    static_assert(sizeof(none) == 4, "all of it is compared");
+    return memcmp(address, none, sizeof(none)) == 0;
+}
+
+static bool network_is_valid(const struct protocol_network *network) {
+    ASSERT(network);
+    static_assert(PROTOCOL_IPV4_SIZE * 8 == 32, "a prefix has so many bits");
+    bool none = ipv4_is_none(network->address);
+    bool fits = none ? network->prefix_size == 0 && ipv4_is_none(network->gateway) &&
+                           ipv4_is_none(network->dns)
+                     : network->prefix_size >= 1 && network->prefix_size <= PROTOCOL_IPV4_SIZE * 8;
+    return fits && mac_is_host(network->mac);
+}
+
+void protocol_encode_network(struct cursor_writer *writer, const struct protocol_network *message) {
+    ASSERT(writer);
+    ASSERT(message);
+    size_t header = message_begin(writer, PROTOCOL_NETWORK, 0);
+    message_require(writer, network_is_valid(message));
+    cursor_write_bytes(writer, message->mac, MAC_SIZE);
+    cursor_write_u8(writer, message->prefix_size);
+    cursor_write_u8(writer, 0);
+    cursor_write_bytes(writer, message->address, PROTOCOL_IPV4_SIZE);
+    cursor_write_bytes(writer, message->gateway, PROTOCOL_IPV4_SIZE);
+    cursor_write_bytes(writer, message->dns, PROTOCOL_IPV4_SIZE);
+    message_end(writer, header, header);
+}
+
+bool protocol_decode_network(const struct protocol_frame *frame, struct protocol_network *ret) {
+    ASSERT(frame);
+    ASSERT(ret);
+    struct cursor_reader reader;
+    if (!message_open(frame, PROTOCOL_NETWORK, &reader)) {
+        return false;
+    }
+    struct protocol_network message = {0};
+    read_fixed(&reader, message.mac, MAC_SIZE);
+    message.prefix_size = cursor_read_u8(&reader);
+    uint8_t zero = cursor_read_u8(&reader);
+    read_fixed(&reader, message.address, PROTOCOL_IPV4_SIZE);
+    read_fixed(&reader, message.gateway, PROTOCOL_IPV4_SIZE);
+    read_fixed(&reader, message.dns, PROTOCOL_IPV4_SIZE);
+    if (!cursor_reader_finished(&reader) || zero != 0 || !network_is_valid(&message)) {
+        return false;
+    }
+    *ret = message;
+    return true;
+}
+
 /* ---- SESSIONS --------------------------------------------------------------------------------- */
 
 void protocol_encode_sessions(struct cursor_writer *writer,

@@ -28,6 +28,14 @@ static struct protocol_identity sample_identity(void) {
     return identity;
 }
 
+static const struct protocol_network sample_network = {
+    .mac = {0x02, 0xa0, 0xb1, 0xc2, 0xd3, 0xe4},
+    .address = {10, 0, 2, 15},
+    .prefix_size = 24,
+    .gateway = {10, 0, 2, 2},
+    .dns = {10, 0, 2, 3},
+};
+
 static struct protocol_setup sample_setup(void) {
     return (struct protocol_setup){
         .identity = sample_identity(),
@@ -90,6 +98,8 @@ static void encode_channel_sample(struct cursor_writer *writer, size_t index) {
         return protocol_encode_frozen(writer, &frozen);
     case 8:
         return protocol_encode_thaw(writer, &thaw);
+    case 9:
+        return protocol_encode_network(writer, &sample_network);
     default:
         return protocol_encode_thawed(writer, &thawed);
     }
@@ -139,7 +149,7 @@ static void encode_session_sample(struct cursor_writer *writer, size_t index) {
     }
 }
 
-#define CHANNEL_SAMPLE_COUNT 10
+#define CHANNEL_SAMPLE_COUNT 11
 #define SESSION_SAMPLE_COUNT 11
 #define EMPTY_SAMPLE_COUNT 4
 #define SAMPLE_COUNT (CHANNEL_SAMPLE_COUNT + SESSION_SAMPLE_COUNT + EMPTY_SAMPLE_COUNT)
@@ -443,6 +453,36 @@ static void test_ended_values(void **state) {
     }
 }
 
+static bool network_is_sent(const struct protocol_network *network) {
+    static uint8_t bytes[SAMPLE_SIZE_MAX];
+    struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
+    protocol_encode_network(&writer, network);
+    return !writer.failed;
+}
+
+static void test_network(void **state) {
+    (void)state;
+    struct protocol_network network = sample_network;
+    assert_true(network_is_sent(&network));
+    network.prefix_size = 0;
+    assert_false(network_is_sent(&network));
+    network.prefix_size = 33;
+    assert_false(network_is_sent(&network));
+    network.prefix_size = 32;
+    assert_true(network_is_sent(&network));
+    network.mac[0] |= 1; /* a group's */
+    assert_false(network_is_sent(&network));
+    /* Without an address there is nothing beside the MAC. */
+    network = (struct protocol_network){.mac = {2}};
+    assert_true(network_is_sent(&network));
+    network.prefix_size = 24;
+    assert_false(network_is_sent(&network));
+    network = (struct protocol_network){.mac = {2}, .gateway = {1}};
+    assert_false(network_is_sent(&network));
+    network = (struct protocol_network){.mac = {2}, .dns = {0, 0, 0, 1}};
+    assert_false(network_is_sent(&network));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
@@ -454,6 +494,7 @@ int main(void) {
         cmocka_unit_test(hazard_D2_command_over_the_limit_is_refused),
         cmocka_unit_test(test_strings_next),
         cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_network),
         cmocka_unit_test(test_data_size),
         cmocka_unit_test(test_ended_values),
     };

@@ -45,6 +45,9 @@
  * and after a restore (PROTOCOL_THAW_RESTORED) credits entropy, changes generation, hostname and machine-id,
  * all before a user process runs again; THAWED reports each. A frozen guest answers HELLO, PING and LIST.
  *
+ * Network. NETWORK says what the guest's network interface is to be; it has no answer. The next SETUP, or THAW of
+ * a restore, makes it so, and SETUP_DONE or THAWED says whether that worked. Without one they leave it alone.
+ *
  * Trust. The host believes nothing: sizes, counts, offsets, ids are checked by the decoders here and, where
  * they depend on what was sent before, by src/vm/.
  */
@@ -56,6 +59,7 @@
 #include <stdint.h>
 
 #include "base/cursor.h"
+#include "base/mac.h"
 #include "protocol/protocol_limits.h"
 
 extern const uint8_t PROTOCOL_SYNC[PROTOCOL_SYNC_SIZE];
@@ -77,6 +81,7 @@ enum protocol_type {
     PROTOCOL_FREEZE = 12,
     PROTOCOL_THAW = 13,
     PROTOCOL_POWER_OFF = 14,
+    PROTOCOL_NETWORK = 15, /* before SETUP, and before the THAW of a restore */
     /* both ways */
     PROTOCOL_DATA = 32,
     PROTOCOL_ACK = 33,
@@ -313,6 +318,16 @@ struct protocol_thaw { /* THAW */
     struct protocol_identity identity;
 };
 
+/* NETWORK: what the guest's first virtio-net interface is to be. Addresses are IPv4's, in the order in which they
+ * are written. */
+struct protocol_network {
+    uint8_t mac[MAC_SIZE];               /* one host's */
+    uint8_t address[PROTOCOL_IPV4_SIZE]; /* all zeros: none, and neither of what follows */
+    uint8_t prefix_size;                 /* bits of the address that the network has; 1 to 32 */
+    uint8_t gateway[PROTOCOL_IPV4_SIZE]; /* all zeros: none */
+    uint8_t dns[PROTOCOL_IPV4_SIZE];     /* all zeros: none */
+};
+
 struct protocol_thawed { /* THAWED: user processes run again */
     enum protocol_outcome clock;
     enum protocol_outcome entropy;
@@ -367,6 +382,7 @@ void protocol_encode_ended(struct cursor_writer *writer, uint32_t session,
 void protocol_encode_sessions(struct cursor_writer *writer,
                               const struct protocol_sessions *message);
 void protocol_encode_frozen(struct cursor_writer *writer, const struct protocol_frozen *message);
+void protocol_encode_network(struct cursor_writer *writer, const struct protocol_network *message);
 void protocol_encode_thaw(struct cursor_writer *writer, const struct protocol_thaw *message);
 void protocol_encode_thawed(struct cursor_writer *writer, const struct protocol_thawed *message);
 
@@ -408,6 +424,8 @@ PROTOCOL_CHECKED bool protocol_decode_sessions(const struct protocol_frame *fram
                                                struct protocol_sessions *ret);
 PROTOCOL_CHECKED bool protocol_decode_frozen(const struct protocol_frame *frame,
                                              struct protocol_frozen *ret);
+PROTOCOL_CHECKED bool protocol_decode_network(const struct protocol_frame *frame,
+                                              struct protocol_network *ret);
 PROTOCOL_CHECKED bool protocol_decode_thaw(const struct protocol_frame *frame,
                                            struct protocol_thaw *ret);
 PROTOCOL_CHECKED bool protocol_decode_thawed(const struct protocol_frame *frame,

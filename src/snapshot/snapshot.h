@@ -65,6 +65,9 @@ struct snapshot_feature { /* a name and value that must be equal at restore: mac
     char value[SNAPSHOT_VALUE_SIZE_MAX + 1];
 };
 
+/* The feature that says what kind of network interface the machine has; without it, it has none. */
+#define SNAPSHOT_FEATURE_NETWORK "network"
+
 /* What manifest.json says. Big (paths): allocate it. */
 struct snapshot_manifest {
     struct kelpie_snapshot

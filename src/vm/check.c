@@ -201,6 +201,9 @@ enum kelpie_status vm_check_config(const struct kelpie_config *config, struct ke
     for (size_t i = 0; i < config->disk_count; i++) {
         TRY(check_disk(config, i, err));
     }
+    if (config->network) {
+        TRY(vm_check_network(config->network, err));
+    }
     size_t env_count = 0;
     TRY(vm_check_env(config->env, &env_count, err));
     TRY(vm_check_timeout("boot_timeout_ms", config->boot_timeout_ms, err));

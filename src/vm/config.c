@@ -70,6 +70,12 @@ static void copy_env(struct arena *arena, const struct kelpie_config *config,
     copy->env = env;
 }
 
+static bool has_network(const struct kelpie_config *config) {
+    ASSERT(config);
+    ASSERT(!config->network || config->network->kind < KELPIE_NETWORK_KIND_COUNT);
+    return config->network && config->network->kind != KELPIE_NETWORK_NONE;
+}
+
 static void copy_mock(struct arena *arena, const struct kelpie_mock_config *mock,
                       struct kelpie_config *copy) {
     ASSERT(mock);
@@ -82,9 +88,34 @@ static void copy_mock(struct arena *arena, const struct kelpie_mock_config *mock
     copy->mock = own;
 }
 
+static void copy_network(struct arena *arena, const struct kelpie_network *network,
+                         const char *drawn_mac, struct kelpie_config *copy) {
+    ASSERT(network->kind != KELPIE_NETWORK_NONE);
+    ASSERT(network->forward_count <= KELPIE_FORWARD_COUNT_MAX);
+    struct kelpie_network *own = arena_take(arena, network, sizeof(*network));
+    const char *tap = arena_text(arena, network->tap);
+    const char *mac = arena_text(arena, network->mac ? network->mac : drawn_mac);
+    size_t size = network->forward_count * sizeof(*network->forwards);
+    const struct kelpie_forward *forwards =
+        size > 0 ? arena_take(arena, network->forwards, size) : NULL;
+    if (own) {
+        own->tap = tap;
+        own->mac = mac;
+        own->forwards = forwards;
+    }
+    copy->network = own;
+}
+
+/* What a VM has for itself when its config does not say. */
+struct drawn {
+    const char *id;
+    char mac[MAC_TEXT_SIZE];
+};
+
 /* Fills *copy, and the arena with what it points to. */
-static void config_fill(struct arena *arena, const struct kelpie_config *config, const char *id,
-                        struct kelpie_config *copy) {
+static void config_fill(struct arena *arena, const struct kelpie_config *config,
+                        const struct drawn *drawn, struct kelpie_config *copy) {
+    const char *id = drawn->id;
     ASSERT(config != copy);
     ASSERT(id);
     *copy = *config;
@@ -106,6 +137,10 @@ static void config_fill(struct arena *arena, const struct kelpie_config *config,
     if (config->mock) {
         copy_mock(arena, config->mock, copy);
     }
+    copy->network = NULL;
+    if (has_network(config)) {
+        copy_network(arena, config->network, drawn->mac, copy);
+    }
     copy->vcpu_count = or_default(config->vcpu_count, KELPIE_VCPU_COUNT_DEFAULT);
     copy->memory_mib = or_default(config->memory_mib, KELPIE_MEMORY_MIB_DEFAULT);
     copy->console_bytes_max =
@@ -124,8 +159,12 @@ enum kelpie_status vm_config_copy(struct host *host, const struct kelpie_config 
     ASSERT(id);
     TRY(vm_check_config(config, err));
     struct kelpie_config measured;
+    struct drawn drawn = {.id = id};
+    if (has_network(config)) {
+        TRY(vm_network_draw_mac(host, drawn.mac, err));
+    }
     struct arena arena = {.data = NULL, .size = sizeof(measured)};
-    config_fill(&arena, config, id, &measured);
+    config_fill(&arena, config, &drawn, &measured);
     size_t size = arena.size;
 
     uint8_t *block = host_allocate(host, size, err);
@@ -134,7 +173,7 @@ enum kelpie_status vm_config_copy(struct host *host, const struct kelpie_config 
     }
     arena = (struct arena){.data = block, .size = sizeof(measured)};
     struct kelpie_config *copy = (struct kelpie_config *)(void *)block;
-    config_fill(&arena, config, id, copy);
+    config_fill(&arena, config, &drawn, copy);
     ASSERT(arena.size == size);
     /* A name may hold an underscore, which a host name may not. */
     for (char *c = (char *)(uintptr_t)copy->hostname; *c; c++) {

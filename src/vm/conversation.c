@@ -89,6 +89,22 @@ static enum kelpie_status make_identity(struct kelpie_vm *vm, char *machine_id,
     return KELPIE_OK;
 }
 
+/* What the next SETUP or THAW makes of the network interface. It has no answer of its own. */
+static enum kelpie_status say_network(struct kelpie_vm *vm, const struct vm_wait *wait,
+                                      struct kelpie_error *err) {
+    ASSERT(vm->locked);
+    ASSERT(wait);
+    if (!vm->config->network) {
+        return KELPIE_OK;
+    }
+    struct protocol_network network = vm_network_message(vm->config->network);
+    struct cursor_writer writer;
+    TRY(vm_channel_reserve(vm, SMALL_FRAME_SIZE, wait, &writer, err));
+    protocol_encode_network(&writer, &network);
+    vm_channel_commit(vm, &writer);
+    return KELPIE_OK;
+}
+
 enum kelpie_status vm_say_setup(struct kelpie_vm *vm, const struct vm_wait *wait,
                                 struct kelpie_error *err) {
     ASSERT(vm->locked);
@@ -107,6 +123,7 @@ enum kelpie_status vm_say_setup(struct kelpie_vm *vm, const struct vm_wait *wait
             };
         }
     }
+    TRY(say_network(vm, wait, err));
     struct cursor_writer writer;
     TRY(vm_channel_reserve(vm, SETUP_FRAME_SIZE, wait, &writer, err));
     protocol_encode_setup(&writer, &setup);
@@ -158,6 +175,9 @@ enum kelpie_status vm_say_thaw(struct kelpie_vm *vm, bool restored, const struct
     struct protocol_thaw thaw = {.flags = restored ? PROTOCOL_THAW_RESTORED : 0};
     char machine_id[PROTOCOL_MACHINE_ID_SIZE + 1];
     TRY(make_identity(vm, machine_id, &thaw.identity, err));
+    if (restored) {
+        TRY(say_network(vm, wait, err));
+    }
     struct cursor_writer writer;
     TRY(vm_channel_reserve(vm, SMALL_FRAME_SIZE, wait, &writer, err));
     protocol_encode_thaw(&writer, &thaw);

@@ -65,11 +65,10 @@ enum kelpie_status kelpie_vm_create(const struct kelpie_config *config, struct k
 }
 
 /* The bundle's config, with what the caller may choose anew. Strings stay theirs. */
-static enum kelpie_status config_of_bundle(const struct snapshot_manifest *manifest,
-                                           const struct kelpie_config *wanted,
-                                           struct kelpie_disk *disks,
-                                           struct kelpie_config *ret_config,
-                                           struct kelpie_error *err) {
+static enum kelpie_status
+config_of_bundle(const struct snapshot_manifest *manifest, const struct kelpie_config *wanted,
+                 struct kelpie_disk *disks, struct kelpie_network *network,
+                 struct kelpie_config *ret_config, struct kelpie_error *err) {
     ASSERT(ret_config);
     ASSERT(manifest->disk_count <= KELPIE_DISK_COUNT_MAX);
     ASSERT(disks);
@@ -100,6 +99,7 @@ static enum kelpie_status config_of_bundle(const struct snapshot_manifest *manif
     config.env = (const char *const *)manifest->env;
     config.disks = disks;
     config.disk_count = manifest->disk_count;
+    TRY(vm_network_of_bundle(manifest, wanted, network, &config.network, err));
     *ret_config = config;
     return KELPIE_OK;
 }
@@ -110,8 +110,9 @@ enum kelpie_status vm_create_of_bundle(const struct snapshot_reader *reader,
     ASSERT(reader);
     ASSERT(ret_vm);
     struct kelpie_disk disks[KELPIE_DISK_COUNT_MAX] = {0};
+    struct kelpie_network network = {0};
     struct kelpie_config config;
-    TRY(config_of_bundle(snapshot_reader_manifest(reader), wanted, disks, &config, err));
+    TRY(config_of_bundle(snapshot_reader_manifest(reader), wanted, disks, &network, &config, err));
     return vm_create(&config, true, ret_vm, err);
 }
 

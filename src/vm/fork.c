@@ -15,7 +15,8 @@
 struct nursery {
     struct host *host;
     struct snapshot_reader *reader;
-    struct kelpie_config config; /* the children's, but for the name */
+    struct kelpie_config config;   /* the children's, but for the name */
+    struct kelpie_network network; /* of that config, if it has one */
     struct kelpie_restore_options restore;
     const char *name_prefix;
     struct kelpie_fork_child *children;
@@ -23,6 +24,19 @@ struct nursery {
     struct host_mutex *mutex;
     size_t next;
 };
+
+void vm_child_config(struct kelpie_config *config, struct kelpie_network *network) {
+    ASSERT(config);
+    ASSERT(network);
+    config->console_log = NULL;
+    if (config->network) {
+        *network = *config->network;
+        network->mac = NULL;
+        network->forwards = NULL;
+        network->forward_count = 0;
+        config->network = network;
+    }
+}
 
 enum kelpie_status vm_child_name(const char *prefix, size_t number,
                                  char ret_name[KELPIE_NAME_SIZE_MAX + 1],
@@ -117,7 +131,7 @@ static enum kelpie_status bear(struct host *host, struct snapshot_reader *reader
     };
     if (options->config) {
         nursery.config = *options->config;
-        nursery.config.console_log = NULL; /* one file for all of them would be nobody's */
+        vm_child_config(&nursery.config, &nursery.network);
     }
     char last_name[KELPIE_NAME_SIZE_MAX + 1];
     TRY(vm_child_name(nursery.name_prefix, count, last_name, err));
@@ -170,6 +184,7 @@ static struct kelpie_config child_config(const struct kelpie_vm *vm) {
         .boot_timeout_ms = parent->boot_timeout_ms,
         .stop_timeout_ms = parent->stop_timeout_ms,
         .operation_timeout_ms = parent->operation_timeout_ms,
+        .network = parent->network,
         .mock = parent->mock,
         .host = parent->host,
     };

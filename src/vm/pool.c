@@ -21,7 +21,8 @@ struct kelpie_pool {
     struct host *host;
     bool host_owned;
     struct snapshot_reader *reader;
-    struct kelpie_config config; /* the VMs', but for the name; its strings are `config_copy`'s */
+    struct kelpie_config config;   /* the VMs', but for the name; its strings are `config_copy`'s */
+    struct kelpie_network network; /* of that config, if it has one */
     struct kelpie_config *config_copy; /* NULL: there is none */
     char name_prefix[KELPIE_NAME_SIZE_MAX + 1];
     size_t size;
@@ -115,7 +116,7 @@ static enum kelpie_status init(struct kelpie_pool *pool, const char *directory,
     if (options->config) {
         TRY(vm_config_copy(pool->host, options->config, "pool", &pool->config_copy, err));
         pool->config = *pool->config_copy;
-        pool->config.console_log = NULL; /* one file for all of them would be nobody's */
+        vm_child_config(&pool->config, &pool->network);
     }
     TRY(host_mutex_create(pool->host, &pool->mutex, err));
     TRY(host_condition_create(pool->host, &pool->changed, err));

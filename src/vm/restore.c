@@ -44,6 +44,7 @@ static enum kelpie_status check_fits(struct kelpie_vm *vm, const struct snapshot
     if (manifest->memory_mib != vm->config->memory_mib) {
         return differs_number("memory_mib", manifest->memory_mib, vm->config->memory_mib, err);
     }
+    TRY(vm_network_fits(vm->config, manifest, err));
     if (!manifest->info.quiesced && !options->allow_incomplete) {
         return error_set_field(err, KELPIE_RESTORE_FAILED, "quiesced",
                                "the guest's commands did not stand still when the bundle was made, "
@@ -134,7 +135,8 @@ static enum kelpie_status restore_status(enum kelpie_status status, struct kelpi
     ASSERT(status != KELPIE_OK);
     ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
     bool other = status == KELPIE_IO_FAILED || status == KELPIE_INTERNAL ||
-                 status == KELPIE_TIMED_OUT || status == KELPIE_CRASHED;
+                 status == KELPIE_TIMED_OUT || status == KELPIE_CRASHED ||
+                 status == KELPIE_BOOT_FAILED;
     return other ? error_wrap(err, KELPIE_RESTORE_FAILED, "the VM was not restored") : status;
 }
 

@@ -109,6 +109,10 @@ static enum kelpie_status vm_init(struct kelpie_vm *vm, const struct kelpie_conf
         return error_set_field(err, KELPIE_UNSUPPORTED, "disks", "backend %s has no disks",
                                vm->ops->name);
     }
+    if (vm->config->network && !(vm->ops->capabilities & KELPIE_CAN_NETWORK)) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, "network", "backend %s has no network",
+                               vm->ops->name);
+    }
     vm->launch = (struct backend_launch){
         .host = host,
         .config = vm->config,

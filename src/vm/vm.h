@@ -271,6 +271,34 @@ KELPIE_CHECKED enum kelpie_status vm_backend_choose(struct host *host, const cha
                                                     const struct backend_ops **ret_ops,
                                                     struct kelpie_error *err);
 
+/* ---- The network (network.c) ------------------------------------------------------------------ */
+
+KELPIE_CHECKED enum kelpie_status vm_check_network(const struct kelpie_network *network,
+                                                   struct kelpie_error *err);
+
+/* A MAC address for a VM whose config has none. */
+KELPIE_CHECKED enum kelpie_status
+vm_network_draw_mac(struct host *host, char ret_text[MAC_TEXT_SIZE], struct kelpie_error *err);
+
+/* What the guest is told of the network in the VM's config in force, which has one. */
+struct protocol_network vm_network_message(const struct kelpie_network *network);
+
+/* The bundle says whether its VM has a network; the caller, through what. *ret_network is theirs, or is made in
+ * *storage; NULL: none. SNAPSHOT_INCOMPATIBLE, field "network". */
+KELPIE_CHECKED enum kelpie_status vm_network_of_bundle(const struct snapshot_manifest *manifest,
+                                                       const struct kelpie_config *wanted,
+                                                       struct kelpie_network *storage,
+                                                       const struct kelpie_network **ret_network,
+                                                       struct kelpie_error *err);
+
+/* What a manifest has to say of the config's network: written, and compared at a restore. */
+KELPIE_CHECKED enum kelpie_status vm_network_describe(const struct kelpie_config *config,
+                                                      struct snapshot_manifest *manifest,
+                                                      struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_network_fits(const struct kelpie_config *config,
+                                                  const struct snapshot_manifest *manifest,
+                                                  struct kelpie_error *err);
+
 /* ---- Coming up (lifecycle.c): busy, mutex not held -------------------------------------------- */
 
 /* -> starting. */
@@ -313,6 +341,10 @@ KELPIE_CHECKED enum kelpie_status vm_prepare(struct kelpie_vm *vm, struct snapsh
 /* *options NULL becomes the defaults. */
 KELPIE_CHECKED enum kelpie_status
 vm_check_restore_options(const struct kelpie_restore_options **options, struct kelpie_error *err);
+
+/* fork.c: what several VMs of one config cannot share leaves it: the console's log, the network's MAC and ports. network:
+ * where the config's network is kept. */
+void vm_child_config(struct kelpie_config *config, struct kelpie_network *network);
 
 /* fork.c: "<prefix>-<number>". BAD_CONFIG, field name_prefix: it is too long. */
 KELPIE_CHECKED enum kelpie_status vm_child_name(const char *prefix, size_t number,

@@ -8,10 +8,10 @@
 
 /* Of disks, and what belongs to them, the first. */
 static const char *const role_names[CONTROL_ROLE_COUNT] = {
-    [CONTROL_ROLE_KERNEL] = "kernel",   [CONTROL_ROLE_INITRAMFS] = "initramfs",
-    [CONTROL_ROLE_STATE] = "state",     [CONTROL_ROLE_MEMORY] = "memory",
-    [CONTROL_ROLE_DISK_0] = "disk",     [CONTROL_ROLE_OVERLAY_0] = "overlay",
-    [CONTROL_ROLE_BITMAP_0] = "bitmap",
+    [CONTROL_ROLE_KERNEL] = "kernel",     [CONTROL_ROLE_INITRAMFS] = "initramfs",
+    [CONTROL_ROLE_STATE] = "state",       [CONTROL_ROLE_MEMORY] = "memory",
+    [CONTROL_ROLE_NETWORK] = "network",   [CONTROL_ROLE_DISK_0] = "disk",
+    [CONTROL_ROLE_OVERLAY_0] = "overlay", [CONTROL_ROLE_BITMAP_0] = "bitmap",
 };
 
 enum control_role control_role_of_disk(enum control_role first, size_t index) {
@@ -61,6 +61,7 @@ void control_encode_machine(struct cursor_writer *writer, enum control_type type
                             const struct control_machine *machine) {
     ASSERT(type == CONTROL_PREPARE || type == CONTROL_BOOT || type == CONTROL_LOAD);
     ASSERT(machine->disk_count <= KELPIE_DISK_COUNT_MAX);
+    ASSERT((unsigned)machine->network < CONTROL_NETWORK_COUNT);
     begin(writer, type);
     cursor_write_u32(writer, machine->vcpu_count);
     cursor_write_u32(writer, machine->memory_mib);
@@ -70,6 +71,8 @@ void control_encode_machine(struct cursor_writer *writer, enum control_type type
         cursor_write_u8(writer, machine->disk_read_only[i]);
     }
     cursor_write_u8(writer, machine->run);
+    cursor_write_u8(writer, (uint8_t)machine->network);
+    cursor_write_bytes(writer, machine->mac, sizeof(machine->mac));
     cursor_write_bytes(writer, machine->generation, sizeof(machine->generation));
     cursor_write_string(writer, machine->command_line);
     end(writer);
@@ -89,17 +92,22 @@ bool control_decode_machine(const void *payload, size_t size, struct control_mac
         ret->disk_read_only[i] = cursor_read_u8(&reader) != 0;
     }
     ret->run = cursor_read_u8(&reader) != 0;
+    uint8_t network = cursor_read_u8(&reader);
+    ret->network = (enum control_network)network;
+    const uint8_t *mac = cursor_read_bytes(&reader, sizeof(ret->mac));
     const uint8_t *generation = cursor_read_bytes(&reader, sizeof(ret->generation));
     const char *line = cursor_read_string(&reader, CONTROL_COMMAND_LINE_SIZE_MAX);
-    if (!generation || !line || !cursor_reader_finished(&reader)) {
+    if (!mac || !generation || !line || !cursor_reader_finished(&reader)) {
         return false;
     }
+    memcpy(ret->mac, mac, sizeof(ret->mac));
     memcpy(ret->generation, generation, sizeof(ret->generation));
     snprintf(ret->command_line, sizeof(ret->command_line), "%s", line);
     return ret->vcpu_count >= KELPIE_VCPU_COUNT_MIN && ret->vcpu_count <= KELPIE_VCPU_COUNT_MAX &&
            ret->memory_mib >= 1 && ret->memory_mib <= KELPIE_MEMORY_MIB_MAX &&
            ret->channel_port > 0 && ret->channel_port < CONTROL_CHANNEL_PORT_END &&
-           ret->disk_count <= KELPIE_DISK_COUNT_MAX;
+           ret->disk_count <= KELPIE_DISK_COUNT_MAX && network < CONTROL_NETWORK_COUNT &&
+           (network == CONTROL_NETWORK_NONE || mac_is_host(ret->mac));
 }
 
 void control_encode_fd(struct cursor_writer *writer, enum control_role role) {

@@ -32,6 +32,7 @@
 
 #include "base/cursor.h"
 #include "base/error.h"
+#include "base/mac.h"
 
 #define CONTROL_HEADER_SIZE 8
 #define CONTROL_MESSAGE_SIZE_MAX 8192
@@ -72,6 +73,7 @@ enum control_role {
     CONTROL_ROLE_INITRAMFS,
     CONTROL_ROLE_STATE,
     CONTROL_ROLE_MEMORY,
+    CONTROL_ROLE_NETWORK, /* a tap, or a stream socket */
     CONTROL_ROLE_DISK_0,
     CONTROL_ROLE_OVERLAY_0 = CONTROL_ROLE_DISK_0 + KELPIE_DISK_COUNT_MAX,
     CONTROL_ROLE_BITMAP_0 = CONTROL_ROLE_OVERLAY_0 + KELPIE_DISK_COUNT_MAX,
@@ -84,6 +86,13 @@ enum control_role control_role_of_disk(enum control_role first, size_t index);
 /* "kernel", … Never NULL. */
 const char *control_role_name(enum control_role role);
 
+enum control_network {
+    CONTROL_NETWORK_NONE = 0,
+    CONTROL_NETWORK_TAP,
+    CONTROL_NETWORK_STREAM,
+    CONTROL_NETWORK_COUNT
+};
+
 /* PREPARE (vcpu_count and memory_mib alone), BOOT and LOAD. */
 struct control_machine {
     uint32_t vcpu_count;
@@ -91,7 +100,10 @@ struct control_machine {
     uint32_t channel_port; /* the host's vsock port of the channel */
     uint32_t disk_count;
     bool disk_read_only[KELPIE_DISK_COUNT_MAX];
-    bool run;                                    /* LOAD: let the vCPUs run at once */
+    bool run; /* LOAD: let the vCPUs run at once */
+    enum control_network network;
+    uint8_t
+        mac[MAC_SIZE]; /* of a network; a load keeps the saved one, which the guest's driver has */
     uint8_t generation[CONTROL_GENERATION_SIZE]; /* VMGenID: new for each boot and load */
     char command_line[CONTROL_COMMAND_LINE_SIZE_MAX + 1];
 };

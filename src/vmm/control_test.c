@@ -20,6 +20,8 @@ static const struct control_machine machine = {
     .disk_count = 2,
     .disk_read_only = {false, true},
     .run = true,
+    .network = CONTROL_NETWORK_STREAM,
+    .mac = {2, 1, 2, 3, 4, 5},
     .generation = "0123456789abcde",
     .command_line = "console=ttyS0",
 };
@@ -43,6 +45,8 @@ static void test_messages_survive(void **state) {
     assert_int_equal(back.memory_mib, 512);
     assert_true(back.run);
     assert_true(!back.disk_read_only[0] && back.disk_read_only[1]);
+    assert_int_equal(back.network, CONTROL_NETWORK_STREAM);
+    assert_memory_equal(back.mac, machine.mac, MAC_SIZE);
     assert_memory_equal(back.generation, machine.generation, CONTROL_GENERATION_SIZE);
     assert_string_equal(back.command_line, machine.command_line);
 
@@ -80,6 +84,19 @@ static void hazard_d1_what_is_no_message_is_refused(void **state) {
     }
     assert_false(control_decode_machine(bytes + CONTROL_HEADER_SIZE, size + 1, &back));
     bytes[CONTROL_HEADER_SIZE] = 33; /* vCPUs */
+    assert_false(control_decode_machine(bytes + CONTROL_HEADER_SIZE, size, &back));
+    bytes[CONTROL_HEADER_SIZE] = 3;
+    assert_true(control_decode_machine(bytes + CONTROL_HEADER_SIZE, size, &back));
+    struct control_machine wrong = machine;
+    wrong.mac[0] |= 1; /* a group's */
+    writer = cursor_writer_init(bytes, sizeof(bytes));
+    control_encode_machine(&writer, CONTROL_BOOT, &wrong);
+    assert_false(control_decode_machine(bytes + CONTROL_HEADER_SIZE, size, &back));
+    const size_t network_at = CONTROL_HEADER_SIZE + 16 + KELPIE_DISK_COUNT_MAX;
+    assert_int_equal(bytes[network_at], CONTROL_NETWORK_STREAM);
+    bytes[network_at] = CONTROL_NETWORK_NONE;
+    assert_true(control_decode_machine(bytes + CONTROL_HEADER_SIZE, size, &back));
+    bytes[network_at] = CONTROL_NETWORK_COUNT;
     assert_false(control_decode_machine(bytes + CONTROL_HEADER_SIZE, size, &back));
     static const uint8_t too_long[CONTROL_HEADER_SIZE] = {0xff, 0xff, 0, 0, 1};
     static const uint8_t no_type[CONTROL_HEADER_SIZE] = {0, 0, 0, 0, CONTROL_ORDER_END};

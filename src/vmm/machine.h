@@ -11,8 +11,8 @@
  * The guest's kicks of queues come as event descriptors (ioeventfd), so that a vCPU does not leave the guest for them;
  * interrupts go the other way (irqfd).
  *
- * What the machine has, in the order of its windows: vsock, entropy, balloon, disks. The order is part of the
- * saved state.
+ * What the machine has, in the order of its windows: vsock, entropy, balloon, the network if there is one, disks. The order is
+ * part of the saved state.
  *
  * The end. A guest that powers off, resets or crashes, and a vCPU that cannot go on, end the machine: the first
  * reason is kept (vcpu_threads_result), and the I/O loop stops.
@@ -30,6 +30,7 @@
 #include "vmm/device/virtio_balloon.h"
 #include "vmm/device/virtio_blk.h"
 #include "vmm/device/virtio_mmio.h"
+#include "vmm/device/virtio_net.h"
 #include "vmm/device/virtio_rng.h"
 #include "vmm/device/virtio_vsock.h"
 #include "vmm/state/state.h"
@@ -71,6 +72,7 @@ struct machine {
     struct virtio_vsock vsock;
     struct virtio_rng rng;
     struct virtio_balloon balloon;
+    struct virtio_net network;
     struct virtio_blk disks[VMM_DISK_COUNT_MAX];
     struct virtio_mmio transports[VMM_MMIO_DEVICE_COUNT_MAX];
     size_t transport_count;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* The machine's lines and devices, and what the guest does with them. */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -170,6 +171,29 @@ static enum kelpie_status take_disk(struct machine_files *files, size_t index,
     return KELPIE_OK;
 }
 
+/* The device and the loop never wait for the descriptor. */
+static enum kelpie_status add_network(struct machine *machine, struct machine_files *files,
+                                      struct kelpie_error *err) {
+    const struct control_machine *config = &machine->config;
+    ASSERT(config->network != CONTROL_NETWORK_NONE);
+    static_assert(VIRTIO_NET_MAC_SIZE == MAC_SIZE, "one size");
+    struct device_irq irq;
+    TRY(machine_file_check(files, CONTROL_ROLE_NETWORK, err));
+    struct virtio_net_options options = {
+        .backend = config->network == CONTROL_NETWORK_TAP ? VIRTIO_NET_TAP : VIRTIO_NET_STREAM,
+        .fd = machine_file_take(files, CONTROL_ROLE_NETWORK),
+    };
+    memcpy(options.mac, config->mac, sizeof(options.mac));
+    int flags = fcntl(options.fd, F_GETFL);
+    if (flags < 0 || fcntl(options.fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+        return error_set_os(err, errno, "cannot use the network's descriptor");
+    }
+    TRY(next_line(machine, &irq, err));
+    TRY(virtio_net_init(&machine->network, &options, &machine->memory, irq, &machine->io, err));
+    ASSERT(machine->network.link_up);
+    return add_virtio(machine, &machine->network.device, err);
+}
+
 static enum kelpie_status add_disk(struct machine *machine, size_t index,
                                    struct machine_files *files, struct kelpie_error *err) {
     ASSERT(index < VMM_DISK_COUNT_MAX);
@@ -224,6 +248,9 @@ enum kelpie_status machine_add_files(struct machine *machine, struct machine_fil
                                      struct kelpie_error *err) {
     ASSERT(machine->config.disk_count <= VMM_DISK_COUNT_MAX);
     ASSERT(machine->transport_count > 0);
+    if (machine->config.network != CONTROL_NETWORK_NONE) {
+        TRY(add_network(machine, files, err));
+    }
     for (size_t i = 0; i < machine->config.disk_count; i++) {
         TRY(add_disk(machine, i, files, err));
     }

@@ -108,6 +108,7 @@ extern const struct group group_files;
 extern const struct group group_snapshot;
 extern const struct group group_disks;
 extern const struct group group_fork;
+extern const struct group group_network;
 extern const struct group group_heavy;
 
 /* Runs this program anew with these arguments and returns its exit code. */

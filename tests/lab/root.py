@@ -25,6 +25,7 @@ MODULE_INDEXES = ('modules.order', 'modules.builtin')
 QEMU = 'qemu-system-x86_64'
 FIRMWARE = ('bios-microvm.bin', 'linuxboot_dma.bin', 'kvmvapic.bin', 'pvh.bin', 'bios-256k.bin')
 TOOLS = ('mkfs.ext4',)
+PASST = ('passt', 'passt.avx2')  # the second is what the first becomes, where the processor has AVX2
 FOLDERS = ('dev', 'proc', 'sys', 'tmp', 'run', 'root', 'var/tmp', 'sbin', 'usr/sbin')
 CACHE = 'var/cache'  # $XDG_CACHE_HOME in the lab
 
@@ -206,6 +207,13 @@ def add_qemu(archive):
             file = pathlib.Path(folder) / name
             if file.is_file():
                 archive.add_file(file, f'usr/share/qemu/{name}')
+
+
+def add_passt(archive):
+    folder = pathlib.Path(find_program('passt', 'passt')).resolve().parent
+    for name in PASST:
+        if (folder / name).is_file():
+            archive.add_file(folder / name, f'usr/bin/{name}')
 
 
 def add_system(archive):

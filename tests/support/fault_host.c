@@ -326,6 +326,12 @@ static enum kelpie_status fault_file_truncate(struct host *host, int fd, uint64_
     return host_file_truncate(inner_of(host), fd, size, err);
 }
 
+static enum kelpie_status fault_tap_open(struct host *host, const char *name, int *ret_fd,
+                                         struct kelpie_error *err) {
+    TRY(fault_enter(host, "tap_open", err));
+    return host_tap_open(inner_of(host), name, ret_fd, err);
+}
+
 static enum kelpie_status fault_kvm_probe(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
                                           struct kelpie_error *err) {
     TRY(fault_enter(host, "kvm_probe", err));
@@ -683,6 +689,7 @@ static const struct host_ops fault_ops = {
     .file_sync = fault_file_sync,
     .file_link = fault_file_link,
     .kvm_probe = fault_kvm_probe,
+    .tap_open = fault_tap_open,
     .file_next_data = fault_file_next_data,
     .file_lock = fault_file_lock,
     .file_map = fault_file_map,

@@ -206,7 +206,7 @@ const struct backend_ops backend_kvm_ops = {
     .description = "Kelpie's own monitor on KVM",
     .capabilities = KELPIE_CAN_EXEC | KELPIE_CAN_COPY | KELPIE_CAN_PAUSE |
                     KELPIE_CAN_SUSPEND_SNAPSHOT | KELPIE_CAN_TELEPORT_SNAPSHOT | KELPIE_CAN_DISKS |
-                    KELPIE_CAN_TTY | KELPIE_CAN_FORK,
+                    KELPIE_CAN_TTY | KELPIE_CAN_FORK | KELPIE_CAN_NETWORK,
     .in_auto = true,
     .probe = kvm_probe,
     .create = kvm_create,

@@ -53,7 +53,8 @@ void kvm_instance_check(const struct backend_instance *instance);
 
 /* ---- kvm_process.c ---------------------------------------------------------------------------- */
 
-/* Starts kelpie-vmm, which waits for its first order, unless one is prepared. On failure nothing runs. */
+/* Starts kelpie-vmm, which waits for its first order, and the config's network, unless they are prepared. After a failure,
+ * kvm_process_take_down() gives back what is left. */
 KELPIE_CHECKED enum kelpie_status kvm_process_start(struct backend_instance *instance,
                                                     struct kelpie_error *err);
 

@@ -199,6 +199,23 @@ static enum kelpie_status pass_disk(struct backend_instance *instance, size_t in
     return KELPIE_OK;
 }
 
+/* What was started when the machine was begun (kvm_process_start). */
+static enum kelpie_status pass_network(struct backend_instance *instance,
+                                       struct control_machine *machine,
+                                       const struct host_wait *wait, struct kelpie_error *err) {
+    struct monitor_network *network = &instance->monitor.network;
+    const struct kelpie_config *config = instance->config;
+    kvm_instance_check(instance);
+    ASSERT(config->network);
+    machine->network =
+        config->network->kind == KELPIE_NETWORK_TAP ? CONTROL_NETWORK_TAP : CONTROL_NETWORK_STREAM;
+    monitor_network_mac(config, machine->mac);
+    TRY(monitor_network_await(network, wait, err));
+    TRY(kvm_pass(instance, CONTROL_ROLE_NETWORK, network->fd, err));
+    monitor_network_handed_over(network);
+    return KELPIE_OK;
+}
+
 enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum control_type type,
                                      bool run, const struct host_wait *wait,
                                      struct kelpie_error *err) {
@@ -212,6 +229,9 @@ enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum con
         .disk_count = (uint32_t)config->disk_count,
         .run = run,
     };
+    if (config->network && type != CONTROL_PREPARE) {
+        TRY(pass_network(instance, &machine, wait, err));
+    }
     for (size_t i = 0; i < config->disk_count; i++) {
         machine.disk_read_only[i] = instance->disks.disks[i].read_only;
         if (type != CONTROL_PREPARE) {

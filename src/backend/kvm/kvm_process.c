@@ -66,6 +66,7 @@ enum kelpie_status kvm_process_start(struct backend_instance *instance, struct k
         instance->prepared = false;
         return KELPIE_OK;
     }
+    TRY(monitor_network_open(&instance->monitor.network, err)); /* it comes up meanwhile */
     AUTO_FD struct host_fd kvm = {instance->host, HOST_FD_NONE};
     TRY(host_file_open(instance->host, KVM_DEVICE, HOST_OPEN_READ | HOST_OPEN_WRITE, 0, &kvm.fd,
                        err));

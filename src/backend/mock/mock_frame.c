@@ -370,6 +370,7 @@ bool mock_guest_frame(struct mock_guest *guest, const struct protocol_frame *fra
         return on_thaw(guest, frame);
     case PROTOCOL_POWER_OFF:
         return on_power_off(guest, frame);
+    case PROTOCOL_NETWORK: /* it has none */
     case PROTOCOL_HELLO_ACK:
     case PROTOCOL_PONG:
     case PROTOCOL_SETUP_DONE:

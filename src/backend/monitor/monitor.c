@@ -26,6 +26,7 @@ enum kelpie_status monitor_init(struct monitor *monitor, struct host *host,
         .console_fd = HOST_FD_NONE,
         .stderr_fd = HOST_FD_NONE,
     };
+    monitor_network_init(&monitor->network, host, config);
     TRY(host_mutex_create(host, &monitor->lock, err));
     return monitor_console_init(&monitor->console, host, config->console_log,
                                 config->console_bytes_max, err);
@@ -212,8 +213,21 @@ enum kelpie_status monitor_explain(struct monitor *monitor, const char *reason,
 
 /* ---- Ending ----------------------------------------------------------------------------------- */
 
+/* Not under the lock while it waits: only operations open and close it. */
+static void close_network(struct monitor *monitor) {
+    monitor_check(monitor);
+    host_mutex_lock(monitor->lock);
+    struct monitor_network network = monitor->network;
+    monitor->network.process = NULL;
+    monitor->network.fd = monitor->network.stderr_fd = HOST_FD_NONE;
+    host_mutex_unlock(monitor->lock);
+    monitor_network_close(&network);
+    ASSERT(!monitor->network.process);
+}
+
 void monitor_take_down(struct monitor *monitor, const char *reason) {
     monitor_check(monitor);
+    close_network(monitor);
     if (!monitor->process) {
         return;
     }
@@ -291,7 +305,7 @@ size_t monitor_service_fds(struct monitor *monitor, int *fds, size_t capacity) {
     monitor_check(monitor);
     ASSERT(fds || capacity == 0);
     host_mutex_lock(monitor->lock);
-    const int wanted[] = {monitor->console_fd, monitor->stderr_fd};
+    const int wanted[] = {monitor->console_fd, monitor->stderr_fd, monitor->network.stderr_fd};
     host_mutex_unlock(monitor->lock);
     size_t count = 0;
     for (size_t i = 0; i < ARRAY_SIZE(wanted) && count < capacity; i++) {
@@ -308,14 +322,17 @@ bool monitor_service(struct monitor *monitor, int fd) {
     host_mutex_lock(monitor->lock);
     bool console = fd == monitor->console_fd;
     bool words = fd == monitor->stderr_fd;
+    bool network = fd == monitor->network.stderr_fd;
     if (console && !monitor_console_drain(&monitor->console, fd)) {
         host_close(monitor->host, monitor->console_fd);
         monitor->console_fd = HOST_FD_NONE;
     } else if (words) {
         monitor_drain_stderr(monitor);
+    } else if (network) {
+        monitor_network_drain(&monitor->network);
     }
     host_mutex_unlock(monitor->lock);
-    return console || words;
+    return console || words || network;
 }
 
 size_t monitor_console(struct monitor *monitor, void *buffer, size_t size) {

@@ -20,6 +20,7 @@
 #include "backend/backend.h"
 #include "backend/monitor/monitor_console.h"
 #include "backend/monitor/monitor_limits.h"
+#include "backend/monitor/monitor_network.h"
 
 /* The numbers of the descriptors in the child. A backend's own come from MONITOR_CHILD_NEXT on. */
 enum monitor_child_fd {
@@ -34,6 +35,8 @@ struct monitor {
     const char *name; /* of the program, for messages: "QEMU" */
     struct host_mutex *lock;
     struct monitor_console console;
+    struct monitor_network
+        network; /* opened by the backend before the launch; closed by take_down */
     char last_exit
         [MONITOR_EXIT_TEXT_SIZE]; /* how the one ended that was taken down last; or empty */
 

@@ -84,6 +84,19 @@ static void add_machine(struct qemu_command *command, const struct qemu_descript
         description->memory_private ? "off" : "on");
 }
 
+/* A PCI card's boot ROM is left out: nobody boots from it. */
+static void add_network(struct qemu_command *command, const struct qemu_description *description,
+                        const char *bus) {
+    ASSERT(description->network_fd > 2);
+    ASSERT(description->mac[0] != 0);
+    add(command, "-netdev");
+    add(command, "%s,id=net,fd=%d%s", description->network_is_tap ? "tap" : "socket",
+        description->network_fd, description->network_is_tap ? ",vhost=off" : "");
+    add(command, "-device");
+    add(command, "virtio-net-%s,netdev=net,mac=%s%s", bus, description->mac,
+        description->machine == QEMU_MACHINE_MICROVM ? "" : ",romfile=");
+}
+
 static void add_devices(struct qemu_command *command, const struct qemu_description *description) {
     ASSERT(description->qmp_fd > 2 && description->channel_fd > 2 && description->console_fd > 2);
     ASSERT(description->qmp_fd != description->channel_fd);
@@ -107,6 +120,9 @@ static void add_devices(struct qemu_command *command, const struct qemu_descript
     add(command, "rng-builtin,id=rng");
     add(command, "-device");
     add(command, "virtio-rng-%s,rng=rng", bus);
+    if (description->network_fd != 0) {
+        add_network(command, description, bus);
+    }
     for (size_t i = 0; i < description->disk_count; i++) {
         const struct qemu_command_disk *disk = &description->disks[i];
         /* Always raw: a format is never guessed from bytes that a guest wrote. */

@@ -11,6 +11,7 @@
 
 #include "backend/qemu/qemu_limits.h"
 #include "base/error.h"
+#include "base/mac.h"
 
 enum qemu_machine {
     QEMU_MACHINE_MICROVM = 0, /* virtio-mmio, no PCI, no firmware to speak of */
@@ -53,6 +54,9 @@ struct qemu_description {
     int memory_fd;
     bool memory_private; /* the file is a bundle's: writes stay in QEMU */
     bool incoming;       /* wait for a saved state instead of booting */
+    int network_fd;      /* 0: it has none */
+    bool network_is_tap;
+    char mac[MAC_TEXT_SIZE];
     struct qemu_command_disk disks[KELPIE_DISK_COUNT_MAX];
     size_t disk_count;
 };

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -203,6 +204,24 @@ static void hazard_a16_disks_are_raw_always(void **state) {
     free(command);
 }
 
+static void network_is_an_inherited_descriptor(void **state) {
+    (void)state;
+    struct qemu_description description = plain();
+    description.network_fd = 9;
+    snprintf(description.mac, sizeof(description.mac), "02:00:00:00:00:07");
+    struct qemu_command *command = build(&description);
+    assert_string_equal(value_of(command, "-netdev", 0), "socket,id=net,fd=9");
+    assert_int_equal(count_of(command, "virtio-net-device,netdev=net,mac=02:00:00:00:00:07"), 1);
+    free(command);
+    description.machine = QEMU_MACHINE_Q35;
+    description.network_is_tap = true;
+    command = build(&description);
+    assert_string_equal(value_of(command, "-netdev", 0), "tap,id=net,fd=9,vhost=off");
+    assert_int_equal(count_of(command, "virtio-net-pci,netdev=net,mac=02:00:00:00:00:07,romfile="),
+                     1);
+    free(command);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(machine_is_as_described),
@@ -215,6 +234,7 @@ int main(void) {
         cmocka_unit_test(load_maps_the_memory_privately),
         cmocka_unit_test(hazard_a15_read_only_is_enforced_by_qemu),
         cmocka_unit_test(hazard_a16_disks_are_raw_always),
+        cmocka_unit_test(network_is_an_inherited_descriptor),
     };
     return cmocka_run_group_tests_name("qemu_command", tests, NULL, NULL);
 }

@@ -53,7 +53,7 @@ void qemu_instance_check(const struct backend_instance *instance);
 /* ---- qemu_process.c --------------------------------------------------------------------------- */
 
 /* Starts QEMU with instance->disks and waits until it takes commands; no vCPU runs. On failure
- * nothing runs. Errors: BOOT_FAILED (with QEMU's last words), BACKEND_MISSING, TIMED_OUT, CANCELLED, … */
+ * no QEMU runs, and qemu_process_take_down() gives back the rest. Errors: BOOT_FAILED (with QEMU's last words), BACKEND_MISSING, TIMED_OUT, CANCELLED, … */
 KELPIE_CHECKED enum kelpie_status qemu_process_start(struct backend_instance *instance,
                                                      const struct qemu_process_spec *spec,
                                                      const struct host_wait *wait,

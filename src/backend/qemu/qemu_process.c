@@ -19,6 +19,7 @@ void qemu_instance_check(const struct backend_instance *instance) {
 enum child_fd {
     CHILD_QMP = MONITOR_CHILD_NEXT,
     CHILD_MEMORY,
+    CHILD_NETWORK,
     CHILD_DISK_0,
     CHILD_END = CHILD_DISK_0 + KELPIE_DISK_COUNT_MAX
 };
@@ -100,6 +101,11 @@ static struct qemu_description describe(const struct backend_instance *instance,
         .disk_count = config->disk_count,
     };
     ASSERT(config->disk_count <= KELPIE_DISK_COUNT_MAX);
+    if (config->network) {
+        description.network_fd = CHILD_NETWORK;
+        description.network_is_tap = config->network->kind == KELPIE_NETWORK_TAP;
+        snprintf(description.mac, sizeof(description.mac), "%s", config->network->mac);
+    }
     for (size_t i = 0; i < config->disk_count; i++) {
         description.disks[i].fd = CHILD_DISK_0 + (int)i;
         description.disks[i].read_only = instance->disks.disks[i].read_only;
@@ -122,7 +128,11 @@ static enum kelpie_status spawn(struct backend_instance *instance,
         {.child_fd = CHILD_QMP, .fd = qmp_fd},
         {.child_fd = CHILD_MEMORY, .fd = spec->memory_fd},
     };
-    size_t fd_count = CHILD_DISK_0 - MONITOR_CHILD_NEXT;
+    size_t fd_count = CHILD_NETWORK - MONITOR_CHILD_NEXT;
+    if (description.network_fd != 0) {
+        fds[fd_count++] = (struct host_process_fd){.child_fd = description.network_fd,
+                                                   .fd = instance->monitor.network.fd};
+    }
     for (size_t i = 0; i < description.disk_count; i++) {
         ASSERT(instance->disks.disks[i].fd != HOST_FD_NONE);
         fds[fd_count].child_fd = description.disks[i].fd;
@@ -131,6 +141,9 @@ static enum kelpie_status spawn(struct backend_instance *instance,
     }
     const struct monitor_launch launch = {.argv = command->argv, .fds = fds, .fd_count = fd_count};
     enum kelpie_status status = monitor_launch(&instance->monitor, &launch, err);
+    if (status == KELPIE_OK) {
+        monitor_network_handed_over(&instance->monitor.network);
+    }
     if (status == KELPIE_NOT_FOUND) {
         return error_wrap(err, KELPIE_BACKEND_MISSING,
                           "QEMU is gone; install it (" QEMU_INSTALL_HINT ")");
@@ -203,6 +216,8 @@ enum kelpie_status qemu_process_start(struct backend_instance *instance,
     ASSERT(!instance->monitor.process);
     ASSERT(spec->memory_fd != HOST_FD_NONE);
     for (;;) {
+        TRY(monitor_network_open(&instance->monitor.network, err));
+        TRY(monitor_network_await(&instance->monitor.network, wait, err));
         TRY(launch(instance, spec, err));
         enum kelpie_status status = qmp_greet(instance->qmp, wait, err);
         if (status == KELPIE_OK) {
