@@ -18,6 +18,7 @@
 #include "base/assert.h"
 #include "by_hand.h"
 #include "kvm_restore.h"
+#include "kvm_snapshot.h"
 #include "series.h"
 
 #define MEMORY_MIB 256
@@ -257,6 +258,7 @@ static void measure_kvm(struct bench *bench, const char *program, size_t runs) {
     char floor[4096];
     snprintf(floor, sizeof(floor), "%.*s/floor", (int)(strrchr(program, '/') - program), program);
     kvm_restore_measure(bench->host, floor, &bench->report, runs * KVM_RUNS_FACTOR);
+    kvm_snapshot_measure(bench->host, bench->dir, &bench->report, runs * KVM_RUNS_FACTOR);
 }
 
 int main(int argc, char **argv) {

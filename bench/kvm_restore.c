@@ -25,7 +25,7 @@ static void make_snapshot(struct rig *rig, struct saved *saved) {
     rig_pass(rig, CONTROL_ROLE_STATE, saved->state_fd);
     rig_pass(rig, CONTROL_ROLE_MEMORY, saved->memory_fd);
     rig_order(rig, CONTROL_SAVE);
-    kvm_process_take_down(rig->instance);
+    rig_end(rig);
 }
 
 static void restore_once(struct rig *rig, const struct saved *saved, struct series *series) {
@@ -39,7 +39,7 @@ static void restore_once(struct rig *rig, const struct saved *saved, struct seri
     rig_order(rig, CONTROL_RESUME);
     rig_await_console(rig);
     series_put(series, rig_ms_since(rig, start_ns));
-    kvm_process_take_down(rig->instance);
+    rig_end(rig);
 }
 
 /* The other program gets /dev/kvm and the memory's file, and writes a byte when its guest has made an exit. */

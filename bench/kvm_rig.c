@@ -71,7 +71,8 @@ bool rig_open(struct rig *rig, struct host *host, uint32_t memory_mib) {
     *rig = (struct rig){.host = host,
                         .config = {.vcpu_count = 1,
                                    .memory_mib = memory_mib,
-                                   .console_bytes_max = KELPIE_CONSOLE_BYTES_DEFAULT}};
+                                   .console_bytes_max = KELPIE_CONSOLE_BYTES_DEFAULT},
+                        .memory_fd = HOST_FD_NONE};
     if (host_path_stat(host, KVM_DEVICE, &info, &err) != KELPIE_OK) {
         fprintf(stderr, "bench: kelpie-vmm is not measured: %s\n", err.message);
         return false;
@@ -87,6 +88,13 @@ bool rig_open(struct rig *rig, struct host *host, uint32_t memory_mib) {
               "monitor", &err);
     rig->instance = instance;
     return true;
+}
+
+void rig_end(struct rig *rig) {
+    ASSERT(rig->instance);
+    kvm_process_take_down(rig->instance);
+    host_close(rig->host, rig->memory_fd);
+    rig->memory_fd = HOST_FD_NONE;
 }
 
 void rig_close(struct rig *rig) {
@@ -139,7 +147,8 @@ void rig_boot(struct rig *rig, const struct rig_payload *payload) {
     rig_check(kvm_process_start(rig->instance, &err), "start", &err);
     rig_give(rig, CONTROL_ROLE_KERNEL, make_kernel(rig, payload));
     rig_give(rig, CONTROL_ROLE_INITRAMFS, rig_file(rig, "none", 4));
-    rig_give(rig, CONTROL_ROLE_MEMORY, rig_empty_memory(rig));
+    rig->memory_fd = rig_empty_memory(rig);
+    rig_pass(rig, CONTROL_ROLE_MEMORY, rig->memory_fd);
     rig_check(kvm_order_machine(rig->instance, CONTROL_BOOT, &wait, &err), "boot", &err);
     rig_await_console(rig);
 }

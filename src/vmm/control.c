@@ -12,8 +12,20 @@ static const char *const role_names[] = {
     [CONTROL_ROLE_DISK_0] = "disk",
 };
 
+static bool is_one_of(enum control_role role, int first, int count) {
+    ASSERT(first >= 0);
+    ASSERT(count > 0);
+    return (int)role >= first && (int)role < first + count;
+}
+
 const char *control_role_name(enum control_role role) {
     ASSERT((unsigned)role < CONTROL_ROLE_COUNT);
+    if (is_one_of(role, CONTROL_ROLE_LAYER_0, CONTROL_LAYER_COUNT_MAX)) {
+        return "diff's memory";
+    }
+    if (is_one_of(role, CONTROL_ROLE_PAGES_0, CONTROL_LAYER_COUNT_MAX)) {
+        return "diff's pages";
+    }
     const char *name = role_names[role < CONTROL_ROLE_DISK_0 ? role : CONTROL_ROLE_DISK_0];
     ASSERT(name);
     return name;
