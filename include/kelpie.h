@@ -498,6 +498,78 @@ kelpie_snapshot_inspect(const char *directory, struct kelpie_snapshot *ret_snaps
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_snapshot_verify(const char *directory,
                                                                     struct kelpie_error *err);
 
+/* ---- Forks and pools -------------------------------------------------------------------------- */
+
+#define KELPIE_FORK_COUNT_MAX 1024
+#define KELPIE_POOL_SIZE_MAX 256
+#define KELPIE_POOL_SIZE_DEFAULT 4
+
+struct kelpie_fork_options {
+    const char *name_prefix; /* children are <prefix>-1, <prefix>-2, …; NULL: the parent's name */
+    const struct kelpie_config
+        *config;           /* as for kelpie_vm_create_from_snapshot(), but for the name; NULL: the
+                                         * parent's timeouts */
+    bool paused;           /* leave the children paused */
+    bool allow_incomplete; /* as in kelpie_restore_options */
+    uint32_t timeout_ms;   /* of the parent's part, and of each child's;
+                                         * 0: KELPIE_BOOT_TIMEOUT_MS_DEFAULT */
+    uint64_t reserved[8];
+};
+
+/* What became of one child. */
+struct kelpie_fork_child {
+    struct kelpie_vm
+        *vm; /* running, or paused; the caller's. NULL: it failed, and `error` says why */
+    struct kelpie_error error;
+};
+
+/*
+ * Makes `count` (1 to KELPIE_FORK_COUNT_MAX) VMs that go on from where this one is. A running parent stands still for
+ * the moment that it takes to write down its devices, and then goes on; a paused one stays paused. Children share
+ * the parent's memory until one of them writes to it. Each is a process of its own, with an id, disks and a restore
+ * report of its own, and with fresh entropy, clock, hostname and machine-id before any user code runs in it.
+ * OK: every element of children[count] is filled in; look at each. On failure none is.
+ * Errors: BAD_CONFIG, WRONG_STATE, UNSUPPORTED, SNAPSHOT_FAILED, CRASHED, NO_MEMORY.
+ */
+KELPIE_API KELPIE_CHECKED enum kelpie_status
+kelpie_vm_fork(struct kelpie_vm *vm, const struct kelpie_fork_options *options, size_t count,
+               struct kelpie_fork_child *children, struct kelpie_error *err);
+
+/* The same from a bundle: `count` VMs restored from it, which share its memory file's pages. Errors: BAD_CONFIG, NOT_FOUND,
+ * SNAPSHOT_CORRUPT, SNAPSHOT_INCOMPATIBLE, NO_MEMORY. */
+KELPIE_API KELPIE_CHECKED enum kelpie_status
+kelpie_snapshot_fork(const char *directory, const struct kelpie_fork_options *options, size_t count,
+                     struct kelpie_fork_child *children, struct kelpie_error *err);
+
+/*
+ * A pool keeps a bundle open and machines prepared for it: processes with their processors made and their memory's
+ * place reserved, so that taking a VM costs little more than loading its state. A thread of the pool prepares another
+ * when one is taken. What cannot be prepared ahead (a backend without such a thing) is done when a VM is taken.
+ */
+struct kelpie_pool;
+
+struct kelpie_pool_options {
+    const char *name_prefix; /* VMs are <prefix>-1, <prefix>-2, …; NULL: the bundle's VM's name */
+    const struct kelpie_config
+        *config; /* as for kelpie_vm_create_from_snapshot(), but for the name */
+    size_t size; /* machines kept prepared; 0: KELPIE_POOL_SIZE_DEFAULT */
+    uint64_t reserved[8];
+};
+
+/* Returns when the first machine is prepared. Errors: as kelpie_vm_create_from_snapshot(). */
+KELPIE_API KELPIE_CHECKED enum kelpie_status
+kelpie_pool_create(const char *directory, const struct kelpie_pool_options *options,
+                   struct kelpie_pool **ret_pool, struct kelpie_error *err);
+
+/* A VM restored from the pool's bundle, the caller's to destroy; it may outlive the pool. From several threads at once.
+ * Errors: as kelpie_vm_restore(). */
+KELPIE_API KELPIE_CHECKED enum kelpie_status
+kelpie_pool_take(struct kelpie_pool *pool, const struct kelpie_restore_options *options,
+                 struct kelpie_vm **ret_vm, struct kelpie_error *err);
+
+/* Ends the prepared machines; VMs that were taken go on. NULL is allowed. */
+KELPIE_API void kelpie_pool_destroy(struct kelpie_pool *pool);
+
 /* ---- Backends --------------------------------------------------------------------------------- */
 
 #define KELPIE_BACKEND_COUNT_MAX 16

@@ -7,7 +7,7 @@
  * Calls. src/vm/ makes the calls of one instance one at a time, but for kill(), service() and the functions that
  * only return a descriptor, which another thread may call at any moment between create and destroy (kill while
  * an operation waits makes that operation return soon). Every call is bounded by its wait.
- *   create -> start | load -> (pause, resume, save)* -> stop | kill -> (start | load again) -> destroy
+ *   create -> start | [prepare ->] load -> (pause, resume, save)* -> stop | kill -> (start | load again) -> destroy
  * A failed start or load leaves the instance as after create. destroy is allowed at any time and leaves no process,
  * descriptor or file behind.
  *
@@ -35,7 +35,8 @@ struct backend_launch {
     const struct kelpie_config
         *config; /* valid, every default filled in, strings owned by the VM */
     const char *id;
-    int cancel_fd; /* the VM's cancel event: in every wait already */
+    int cancel_fd;   /* the VM's cancel event: in every wait already */
+    bool for_bundle; /* a load comes before any start: what only a boot needs is not looked for */
 };
 
 struct backend_ops {
@@ -55,6 +56,10 @@ struct backend_ops {
     enum kelpie_status (*start)(struct backend_instance *instance, const struct host_wait *wait,
                                 struct kelpie_error *err);
 
+    /* Does what can be done ahead of a load of this bundle. Optional, before that load; NULL: there is nothing. */
+    enum kelpie_status (*prepare)(struct backend_instance *instance, struct snapshot_reader *reader,
+                                  const struct host_wait *wait, struct kelpie_error *err);
+
     /* Loads a bundle: returns with the machine in memory and its vCPUs not running. Checks that the bundle fits
      * this backend, version, machine and host: SNAPSHOT_INCOMPATIBLE names what differs. */
     enum kelpie_status (*load)(struct backend_instance *instance, struct snapshot_reader *reader,
@@ -67,7 +72,8 @@ struct backend_ops {
                                  struct kelpie_error *err);
 
     /* Writes state, memory and disks into the writer's parts, and what a load must check into its manifest
-     * (backend_version, features, digests, disks). The vCPUs are stopped and stay so. */
+     * (backend_version, features, digests, disks). The vCPUs are stopped and stay so. A writer in memory is one for a
+     * fork: what it is given may be shared with the machine, as long as neither's writes reach the other. */
     enum kelpie_status (*save)(struct backend_instance *instance, enum kelpie_snapshot_kind kind,
                                struct snapshot_writer *writer, const struct host_wait *wait,
                                struct kelpie_error *err);

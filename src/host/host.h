@@ -324,6 +324,10 @@ KELPIE_CHECKED enum kelpie_status host_file_map(struct host *host, int fd, size_
                                                 struct kelpie_error *err);
 void host_file_unmap(struct host *host, struct host_memory_map *map);
 
+/* Another descriptor of the same file, for reading, with a position of its own. */
+KELPIE_CHECKED enum kelpie_status host_file_reopen(struct host *host, int fd, int *ret_fd,
+                                                   struct kelpie_error *err);
+
 /* A file of size zero bytes that lives in memory only (memfd). */
 KELPIE_CHECKED enum kelpie_status host_memory_file(struct host *host, const char *name,
                                                    uint64_t size, int *ret_fd,

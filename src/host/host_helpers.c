@@ -54,6 +54,17 @@ char *host_duplicate(struct host *host, const char *text, struct kelpie_error *e
     return copy;
 }
 
+/* ---- Descriptors ------------------------------------------------------------------------------ */
+
+enum kelpie_status host_file_reopen(struct host *host, int fd, int *ret_fd,
+                                    struct kelpie_error *err) {
+    char path[64];
+    ASSERT(fd != HOST_FD_NONE);
+    ASSERT(ret_fd);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return host_file_open(host, path, HOST_OPEN_READ, 0, ret_fd, err);
+}
+
 /* ---- Guards ----------------------------------------------------------------------------------- */
 
 void host_fd_cleanup(struct host_fd *fd) {

@@ -9,7 +9,7 @@
 
 struct snapshot_reader {
     struct host *host;
-    struct snapshot_path directory;
+    struct snapshot_path directory; /* empty: in memory */
     struct snapshot_manifest *manifest;
     struct snapshot_reader *parent; /* owned; NULL: this is no diff */
     int part_fds[SNAPSHOT_PART_COUNT];
@@ -108,18 +108,47 @@ static enum kelpie_status reader_fill(struct snapshot_reader *reader, const char
     return open_parts(reader, err);
 }
 
+static struct snapshot_reader *allocate(struct host *host, struct kelpie_error *err) {
+    ASSERT(host);
+    struct snapshot_reader *reader = host_allocate(host, sizeof(*reader), err);
+    if (reader) {
+        reader->host = host;
+        for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+            reader->part_fds[i] = HOST_FD_NONE;
+        }
+    }
+    ASSERT(!reader || !reader->manifest);
+    return reader;
+}
+
+enum kelpie_status snapshot_reader_of_parts(struct host *host, struct snapshot_manifest *manifest,
+                                            const int part_fds[SNAPSHOT_PART_COUNT],
+                                            struct snapshot_reader **ret_reader,
+                                            struct kelpie_error *err) {
+    ASSERT(manifest);
+    ASSERT(ret_reader);
+    struct snapshot_reader *reader = allocate(host, err);
+    if (!reader) {
+        for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+            host_close(host, part_fds[i]);
+        }
+        snapshot_manifest_destroy(manifest);
+        return KELPIE_NO_MEMORY;
+    }
+    memcpy(reader->part_fds, part_fds, sizeof(reader->part_fds));
+    reader->manifest = manifest;
+    *ret_reader = reader;
+    return KELPIE_OK;
+}
+
 /* One bundle, without its parents. */
 static enum kelpie_status open_one(struct host *host, const char *directory,
                                    struct snapshot_reader **ret_reader, struct kelpie_error *err) {
-    ASSERT(host);
+    ASSERT(directory);
     ASSERT(ret_reader);
-    struct snapshot_reader *reader = host_allocate(host, sizeof(*reader), err);
+    struct snapshot_reader *reader = allocate(host, err);
     if (!reader) {
         return KELPIE_NO_MEMORY;
-    }
-    reader->host = host;
-    for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
-        reader->part_fds[i] = HOST_FD_NONE;
     }
     enum kelpie_status status = reader_fill(reader, directory, err);
     if (status != KELPIE_OK) {
@@ -246,21 +275,17 @@ int snapshot_reader_part(const struct snapshot_reader *reader, enum snapshot_par
     return reader->part_fds[part];
 }
 
-enum kelpie_status snapshot_reader_part_path(const struct snapshot_reader *reader,
-                                             enum snapshot_part part, char *buffer, size_t size,
+enum kelpie_status snapshot_reader_part_open(const struct snapshot_reader *reader,
+                                             enum snapshot_part part, int *ret_fd,
                                              struct kelpie_error *err) {
-    struct snapshot_path path;
+    ASSERT(reader);
     ASSERT((unsigned)part < SNAPSHOT_PART_COUNT);
-    ASSERT(buffer);
-    TRY(snapshot_path_format(&path, err, "%s/%s", reader->directory.text,
-                             snapshot_part_name(part)));
-    size_t length = strlen(path.text);
-    if (length >= size) {
-        return error_set_field(err, KELPIE_BAD_CONFIG, "directory", "the path %.512s is too long",
-                               path.text);
+    ASSERT(ret_fd);
+    if (reader->part_fds[part] == HOST_FD_NONE) {
+        return error_set_field(err, KELPIE_NOT_FOUND, snapshot_part_name(part),
+                               "the bundle has no %s", snapshot_part_name(part));
     }
-    memcpy(buffer, path.text, length + 1);
-    return KELPIE_OK;
+    return host_file_reopen(reader->host, reader->part_fds[part], ret_fd, err);
 }
 
 enum kelpie_status snapshot_reader_verify(struct snapshot_reader *reader, enum snapshot_part part,
@@ -269,7 +294,7 @@ enum kelpie_status snapshot_reader_verify(struct snapshot_reader *reader, enum s
     ASSERT((unsigned)part < SNAPSHOT_PART_COUNT);
     const struct snapshot_part_info *info = &reader->manifest->parts[part];
     const char *name = snapshot_part_name(part);
-    if (!info->present) {
+    if (!info->present || reader->directory.text[0] == '\0') {
         return KELPIE_OK;
     }
     ASSERT(reader->part_fds[part] != HOST_FD_NONE);

@@ -11,6 +11,10 @@
  * not exist. destroy() before publish removes everything. A crash leaves a *.partial-* folder, never a
  * bundle; the next writer beside it removes those whose owner (a lock on their manifest file) is gone.
  *
+ * In memory: a writer without a directory makes its parts as memory files, has no checksums, and becomes a reader
+ * instead of being published: snapshot_writer_read(). So a fork is a snapshot that is restored several times and never
+ * was on disk.
+ *
  * Reading: open() reads manifest.json (bounded), checks its version, every field and each part's presence,
  * type and size; verify() checks a checksum. Everything in a bundle is untrusted input: file names in the
  * manifest are not used as paths unless they are exactly the part's own name.
@@ -122,8 +126,9 @@ KELPIE_CHECKED enum kelpie_status snapshot_manifest_decode(struct host *host, co
 /* ---- Writing ---------------------------------------------------------------------------------- */
 
 struct snapshot_writer;
+struct snapshot_reader;
 
-/* The parent folder must exist, `directory` must not. bytes_max 0: no limit on disk use. */
+/* The parent folder must exist, `directory` must not; NULL: in memory. bytes_max 0: no limit on disk use. */
 KELPIE_CHECKED enum kelpie_status snapshot_writer_create(struct host *host, const char *directory,
                                                          uint64_t bytes_max,
                                                          struct snapshot_writer **ret_writer,
@@ -146,6 +151,11 @@ KELPIE_CHECKED enum kelpie_status snapshot_writer_part(struct snapshot_writer *w
                                                        enum snapshot_part part, int *ret_fd,
                                                        struct kelpie_error *err);
 
+bool snapshot_writer_is_in_memory(const struct snapshot_writer *writer);
+
+/* In memory: fd becomes the part, and the writer's to close. */
+void snapshot_writer_adopt(struct snapshot_writer *writer, enum snapshot_part part, int fd);
+
 /* Copies a file of `size` bytes into the part, sparsely: holes and runs of zeros take no room. Reports
  * SNAPSHOT_TOO_LARGE past bytes_max. The checksum is computed on the way. */
 KELPIE_CHECKED enum kelpie_status snapshot_writer_copy(struct snapshot_writer *writer,
@@ -159,6 +169,11 @@ KELPIE_CHECKED enum kelpie_status snapshot_writer_publish(struct snapshot_writer
                                                           const struct host_wait *wait,
                                                           struct kelpie_snapshot *ret_snapshot,
                                                           struct kelpie_error *err);
+
+/* In memory: hands everything over to a reader. Afterwards only snapshot_writer_destroy() is left. */
+KELPIE_CHECKED enum kelpie_status snapshot_writer_read(struct snapshot_writer *writer,
+                                                       struct snapshot_reader **ret_reader,
+                                                       struct kelpie_error *err);
 
 /* Removes what is not published. NULL is allowed. */
 void snapshot_writer_destroy(struct snapshot_writer *writer);
@@ -177,7 +192,7 @@ KELPIE_CHECKED enum kelpie_status snapshot_checksum_file(struct host *host, int 
                                                          char ret_checksum[SNAPSHOT_CHECKSUM_SIZE],
                                                          struct kelpie_error *err);
 
-/* ---- Reading ---------------------------------------------------------------------------------- */
+/* ---- Reading: from several threads at once, but for open and close ---------------------------- */
 
 /* Opens and checks everything but checksums. NOT_FOUND, SNAPSHOT_CORRUPT (field: the part, "manifest"),
  * SNAPSHOT_INCOMPATIBLE (field "format_version"). A parent that is missing or damaged: SNAPSHOT_CORRUPT, field "parent";
@@ -196,12 +211,13 @@ size_t snapshot_reader_chain_length(const struct snapshot_reader *reader);
 /* The part's descriptor, open for reading, owned by the reader; HOST_FD_NONE when the bundle has no such part. */
 int snapshot_reader_part(const struct snapshot_reader *reader, enum snapshot_part part);
 
-/* The part's path, for a backend that opens it itself. Writes it to buffer[HOST_PATH_SIZE_MAX + 1]. */
-KELPIE_CHECKED enum kelpie_status snapshot_reader_part_path(const struct snapshot_reader *reader,
-                                                            enum snapshot_part part, char *buffer,
-                                                            size_t size, struct kelpie_error *err);
+/* A descriptor of the part with a position of its own, for reading; the caller's to close. NOT_FOUND: there is no such
+ * part. */
+KELPIE_CHECKED enum kelpie_status snapshot_reader_part_open(const struct snapshot_reader *reader,
+                                                            enum snapshot_part part, int *ret_fd,
+                                                            struct kelpie_error *err);
 
-/* Checks a part's checksum: SNAPSHOT_CORRUPT with the part's name as field. */
+/* Checks a part's checksum, which a bundle in memory does not have: SNAPSHOT_CORRUPT with the part's name as field. */
 KELPIE_CHECKED enum kelpie_status snapshot_reader_verify(struct snapshot_reader *reader,
                                                          enum snapshot_part part,
                                                          const struct host_wait *wait,

@@ -37,6 +37,13 @@ KELPIE_CHECKED enum kelpie_status snapshot_copy_limited(struct host *host,
                                                         char ret_checksum[SNAPSHOT_CHECKSUM_SIZE],
                                                         struct kelpie_error *err);
 
+/* A reader of parts that are there: takes over manifest and descriptors, also when it fails. */
+KELPIE_CHECKED enum kelpie_status snapshot_reader_of_parts(struct host *host,
+                                                           struct snapshot_manifest *manifest,
+                                                           const int part_fds[SNAPSHOT_PART_COUNT],
+                                                           struct snapshot_reader **ret_reader,
+                                                           struct kelpie_error *err);
+
 /* partial.c: the folder that a bundle is written in. */
 struct snapshot_partial {
     struct snapshot_path folder;

@@ -12,13 +12,13 @@
 enum writer_state {
     WRITER_OPEN = 0,
     WRITER_FAILED,    /* publish failed: only destroy is left */
-    WRITER_PUBLISHED, /* the bundle is in its place */
+    WRITER_PUBLISHED, /* the bundle is in its place, or a reader's */
 };
 
 struct snapshot_writer {
     struct host *host;
     enum writer_state state;
-    struct snapshot_path directory;
+    struct snapshot_path directory; /* empty: in memory */
     struct snapshot_path parent;
     struct snapshot_partial partial;
     struct snapshot_manifest *manifest;
@@ -35,7 +35,7 @@ static enum kelpie_status writer_failed(const struct snapshot_writer *writer,
                 status == KELPIE_TIMED_OUT || status == KELPIE_CANCELLED ||
                 status == KELPIE_NO_MEMORY || status == KELPIE_BAD_CONFIG;
     return error_wrap(err, kept ? status : KELPIE_SNAPSHOT_FAILED, "writing the bundle %.256s",
-                      writer->directory.text);
+                      snapshot_writer_is_in_memory(writer) ? "in memory" : writer->directory.text);
 }
 
 /* Takes the directory's name without slashes at its end. */
@@ -72,10 +72,25 @@ static enum kelpie_status set_directory(struct snapshot_writer *writer, const ch
     return status;
 }
 
+static enum kelpie_status make_folder(struct snapshot_writer *writer, const char *directory,
+                                      struct kelpie_error *err) {
+    ASSERT(writer->host);
+    ASSERT(directory);
+    TRY(set_directory(writer, directory, err));
+    snapshot_partial_sweep(writer->host, writer->parent.text);
+    enum kelpie_status status =
+        snapshot_partial_create(writer->host, writer->directory.text, &writer->partial, err);
+    if (status != KELPIE_OK) {
+        writer->partial.manifest_fd = HOST_FD_NONE;
+        return writer_failed(writer, status, err);
+    }
+    return KELPIE_OK;
+}
+
 enum kelpie_status snapshot_writer_create(struct host *host, const char *directory,
                                           uint64_t bytes_max, struct snapshot_writer **ret_writer,
                                           struct kelpie_error *err) {
-    ASSERT(directory);
+    ASSERT(host);
     ASSERT(ret_writer);
     struct snapshot_writer *writer = host_allocate(host, sizeof(*writer), err);
     if (!writer) {
@@ -87,27 +102,17 @@ enum kelpie_status snapshot_writer_create(struct host *host, const char *directo
     for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
         writer->part_fds[i] = HOST_FD_NONE;
     }
-    enum kelpie_status status = set_directory(writer, directory, err);
-    if (status != KELPIE_OK) {
-        goto fail;
+    enum kelpie_status status = snapshot_manifest_create(host, &writer->manifest, err);
+    if (status == KELPIE_OK && directory) {
+        status = make_folder(writer, directory, err);
     }
-    status = snapshot_manifest_create(host, &writer->manifest, err);
     if (status != KELPIE_OK) {
-        goto fail;
-    }
-    snapshot_partial_sweep(host, writer->parent.text);
-    status = snapshot_partial_create(host, writer->directory.text, &writer->partial, err);
-    if (status != KELPIE_OK) {
-        writer->partial.manifest_fd = HOST_FD_NONE;
-        status = writer_failed(writer, status, err);
-        goto fail;
+        snapshot_writer_destroy(writer);
+        return status;
     }
     memcpy(writer->manifest->info.id, writer->partial.id, sizeof(writer->partial.id));
     *ret_writer = writer;
     return KELPIE_OK;
-fail:
-    snapshot_writer_destroy(writer);
-    return status;
 }
 
 void snapshot_writer_destroy(struct snapshot_writer *writer) {
@@ -185,19 +190,40 @@ enum kelpie_status snapshot_writer_set_parent(struct snapshot_writer *writer, co
     return KELPIE_OK;
 }
 
+bool snapshot_writer_is_in_memory(const struct snapshot_writer *writer) {
+    ASSERT(writer);
+    ASSERT(writer->host);
+    return writer->directory.text[0] == '\0';
+}
+
+void snapshot_writer_adopt(struct snapshot_writer *writer, enum snapshot_part part, int fd) {
+    ASSERT(snapshot_writer_is_in_memory(writer));
+    ASSERT(writer->part_fds[part] == HOST_FD_NONE);
+    ASSERT(fd != HOST_FD_NONE);
+    writer->part_fds[part] = fd;
+}
+
+static enum kelpie_status make_part(struct snapshot_writer *writer, const char *name, int *ret_fd,
+                                    struct kelpie_error *err) {
+    struct snapshot_path path;
+    ASSERT(name);
+    ASSERT(ret_fd);
+    if (snapshot_writer_is_in_memory(writer)) {
+        return host_memory_file(writer->host, name, 0, ret_fd, err);
+    }
+    TRY(snapshot_path_format(&path, err, "%s/%s", writer->partial.folder.text, name));
+    return host_file_open(writer->host, path.text,
+                          HOST_OPEN_READ | HOST_OPEN_WRITE | HOST_OPEN_CREATE | HOST_OPEN_EXCLUSIVE,
+                          FILE_MODE, ret_fd, err);
+}
+
 enum kelpie_status snapshot_writer_part(struct snapshot_writer *writer, enum snapshot_part part,
                                         int *ret_fd, struct kelpie_error *err) {
-    struct snapshot_path path;
     int fd = HOST_FD_NONE;
     ASSERT(writer->state == WRITER_OPEN);
     ASSERT((unsigned)part < SNAPSHOT_PART_COUNT);
     ASSERT(writer->part_fds[part] == HOST_FD_NONE);
-    TRY(snapshot_path_format(&path, err, "%s/%s", writer->partial.folder.text,
-                             snapshot_part_name(part)));
-    enum kelpie_status status =
-        host_file_open(writer->host, path.text,
-                       HOST_OPEN_READ | HOST_OPEN_WRITE | HOST_OPEN_CREATE | HOST_OPEN_EXCLUSIVE,
-                       FILE_MODE, &fd, err);
+    enum kelpie_status status = make_part(writer, snapshot_part_name(part), &fd, err);
     if (status != KELPIE_OK) {
         return writer_failed(writer, status, err);
     }
@@ -271,6 +297,32 @@ static enum kelpie_status finish_part(struct snapshot_writer *writer, size_t par
     }
     ASSERT(info->size <= SNAPSHOT_PART_SIZE_MAX);
     return host_file_sync(writer->host, fd, err);
+}
+
+enum kelpie_status snapshot_writer_read(struct snapshot_writer *writer,
+                                        struct snapshot_reader **ret_reader,
+                                        struct kelpie_error *err) {
+    ASSERT(snapshot_writer_is_in_memory(writer));
+    ASSERT(writer->state == WRITER_OPEN);
+    writer->state = WRITER_FAILED;
+    for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+        struct snapshot_part_info *info = &writer->manifest->parts[i];
+        struct host_file_info file;
+        if (writer->part_fds[i] != HOST_FD_NONE) {
+            TRY(host_file_stat(writer->host, writer->part_fds[i], &file, err));
+            info->size = file.size;
+            info->present = true;
+        }
+    }
+    struct snapshot_manifest *manifest = writer->manifest;
+    int part_fds[SNAPSHOT_PART_COUNT];
+    memcpy(part_fds, writer->part_fds, sizeof(part_fds));
+    for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+        writer->part_fds[i] = HOST_FD_NONE;
+    }
+    writer->manifest = NULL;
+    writer->state = WRITER_PUBLISHED;
+    return snapshot_reader_of_parts(writer->host, manifest, part_fds, ret_reader, err);
 }
 
 /* The manifest as it will be read: what a reader would refuse is not written. */

@@ -61,7 +61,7 @@ enum kelpie_status kelpie_vm_create(const struct kelpie_config *config, struct k
                                     struct kelpie_error *err) {
     ASSERT(ret_vm);
     static const struct kelpie_config defaults = {0};
-    return vm_create(config ? config : &defaults, ret_vm, err);
+    return vm_create(config ? config : &defaults, false, ret_vm, err);
 }
 
 /* The bundle's config, with what the caller may choose anew. Strings stay theirs. */
@@ -104,22 +104,15 @@ static enum kelpie_status config_of_bundle(const struct snapshot_manifest *manif
     return KELPIE_OK;
 }
 
-static enum kelpie_status create_of_bundle(struct host *host, const char *directory,
-                                           const struct kelpie_config *wanted,
-                                           struct kelpie_vm **ret_vm, struct kelpie_error *err) {
-    ASSERT(host);
-    ASSERT(directory);
-    struct snapshot_reader *reader = NULL;
-    TRY(snapshot_reader_open(host, directory, &reader, err));
+enum kelpie_status vm_create_of_bundle(const struct snapshot_reader *reader,
+                                       const struct kelpie_config *wanted,
+                                       struct kelpie_vm **ret_vm, struct kelpie_error *err) {
+    ASSERT(reader);
+    ASSERT(ret_vm);
     struct kelpie_disk disks[KELPIE_DISK_COUNT_MAX] = {0};
     struct kelpie_config config;
-    enum kelpie_status status =
-        config_of_bundle(snapshot_reader_manifest(reader), wanted, disks, &config, err);
-    if (status == KELPIE_OK) {
-        status = vm_create(&config, ret_vm, err);
-    }
-    snapshot_reader_close(reader);
-    return status;
+    TRY(config_of_bundle(snapshot_reader_manifest(reader), wanted, disks, &config, err));
+    return vm_create(&config, true, ret_vm, err);
 }
 
 enum kelpie_status kelpie_vm_create_from_snapshot(const char *directory,
@@ -129,19 +122,26 @@ enum kelpie_status kelpie_vm_create_from_snapshot(const char *directory,
                                                   struct kelpie_error *err) {
     ASSERT(ret_vm);
     TRY(vm_check_path("directory", directory ? directory : "", false, err));
+    TRY(vm_check_restore_options(&options, err));
     if (config) {
         TRY(vm_check_config(config, err));
     }
     struct host *host = NULL;
     bool owned = false;
     TRY(vm_host_open(config, &host, &owned, err));
+    struct snapshot_reader *reader = NULL;
     struct kelpie_vm *vm = NULL;
-    enum kelpie_status status = create_of_bundle(host, directory, config, &vm, err);
+    enum kelpie_status status = snapshot_reader_open(host, directory, &reader, err);
+    if (status == KELPIE_OK) {
+        status = vm_create_of_bundle(reader, config, &vm, err);
+    }
+    if (status == KELPIE_OK) {
+        status = vm_restore_from(vm, reader, options, err);
+    }
+    snapshot_reader_close(reader);
     if (owned) {
         host_destroy(host);
     }
-    TRY(status);
-    status = kelpie_vm_restore(vm, directory, options, err);
     if (status != KELPIE_OK) {
         kelpie_vm_destroy(vm);
         return status;

@@ -89,7 +89,7 @@ static void vm_free(struct kelpie_vm *vm) {
 }
 
 static enum kelpie_status vm_init(struct kelpie_vm *vm, const struct kelpie_config *config,
-                                  struct kelpie_error *err) {
+                                  bool for_bundle, struct kelpie_error *err) {
     ASSERT(vm->host);
     ASSERT(config);
     struct host *host = vm->host;
@@ -114,12 +114,13 @@ static enum kelpie_status vm_init(struct kelpie_vm *vm, const struct kelpie_conf
         .config = vm->config,
         .id = vm->id,
         .cancel_fd = vm->cancel_event,
+        .for_bundle = for_bundle,
     };
     return vm->ops->create(&vm->launch, &vm->instance, err);
 }
 
-enum kelpie_status vm_create(const struct kelpie_config *config, struct kelpie_vm **ret_vm,
-                             struct kelpie_error *err) {
+enum kelpie_status vm_create(const struct kelpie_config *config, bool for_bundle,
+                             struct kelpie_vm **ret_vm, struct kelpie_error *err) {
     ASSERT(config);
     ASSERT(ret_vm);
     TRY(vm_check_config(config, err));
@@ -139,7 +140,7 @@ enum kelpie_status vm_create(const struct kelpie_config *config, struct kelpie_v
     vm->host_owned = owned;
     vm->cancel_event = HOST_FD_NONE;
     vm->wake_event = HOST_FD_NONE;
-    enum kelpie_status status = vm_init(vm, config, err);
+    enum kelpie_status status = vm_init(vm, config, for_bundle, err);
     if (status != KELPIE_OK) {
         vm_free(vm);
         return status;
@@ -295,6 +296,8 @@ static uint32_t capability_of(enum vm_operation operation) {
     case VM_OPERATION_SNAPSHOT:
     case VM_OPERATION_RESTORE:
         return KELPIE_CAN_SUSPEND_SNAPSHOT;
+    case VM_OPERATION_FORK:
+        return KELPIE_CAN_FORK;
     case VM_OPERATION_EXEC:
         return KELPIE_CAN_EXEC;
     case VM_OPERATION_COPY:

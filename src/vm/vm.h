@@ -47,6 +47,7 @@ enum vm_operation {
     VM_OPERATION_COPY,
     VM_OPERATION_SNAPSHOT,
     VM_OPERATION_RESTORE,
+    VM_OPERATION_FORK,
     VM_OPERATION_COUNT
 };
 
@@ -249,8 +250,8 @@ void vm_set_state(struct kelpie_vm *vm, enum kelpie_state state);
 /* Gives back a reference; the last one frees. mutex not held. */
 void vm_release(struct kelpie_vm *vm);
 
-/* Makes a VM in state created, with its own host unless the config has one. */
-KELPIE_CHECKED enum kelpie_status vm_create(const struct kelpie_config *config,
+/* Makes a VM in state created, with its own host unless the config has one. for_bundle: a restore comes first. */
+KELPIE_CHECKED enum kelpie_status vm_create(const struct kelpie_config *config, bool for_bundle,
                                             struct kelpie_vm **ret_vm, struct kelpie_error *err);
 
 /* The host that a config asks for (may be NULL): its own, or a new one of this machine. */
@@ -288,6 +289,46 @@ KELPIE_CHECKED enum kelpie_status vm_stand_still(struct kelpie_vm *vm, const str
  * stand still again. */
 KELPIE_CHECKED enum kelpie_status vm_go_on(struct kelpie_vm *vm, const struct host_wait *wait,
                                            struct kelpie_error *err);
+
+/* snapshot.c: the VM's bytes go into the writer; a running one stands still meanwhile, and goes on whatever comes of
+ * it. */
+KELPIE_CHECKED enum kelpie_status vm_capture(struct kelpie_vm *vm, enum kelpie_snapshot_kind kind,
+                                             struct snapshot_writer *writer,
+                                             const struct host_wait *wait,
+                                             struct kelpie_error *err);
+
+/* restore.c: as kelpie_vm_restore(), whose options are checked, from an open bundle. */
+KELPIE_CHECKED enum kelpie_status vm_restore_from(struct kelpie_vm *vm,
+                                                  struct snapshot_reader *reader,
+                                                  const struct kelpie_restore_options *options,
+                                                  struct kelpie_error *err);
+
+/* What can be done ahead of a restore of this bundle, in state created or stopped. */
+KELPIE_CHECKED enum kelpie_status vm_prepare(struct kelpie_vm *vm, struct snapshot_reader *reader,
+                                             struct kelpie_error *err);
+
+/* *options NULL becomes the defaults. */
+KELPIE_CHECKED enum kelpie_status
+vm_check_restore_options(const struct kelpie_restore_options **options, struct kelpie_error *err);
+
+/* fork.c: "<prefix>-<number>". BAD_CONFIG, field name_prefix: it is too long. */
+KELPIE_CHECKED enum kelpie_status vm_child_name(const char *prefix, size_t number,
+                                                char ret_name[KELPIE_NAME_SIZE_MAX + 1],
+                                                struct kelpie_error *err);
+
+/* snapshot.c: the status of a snapshot that failed: CRASHED if the VM did, and what a caller treats differently stays;
+ * anything else is SNAPSHOT_FAILED. */
+enum kelpie_status vm_snapshot_status(struct kelpie_vm *vm, enum kelpie_status status,
+                                      struct kelpie_error *err);
+
+/* factory.c: a VM with the bundle's config, which is to be restored from it. */
+KELPIE_CHECKED enum kelpie_status vm_create_of_bundle(const struct snapshot_reader *reader,
+                                                      const struct kelpie_config *wanted,
+                                                      struct kelpie_vm **ret_vm,
+                                                      struct kelpie_error *err);
+
+/* What a snapshot or a restore may take, in milliseconds: timeout_ms, or the default for 0. */
+uint64_t vm_snapshot_timeout(uint32_t timeout_ms);
 
 /* Fails closed: every line of the restore report must be done, or be something that does not exist here, unless
  * the caller of the restore allowed less. mutex held. */

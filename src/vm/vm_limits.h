@@ -17,6 +17,9 @@
 #define VM_CONSOLE_IN_ERROR_SIZE 400 /* last bytes of the console quoted in an error */
 #define VM_SIGNAL_MAX 64
 
+#define VM_FORK_THREAD_COUNT_MAX 8   /* that make a fork's children, the caller's among them */
+#define VM_POOL_RETRY_PERIOD_MS 1000 /* after a machine that could not be prepared */
+
 #define VM_MEMORY_SMALL_MIB 128 /* below, a guest that does not come up may lack memory */
 
 #endif

@@ -64,6 +64,15 @@ struct kelpie_vm *start_vm(void);
 /* Kills the VM as a crash would. */
 void crash_vm(struct kelpie_vm *vm);
 
+/* Removes a bundle. */
+void bundle_remove(const char *path);
+
+/* Both run the shell line, and say different things of the same length. */
+void expect_different(struct kelpie_vm *a, struct kelpie_vm *b, const char *line);
+
+/* Every line of the VM's restore report is done, or is of something that does not exist there. */
+void expect_fresh(struct kelpie_vm *vm);
+
 /* A path in the suite's folder. The text lives until the next call but seven. */
 const char *host_path(const char *name);
 void host_file_write(const char *path, const void *data, size_t size, unsigned mode);
@@ -97,6 +106,7 @@ extern const struct group group_exec;
 extern const struct group group_stream;
 extern const struct group group_files;
 extern const struct group group_snapshot;
+extern const struct group group_fork;
 extern const struct group group_heavy;
 
 /* Runs this program anew with these arguments and returns its exit code. */

@@ -239,3 +239,51 @@ uint64_t counter_check(struct kelpie_exec *exec, uint64_t offset, size_t size) {
     }
     return offset;
 }
+
+/* ---- Twins ------------------------------------------------------------------------------------ */
+
+void bundle_remove(const char *path) {
+    DIR *folder = opendir(path);
+    assert_non_null(folder);
+    struct dirent *entry = readdir(folder);
+    while (entry) {
+        if (entry->d_name[0] != '.') {
+            assert_int_equal(unlinkat(dirfd(folder), entry->d_name, 0), 0);
+        }
+        entry = readdir(folder);
+    }
+    closedir(folder);
+    assert_int_equal(rmdir(path), 0);
+}
+
+void expect_different(struct kelpie_vm *a, struct kelpie_vm *b, const char *line) {
+    struct kelpie_error err = {0};
+    struct kelpie_output first = {0};
+    struct kelpie_output second = {0};
+    const struct kelpie_command command = {.argv = SHELL(line)};
+    OK(kelpie_vm_exec(a, &command, &first, &err));
+    OK(kelpie_vm_exec(b, &command, &second, &err));
+    assert_int_equal(first.exit.code, 0);
+    assert_true(first.stdout_size > 0);
+    assert_int_equal(first.stdout_size, second.stdout_size);
+    if (memcmp(first.stdout_data, second.stdout_data, first.stdout_size) == 0) {
+        print_error("both VMs say the same: %s\n", line);
+        fail();
+    }
+    kelpie_output_free(&first);
+    kelpie_output_free(&second);
+}
+
+void expect_fresh(struct kelpie_vm *vm) {
+    struct kelpie_error err = {0};
+    struct kelpie_restore_report report = {0};
+    OK(kelpie_vm_restore_report(vm, &report, &err));
+    const enum kelpie_outcome outcomes[] = {report.entropy, report.generation, report.clock,
+                                            report.network, report.hostname,   report.machine_id};
+    for (size_t i = 0; i < sizeof(outcomes) / sizeof(outcomes[0]); i++) {
+        assert_true(outcomes[i] == KELPIE_OUTCOME_DONE ||
+                    outcomes[i] == KELPIE_OUTCOME_UNSUPPORTED);
+    }
+    assert_int_equal(report.entropy, KELPIE_OUTCOME_DONE);
+    assert_int_equal(report.clock, KELPIE_OUTCOME_DONE);
+}

@@ -55,14 +55,24 @@ static void kvm_destroy(struct backend_instance *instance) {
     free(instance);
 }
 
-static enum kelpie_status kvm_prepare(struct backend_instance *instance, int cancel_fd,
-                                      struct kelpie_error *err) {
+static enum kelpie_status find_images(struct backend_instance *instance,
+                                      const struct host_wait *wait, struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(wait);
+    return image_boot_prepare(instance->host, instance->config->kernel, wait, &instance->boot, err);
+}
+
+static enum kelpie_status init(struct backend_instance *instance,
+                               const struct backend_launch *launch, struct kelpie_error *err) {
     ASSERT(instance->host);
     ASSERT(instance->config);
     TRY(monitor_init(&instance->monitor, instance->host, instance->config, "kelpie-vmm", err));
-    const struct host_wait wait = host_wait_ms(instance->host, IMAGE_FETCH_TIMEOUT_MS, cancel_fd);
-    return image_boot_prepare(instance->host, instance->config->kernel, &wait, &instance->boot,
-                              err);
+    if (launch->for_bundle) {
+        return KELPIE_OK;
+    }
+    const struct host_wait wait =
+        host_wait_ms(instance->host, IMAGE_FETCH_TIMEOUT_MS, launch->cancel_fd);
+    return find_images(instance, &wait, err);
 }
 
 static enum kelpie_status kvm_create(const struct backend_launch *launch,
@@ -78,8 +88,9 @@ static enum kelpie_status kvm_create(const struct backend_launch *launch,
     instance->config = launch->config;
     instance->program_fd = HOST_FD_NONE;
     instance->control_fd = HOST_FD_NONE;
+    instance->memory_fd = HOST_FD_NONE;
     monitor_disks_init(&instance->disks, launch->host, launch->config);
-    enum kelpie_status status = kvm_prepare(instance, launch->cancel_fd, err);
+    enum kelpie_status status = init(instance, launch, err);
     if (status != KELPIE_OK) {
         kvm_destroy(instance);
         return status;
@@ -97,16 +108,18 @@ static enum kelpie_status boot(struct backend_instance *instance, const struct h
     struct host *host = instance->host;
     AUTO_FD struct host_fd kernel = {host, HOST_FD_NONE};
     AUTO_FD struct host_fd initramfs = {host, HOST_FD_NONE};
-    AUTO_FD struct host_fd memory = {host, HOST_FD_NONE};
     const uint64_t memory_size = (uint64_t)instance->config->memory_mib << 20;
+    if (!instance->boot.kernel.path[0]) {
+        TRY(find_images(instance, wait, err)); /* it was made for a bundle */
+    }
     TRY(host_file_open(host, instance->boot.kernel.path, HOST_OPEN_READ, 0, &kernel.fd, err));
     TRY(host_file_open(host, instance->boot.initramfs_path, HOST_OPEN_READ, 0, &initramfs.fd, err));
     TRY(monitor_disks_open(&instance->disks, wait, err));
-    TRY(host_memory_file(host, "kelpie-memory", memory_size, &memory.fd, err));
     TRY(kvm_process_start(instance, err));
+    TRY(host_memory_file(host, "kelpie-memory", memory_size, &instance->memory_fd, err));
     TRY(kvm_pass(instance, CONTROL_ROLE_KERNEL, kernel.fd, err));
     TRY(kvm_pass(instance, CONTROL_ROLE_INITRAMFS, initramfs.fd, err));
-    TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, memory.fd, err));
+    TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, instance->memory_fd, err));
     return kvm_order_machine(instance, CONTROL_BOOT, wait, err);
 }
 
@@ -203,12 +216,13 @@ const struct backend_ops backend_kvm_ops = {
     .description = "Kelpie's own monitor on KVM",
     .capabilities = KELPIE_CAN_EXEC | KELPIE_CAN_COPY | KELPIE_CAN_PAUSE |
                     KELPIE_CAN_SUSPEND_SNAPSHOT | KELPIE_CAN_TELEPORT_SNAPSHOT | KELPIE_CAN_DISKS |
-                    KELPIE_CAN_TTY,
+                    KELPIE_CAN_TTY | KELPIE_CAN_FORK,
     .in_auto = true,
     .probe = kvm_probe,
     .create = kvm_create,
     .destroy = kvm_destroy,
     .start = kvm_start,
+    .prepare = kvm_prepare,
     .load = kvm_load,
     .pause = kvm_pause,
     .resume = kvm_resume,

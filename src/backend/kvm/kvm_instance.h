@@ -12,8 +12,10 @@
  * An order whose answer did not come in time, or whose wait was cancelled, is still carried out; its answer is owed,
  * and is read and dropped before that of the next.
  *
- * A boot's memory is the monitor's own. A load maps the bundle's memory file privately: pages come lazily and writes
- * never reach the bundle.
+ * A booted machine's memory is a memory file that we hold too. A fork seals it (vmm/control.h): from then on the
+ * children map it privately, and so does the machine itself, which therefore hands over nothing but the state of
+ * its devices. A load maps the bundle's memory file privately: pages come lazily and writes never reach the
+ * bundle.
  */
 #ifndef KELPIE_BACKEND_KVM_KVM_INSTANCE_H
 #define KELPIE_BACKEND_KVM_KVM_INSTANCE_H
@@ -33,6 +35,8 @@ struct backend_instance {
 
     /* Of the running machine. */
     int control_fd; /* HOST_FD_NONE: none runs */
+    bool prepared;  /* it waits for a boot or a load */
+    int memory_fd;  /* the file that is its memory; HOST_FD_NONE: memory is private to it */
     size_t answers_owed;
     size_t in_size;
     uint8_t in[CONTROL_MESSAGE_SIZE_MAX];
@@ -43,7 +47,7 @@ void kvm_instance_check(const struct backend_instance *instance);
 
 /* ---- kvm_process.c ---------------------------------------------------------------------------- */
 
-/* Starts kelpie-vmm, which waits for its first order. On failure nothing runs. */
+/* Starts kelpie-vmm, which waits for its first order, unless one is prepared. On failure nothing runs. */
 KELPIE_CHECKED enum kelpie_status kvm_process_start(struct backend_instance *instance,
                                                     struct kelpie_error *err);
 
@@ -82,6 +86,10 @@ KELPIE_CHECKED enum kelpie_status kvm_save(struct backend_instance *instance,
                                            enum kelpie_snapshot_kind kind,
                                            struct snapshot_writer *writer,
                                            const struct host_wait *wait, struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status kvm_prepare(struct backend_instance *instance,
+                                              struct snapshot_reader *reader,
+                                              const struct host_wait *wait,
+                                              struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status kvm_load(struct backend_instance *instance,
                                            struct snapshot_reader *reader,
                                            const struct host_wait *wait, struct kelpie_error *err);

@@ -53,7 +53,11 @@ static enum kelpie_status launch(struct backend_instance *instance, int kvm_fd, 
 
 enum kelpie_status kvm_process_start(struct backend_instance *instance, struct kelpie_error *err) {
     kvm_instance_check(instance);
-    ASSERT(instance->control_fd == HOST_FD_NONE);
+    ASSERT(instance->prepared || instance->control_fd == HOST_FD_NONE);
+    if (instance->prepared) {
+        instance->prepared = false;
+        return KELPIE_OK;
+    }
     TRY(make_program(instance, err));
     AUTO_FD struct host_fd kvm = {instance->host, HOST_FD_NONE};
     TRY(host_file_open(instance->host, KVM_DEVICE, HOST_OPEN_READ | HOST_OPEN_WRITE, 0, &kvm.fd,
@@ -75,5 +79,8 @@ void kvm_process_take_down(struct backend_instance *instance) {
     ASSERT(!instance->monitor.process);
     host_close(instance->host, instance->control_fd);
     instance->control_fd = HOST_FD_NONE;
+    host_close(instance->host, instance->memory_fd);
+    instance->memory_fd = HOST_FD_NONE;
+    instance->prepared = false;
     monitor_disks_close(&instance->disks);
 }

@@ -26,6 +26,23 @@ static void save_manifest(const struct backend_instance *instance,
     manifest->memory_in_state = false;
 }
 
+/* For a fork: memory's file is handed over as it is, or, when memory is private to the monitor, is written first. */
+static enum kelpie_status seal(struct backend_instance *instance, struct snapshot_writer *writer,
+                               const struct host_wait *wait, struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(snapshot_writer_is_in_memory(writer));
+    if (instance->memory_fd == HOST_FD_NONE) {
+        int memory_fd = HOST_FD_NONE;
+        TRY(snapshot_writer_part(writer, SNAPSHOT_PART_MEMORY, &memory_fd, err));
+        TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, memory_fd, err));
+        return kvm_order_plain(instance, CONTROL_SEAL, wait, err);
+    }
+    TRY(kvm_order_plain(instance, CONTROL_SEAL, wait, err));
+    snapshot_writer_adopt(writer, SNAPSHOT_PART_MEMORY, instance->memory_fd);
+    instance->memory_fd = HOST_FD_NONE;
+    return KELPIE_OK;
+}
+
 enum kelpie_status kvm_save(struct backend_instance *instance, enum kelpie_snapshot_kind kind,
                             struct snapshot_writer *writer, const struct host_wait *wait,
                             struct kelpie_error *err) {
@@ -36,12 +53,17 @@ enum kelpie_status kvm_save(struct backend_instance *instance, enum kelpie_snaps
     }
     save_manifest(instance, snapshot_writer_manifest(writer));
     int state_fd = HOST_FD_NONE;
-    int memory_fd = HOST_FD_NONE;
     TRY(snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &state_fd, err));
-    TRY(snapshot_writer_part(writer, SNAPSHOT_PART_MEMORY, &memory_fd, err));
     TRY(kvm_pass(instance, CONTROL_ROLE_STATE, state_fd, err));
-    TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, memory_fd, err));
-    TRY(kvm_order_plain(instance, CONTROL_SAVE, wait, err));
+    if (snapshot_writer_is_in_memory(writer)) {
+        TRY(kvm_order_plain(instance, CONTROL_SAVE, wait, err));
+        TRY(seal(instance, writer, wait, err));
+    } else {
+        int memory_fd = HOST_FD_NONE;
+        TRY(snapshot_writer_part(writer, SNAPSHOT_PART_MEMORY, &memory_fd, err));
+        TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, memory_fd, err));
+        TRY(kvm_order_plain(instance, CONTROL_SAVE, wait, err));
+    }
     return monitor_disks_save(&instance->disks, kind, writer, wait, err);
 }
 
@@ -72,10 +94,21 @@ static enum kelpie_status check_manifest(const struct backend_instance *instance
     return KELPIE_OK;
 }
 
+/* The next snapshot of the machine is one of the same kernel and initramfs. */
+static void take_digests(struct backend_instance *instance,
+                         const struct snapshot_manifest *manifest) {
+    kvm_instance_check(instance);
+    ASSERT(manifest);
+    snprintf(instance->boot.kernel.digest, sizeof(instance->boot.kernel.digest), "%s",
+             manifest->kernel_digest);
+    snprintf(instance->boot.initramfs_digest, sizeof(instance->boot.initramfs_digest), "%s",
+             manifest->initramfs_digest);
+}
+
 static enum kelpie_status load(struct backend_instance *instance, struct snapshot_reader *reader,
                                const struct host_wait *wait, struct kelpie_error *err) {
     kvm_instance_check(instance);
-    ASSERT(!instance->monitor.process);
+    ASSERT(instance->prepared || !instance->monitor.process);
     TRY(check_manifest(instance, snapshot_reader_manifest(reader), err));
     TRY(snapshot_reader_verify(reader, SNAPSHOT_PART_STATE, wait, err));
     TRY(monitor_disks_load(&instance->disks, reader, wait, err));
@@ -84,14 +117,37 @@ static enum kelpie_status load(struct backend_instance *instance, struct snapsho
                  err));
     TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, snapshot_reader_part(reader, SNAPSHOT_PART_MEMORY),
                  err));
-    return kvm_order_machine(instance, CONTROL_LOAD, wait, err);
+    TRY(kvm_order_machine(instance, CONTROL_LOAD, wait, err));
+    take_digests(instance, snapshot_reader_manifest(reader));
+    return KELPIE_OK;
+}
+
+enum kelpie_status kvm_prepare(struct backend_instance *instance, struct snapshot_reader *reader,
+                               const struct host_wait *wait, struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(!instance->prepared);
+    TRY(check_manifest(instance, snapshot_reader_manifest(reader), err));
+    TRY(kvm_process_start(instance, err));
+    enum kelpie_status status = kvm_order_machine(instance, CONTROL_PREPARE, wait, err);
+    if (status != KELPIE_OK) {
+        kvm_process_take_down(instance);
+        return status;
+    }
+    instance->prepared = true;
+    return KELPIE_OK;
 }
 
 enum kelpie_status kvm_load(struct backend_instance *instance, struct snapshot_reader *reader,
                             const struct host_wait *wait, struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(reader && wait);
+    bool prepared = instance->prepared;
     enum kelpie_status status = load(instance, reader, wait, err);
+    if (status == KELPIE_CRASHED && prepared) {
+        /* It died while it waited: that says nothing about the bundle. */
+        kvm_process_take_down(instance);
+        status = load(instance, reader, wait, err);
+    }
     if (status != KELPIE_OK) {
         kvm_process_take_down(instance);
     }

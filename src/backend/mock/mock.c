@@ -575,7 +575,8 @@ const struct backend_ops backend_mock_ops = {
     .name = "mock",
     .description = "a simulated VM in this process's memory, for tests",
     .capabilities = KELPIE_CAN_EXEC | KELPIE_CAN_COPY | KELPIE_CAN_PAUSE |
-                    KELPIE_CAN_SUSPEND_SNAPSHOT | KELPIE_CAN_TELEPORT_SNAPSHOT | KELPIE_CAN_TTY,
+                    KELPIE_CAN_SUSPEND_SNAPSHOT | KELPIE_CAN_TELEPORT_SNAPSHOT | KELPIE_CAN_TTY |
+                    KELPIE_CAN_FORK,
     .in_auto = false,
     .probe = mock_probe,
     .create = mock_create,

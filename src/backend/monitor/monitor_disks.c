@@ -129,12 +129,7 @@ static enum kelpie_status disk_load_part(struct monitor_disks *disks, size_t ind
         return disk_differs(err, index, "is missing in the bundle");
     }
     if (disk->read_only) {
-        AUTO_MEM char *path = host_allocate(host, HOST_PATH_SIZE_MAX + 1, err);
-        if (!path) {
-            return KELPIE_NO_MEMORY;
-        }
-        TRY(snapshot_reader_part_path(reader, disk_part(index), path, HOST_PATH_SIZE_MAX + 1, err));
-        return host_file_open(host, path, HOST_OPEN_READ | HOST_OPEN_NO_FOLLOW, 0, &disk->fd, err);
+        return snapshot_reader_part_open(reader, disk_part(index), &disk->fd, err);
     }
     TRY(image_scratch_file(host, &disk->fd, err));
     return snapshot_copy_sparse(host, part_fd, disk->fd, disk->size, wait, NULL, err);

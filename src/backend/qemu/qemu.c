@@ -205,7 +205,7 @@ const struct backend_ops backend_qemu_ops = {
     .description = "QEMU, with whatever acceleration really runs (KVM, HVF, or emulation)",
     .capabilities = KELPIE_CAN_EXEC | KELPIE_CAN_COPY | KELPIE_CAN_PAUSE |
                     KELPIE_CAN_SUSPEND_SNAPSHOT | KELPIE_CAN_TELEPORT_SNAPSHOT | KELPIE_CAN_DISKS |
-                    KELPIE_CAN_TTY,
+                    KELPIE_CAN_TTY | KELPIE_CAN_FORK,
     .in_auto = true,
     .probe = qemu_probe,
     .create = qemu_create,

@@ -298,39 +298,14 @@ static enum kelpie_status choose_machine(struct backend_instance *instance,
     return differs(err, "machine", name, "microvm or q35");
 }
 
-/* QEMU reads from a descriptor's own position, which it shares with every copy of it, and which looking for
- * holes moves. So QEMU gets one of its own, of the very file whose checksum was verified. */
-static enum kelpie_status open_state(struct host *host, struct snapshot_reader *reader, int *ret_fd,
-                                     struct kelpie_error *err) {
-    int part_fd = snapshot_reader_part(reader, SNAPSHOT_PART_STATE);
-    ASSERT(part_fd != HOST_FD_NONE);
-    ASSERT(ret_fd);
-    AUTO_MEM char *path = host_allocate(host, HOST_PATH_SIZE_MAX + 1, err);
-    if (!path) {
-        return KELPIE_NO_MEMORY;
-    }
-    AUTO_FD struct host_fd state = {host, HOST_FD_NONE};
-    struct host_file_info verified = {0};
-    struct host_file_info opened = {0};
-    TRY(snapshot_reader_part_path(reader, SNAPSHOT_PART_STATE, path, HOST_PATH_SIZE_MAX + 1, err));
-    TRY(host_file_open(host, path, HOST_OPEN_READ | HOST_OPEN_NO_FOLLOW, 0, &state.fd, err));
-    TRY(host_file_stat(host, part_fd, &verified, err));
-    TRY(host_file_stat(host, state.fd, &opened, err));
-    if (verified.inode != opened.inode || verified.device != opened.device) {
-        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "state",
-                               "the bundle's state was replaced while it was loaded");
-    }
-    *ret_fd = host_fd_take(&state);
-    return KELPIE_OK;
-}
-
 static enum kelpie_status load_state(struct backend_instance *instance,
                                      struct snapshot_reader *reader, const struct host_wait *wait,
                                      struct kelpie_error *err) {
     qemu_instance_check(instance);
     ASSERT(instance->monitor.process);
     AUTO_FD struct host_fd state = {instance->host, HOST_FD_NONE};
-    TRY(open_state(instance->host, reader, &state.fd, err));
+    /* QEMU reads from the descriptor's own position, which looking for holes moves: it gets one of its own. */
+    TRY(snapshot_reader_part_open(reader, SNAPSHOT_PART_STATE, &state.fd, err));
     bool ignore_shared = !snapshot_reader_manifest(reader)->memory_in_state;
     struct kelpie_error inner;
     enum kelpie_status status = migration_prepare(instance, state.fd, ignore_shared, wait, &inner);

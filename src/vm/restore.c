@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * Restoring a VM from a bundle, and looking at bundles. A restore fails closed: what could not be made fresh before
+ * user code runs ends it, unless the caller allows it.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "vm/vm.h"
+
+/* ---- Restore ---------------------------------------------------------------------------------- */
+
+static enum kelpie_status differs(const char *field, const char *bundle, const char *here,
+                                  struct kelpie_error *err) {
+    ASSERT(field);
+    ASSERT(bundle && here);
+    return error_set_field(err, KELPIE_SNAPSHOT_INCOMPATIBLE, field,
+                           "the bundle's %s is %s, and this VM's is %s", field, bundle, here);
+}
+
+static enum kelpie_status differs_number(const char *field, uint32_t bundle, uint32_t here,
+                                         struct kelpie_error *err) {
+    ASSERT(field);
+    ASSERT(bundle != here);
+    char bundle_text[16];
+    char here_text[16];
+    snprintf(bundle_text, sizeof(bundle_text), "%u", bundle);
+    snprintf(here_text, sizeof(here_text), "%u", here);
+    return differs(field, bundle_text, here_text, err);
+}
+
+static enum kelpie_status check_fits(struct kelpie_vm *vm, const struct snapshot_manifest *manifest,
+                                     const struct kelpie_restore_options *options,
+                                     struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(manifest);
+    if (strcmp(manifest->info.backend, vm->ops->name) != 0) {
+        return differs("backend", manifest->info.backend, vm->ops->name, err);
+    }
+    if (manifest->vcpu_count != vm->config->vcpu_count) {
+        return differs_number("vcpu_count", manifest->vcpu_count, vm->config->vcpu_count, err);
+    }
+    if (manifest->memory_mib != vm->config->memory_mib) {
+        return differs_number("memory_mib", manifest->memory_mib, vm->config->memory_mib, err);
+    }
+    if (!manifest->info.quiesced && !options->allow_incomplete) {
+        return error_set_field(err, KELPIE_RESTORE_FAILED, "quiesced",
+                               "the guest's commands did not stand still when the bundle was made, "
+                               "so they would run before entropy and clock are made fresh; allow "
+                               "an incomplete restore to go on all the same");
+    }
+    return KELPIE_OK;
+}
+
+/* The state's checksum is always checked; memory's only when asked, so that a restore stays lazy. */
+static enum kelpie_status verify_parts(struct snapshot_reader *reader, bool with_memory,
+                                       const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(reader);
+    ASSERT(wait);
+    const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
+    for (unsigned i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+        if (manifest->parts[i].present && (i != SNAPSHOT_PART_MEMORY || with_memory)) {
+            TRY(snapshot_reader_verify(reader, (enum snapshot_part)i, wait, err));
+        }
+    }
+    return KELPIE_OK;
+}
+
+enum kelpie_status vm_check_report(struct kelpie_vm *vm, struct kelpie_error *err) {
+    ASSERT(vm->locked);
+    ASSERT(vm->restored);
+    if (vm->allow_incomplete) {
+        return KELPIE_OK;
+    }
+    const struct kelpie_restore_report *report = &vm->report;
+    const struct {
+        const char *name;
+        enum kelpie_outcome outcome;
+    } lines[] = {
+        {"entropy", report->entropy},   {"generation", report->generation},
+        {"clock", report->clock},       {"network", report->network},
+        {"hostname", report->hostname}, {"machine_id", report->machine_id},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+        if (lines[i].outcome != KELPIE_OUTCOME_DONE &&
+            lines[i].outcome != KELPIE_OUTCOME_UNSUPPORTED) {
+            return error_set_field(err, KELPIE_RESTORE_FAILED, lines[i].name,
+                                   "the restored guest's %s could not be made fresh",
+                                   lines[i].name);
+        }
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status load_bundle(struct kelpie_vm *vm, struct snapshot_reader *reader,
+                                      const struct kelpie_restore_options *options,
+                                      const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(reader);
+    const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
+    TRY(check_fits(vm, manifest, options, err));
+    TRY(verify_parts(reader, options->verify_memory, wait, err));
+    TRY(vm->ops->load(vm->instance, reader, wait, err));
+    vm_lock(vm);
+    vm->restored = true;
+    vm->fresh_wanted = true;
+    vm->quiesced = manifest->info.quiesced;
+    vm->paused_ns = host_monotonic_ns(vm->host);
+    vm->report = (struct kelpie_restore_report){0};
+    memcpy(vm->parent_id, manifest->info.id, sizeof(vm->parent_id));
+    vm->saved_session_count = manifest->session_count;
+    memcpy(vm->saved_sessions, manifest->sessions, sizeof(vm->saved_sessions));
+    vm_unlock(vm);
+    return KELPIE_OK;
+}
+
+static enum kelpie_status restore_machine(struct kelpie_vm *vm, struct snapshot_reader *reader,
+                                          const struct kelpie_restore_options *options,
+                                          const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(vm->state == KELPIE_STATE_STARTING);
+    TRY(load_bundle(vm, reader, options, wait, err));
+    TRY(vm_io_start(vm, err));
+    vm_lock(vm);
+    vm->channel.held = true;
+    vm->allow_incomplete = options->allow_incomplete;
+    vm_unlock(vm);
+    return options->paused ? KELPIE_OK : vm_go_on(vm, wait, err);
+}
+
+static enum kelpie_status restore_status(enum kelpie_status status, struct kelpie_error *err) {
+    ASSERT(status != KELPIE_OK);
+    ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
+    bool other = status == KELPIE_IO_FAILED || status == KELPIE_INTERNAL ||
+                 status == KELPIE_TIMED_OUT || status == KELPIE_CRASHED;
+    return other ? error_wrap(err, KELPIE_RESTORE_FAILED, "the VM was not restored") : status;
+}
+
+enum kelpie_status vm_check_restore_options(const struct kelpie_restore_options **options,
+                                            struct kelpie_error *err) {
+    static const struct kelpie_restore_options defaults = {0};
+    ASSERT(options);
+    *options = *options ? *options : &defaults;
+    ASSERT(*options);
+    TRY(vm_check_timeout("timeout_ms", (*options)->timeout_ms, err));
+    return vm_check_reserved("reserved", (*options)->reserved, ARRAY_SIZE((*options)->reserved),
+                             err);
+}
+
+enum kelpie_status vm_prepare(struct kelpie_vm *vm, struct snapshot_reader *reader,
+                              struct kelpie_error *err) {
+    vm_check(vm);
+    ASSERT(reader);
+    struct host_wait wait;
+    TRY(vm_begin(vm, VM_OPERATION_RESTORE, vm->config->boot_timeout_ms, &wait, err));
+    enum kelpie_status status = KELPIE_OK;
+    if (vm->ops->prepare) {
+        status = vm->ops->prepare(vm->instance, reader, &wait, err);
+    }
+    vm_end(vm);
+    return status;
+}
+
+/* Brings the machine up in an operation that has begun, and ends it. */
+static enum kelpie_status restore(struct kelpie_vm *vm, struct snapshot_reader *reader,
+                                  const struct kelpie_restore_options *options,
+                                  const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(reader && options);
+    enum kelpie_state before = vm->state;
+    vm_starting(vm);
+    enum kelpie_status status = restore_machine(vm, reader, options, wait, err);
+    if (status != KELPIE_OK) {
+        status = restore_status(status, err);
+    }
+    return vm_started(vm, status, before,
+                      options->paused ? KELPIE_STATE_PAUSED : KELPIE_STATE_RUNNING, err);
+}
+
+enum kelpie_status vm_restore_from(struct kelpie_vm *vm, struct snapshot_reader *reader,
+                                   const struct kelpie_restore_options *options,
+                                   struct kelpie_error *err) {
+    vm_check(vm);
+    ASSERT(reader && options);
+    struct host_wait wait;
+    TRY(vm_begin(vm, VM_OPERATION_RESTORE, vm_snapshot_timeout(options->timeout_ms), &wait, err));
+    return restore(vm, reader, options, &wait, err);
+}
+
+enum kelpie_status kelpie_vm_restore(struct kelpie_vm *vm, const char *directory,
+                                     const struct kelpie_restore_options *options,
+                                     struct kelpie_error *err) {
+    vm_check(vm);
+    ASSERT(vm->instance);
+    TRY(vm_check_path("directory", directory ? directory : "", false, err));
+    TRY(vm_check_restore_options(&options, err));
+    struct host_wait wait;
+    TRY(vm_begin(vm, VM_OPERATION_RESTORE, vm_snapshot_timeout(options->timeout_ms), &wait, err));
+    struct snapshot_reader *reader = NULL;
+    enum kelpie_status status = snapshot_reader_open(vm->host, directory, &reader, err);
+    if (status != KELPIE_OK) {
+        vm_end(vm);
+        return restore_status(status, err);
+    }
+    status = restore(vm, reader, options, &wait, err);
+    snapshot_reader_close(reader);
+    return status;
+}
+
+enum kelpie_status kelpie_vm_restore_report(struct kelpie_vm *vm,
+                                            struct kelpie_restore_report *ret_report,
+                                            struct kelpie_error *err) {
+    vm_check(vm);
+    ASSERT(ret_report);
+    vm_lock(vm);
+    bool restored = vm->restored;
+    struct kelpie_restore_report report = vm->report;
+    vm_unlock(vm);
+    if (!restored) {
+        return error_set(err, KELPIE_WRONG_STATE, "the VM was not restored from a snapshot");
+    }
+    *ret_report = report;
+    return KELPIE_OK;
+}
+
+/* ---- Bundles without a VM --------------------------------------------------------------------- */
+
+static enum kelpie_status inspect(const char *directory, bool verify,
+                                  struct kelpie_snapshot *ret_snapshot, struct kelpie_error *err) {
+    ASSERT(verify || ret_snapshot);
+    TRY(vm_check_path("directory", directory ? directory : "", false, err));
+    struct host *host = NULL;
+    TRY(host_linux_create(&host, err));
+    struct snapshot_reader *reader = NULL;
+    enum kelpie_status status = snapshot_reader_open(host, directory, &reader, err);
+    if (status == KELPIE_OK && verify) {
+        struct host_wait wait = host_wait_ms(host, KELPIE_TIMEOUT_MS_MAX, HOST_FD_NONE);
+        status = verify_parts(reader, true, &wait, err);
+    }
+    if (status == KELPIE_OK && ret_snapshot) {
+        *ret_snapshot = snapshot_reader_manifest(reader)->info;
+    }
+    snapshot_reader_close(reader);
+    host_destroy(host);
+    return status;
+}
+
+enum kelpie_status kelpie_snapshot_inspect(const char *directory,
+                                           struct kelpie_snapshot *ret_snapshot,
+                                           struct kelpie_error *err) {
+    ASSERT(ret_snapshot);
+    return inspect(directory, false, ret_snapshot, err);
+}
+
+enum kelpie_status kelpie_snapshot_verify(const char *directory, struct kelpie_error *err) {
+    return inspect(directory, true, NULL, err);
+}
