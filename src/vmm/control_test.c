@@ -87,8 +87,11 @@ static void hazard_d1_what_is_no_message_is_refused(void **state) {
     static const uint8_t ok_as_failure[12] = {0};
     assert_false(control_decode_failed(ok_as_failure, sizeof(ok_as_failure), &heard));
     enum control_role role;
-    assert_false(control_decode_fd("\x0c\0\0\0", 4, &role));
-    assert_true(control_decode_fd("\x0b\0\0\0", 4, &role));
+    static const uint8_t no_role[4] = {CONTROL_ROLE_COUNT};
+    static const uint8_t last_role[4] = {CONTROL_ROLE_COUNT - 1};
+    assert_false(control_decode_fd(no_role, sizeof(no_role), &role));
+    assert_true(control_decode_fd(last_role, sizeof(last_role), &role));
+    assert_string_equal(control_role_name(role), "diff's pages");
 }
 
 int main(void) {
