@@ -38,6 +38,7 @@ static const struct {
     {KELPIE_CAN_FORK, "fork"},
     {KELPIE_CAN_DISKS, "disks"},
     {KELPIE_CAN_TTY, "tty"},
+    {KELPIE_CAN_DIFF_SNAPSHOT, "diff"},
 };
 
 static void finding_check(const struct finding *finding) {

@@ -67,6 +67,25 @@ static enum kelpie_status verify_parts(struct snapshot_reader *reader, bool with
     return KELPIE_OK;
 }
 
+/* What a diff needs of its parents: which pages they hold, and, when asked, those. */
+static enum kelpie_status verify_parents(const struct snapshot_reader *reader, bool with_memory,
+                                         const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(reader);
+    ASSERT(wait);
+    struct snapshot_reader *parent = snapshot_reader_parent(reader);
+    for (; parent; parent = snapshot_reader_parent(parent)) {
+        enum kelpie_status status = snapshot_reader_verify(parent, SNAPSHOT_PART_PAGES, wait, err);
+        if (status == KELPIE_OK && with_memory) {
+            status = snapshot_reader_verify(parent, SNAPSHOT_PART_MEMORY, wait, err);
+        }
+        if (status == KELPIE_SNAPSHOT_CORRUPT && err) {
+            snprintf(err->field, sizeof(err->field), "parent");
+        }
+        TRY(status);
+    }
+    return KELPIE_OK;
+}
+
 enum kelpie_status vm_check_report(struct kelpie_vm *vm, struct kelpie_error *err) {
     ASSERT(vm->locked);
     ASSERT(vm->restored);
@@ -100,8 +119,16 @@ static enum kelpie_status load_bundle(struct kelpie_vm *vm, struct snapshot_read
     ASSERT(reader);
     const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
     TRY(check_fits(vm, manifest, options, err));
+    if (options->track && !(vm->ops->capabilities & KELPIE_CAN_DIFF_SNAPSHOT)) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, "track", "backend %s cannot make diffs",
+                               vm->ops->name);
+    }
     TRY(verify_parts(reader, options->verify_memory, wait, err));
+    TRY(verify_parents(reader, options->verify_memory, wait, err));
     TRY(vm->ops->load(vm->instance, reader, wait, err));
+    if (options->track) {
+        TRY(vm->ops->track(vm->instance, wait, err));
+    }
     vm_lock(vm);
     vm->restored = true;
     vm->fresh_wanted = true;
@@ -237,6 +264,9 @@ static enum kelpie_status inspect(const char *directory, bool verify,
     if (status == KELPIE_OK && verify) {
         struct host_wait wait = host_wait_ms(host, KELPIE_TIMEOUT_MS_MAX, HOST_FD_NONE);
         status = verify_parts(reader, true, &wait, err);
+        if (status == KELPIE_OK) {
+            status = verify_parents(reader, true, &wait, err);
+        }
     }
     if (status == KELPIE_OK && ret_snapshot) {
         *ret_snapshot = snapshot_reader_manifest(reader)->info;

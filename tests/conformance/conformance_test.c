@@ -22,7 +22,7 @@ struct suite *suite(void) {
 
 static const struct group *const groups[] = {
     &group_lifecycle, &group_exec, &group_stream, &group_files,
-    &group_snapshot,  &group_fork, &group_heavy,
+    &group_snapshot,  &group_diff, &group_fork,   &group_heavy,
 };
 
 /* True when the list is missing, or names it. */
