@@ -3,8 +3,9 @@
  * How fast kelpie-vmm restores a machine, beside a program of nothing but the KVM calls that a machine takes.
  *
  * The guest is a payload of five instructions that writes to the serial port without end, so that this works on any
- * /dev/kvm. A run is timed in the owner, from the call to the first byte of the guest's console: process, set-up, state,
- * first guest exit, and the way back.
+ * /dev/kvm. Each run has five stamps, told in milliseconds from the first: the request, which here is opening the bundle;
+ * `process`, the monitor runs; `ready`, the last call that sets the machine up has returned; `exit`, the guest has made
+ * its first exit; `byte`, its first byte has reached the owner.
  */
 #ifndef KELPIE_BENCH_KVM_RESTORE_H
 #define KELPIE_BENCH_KVM_RESTORE_H
@@ -15,9 +16,9 @@
 
 struct host;
 
-/* Adds kvm.restore_byte and floor.restore_byte. Says on stderr why not, where there is no usable /dev/kvm.
- * floor_program: the other program's path. */
-void kvm_restore_measure(struct host *host, const char *floor_program, struct report *report,
-                         size_t runs);
+/* Adds kvm.restore_*, the same from a prepared machine as kvm.pool_*, and floor.restore_*. Says on stderr why not, where
+ * there is no usable /dev/kvm. folder: to work in. floor_program: the other program's path. */
+void kvm_restore_measure(struct host *host, const char *folder, const char *floor_program,
+                         struct report *report, size_t runs);
 
 #endif

@@ -71,37 +71,22 @@ bool rig_open(struct rig *rig, struct host *host, uint32_t memory_mib) {
     *rig = (struct rig){.host = host,
                         .config = {.vcpu_count = 1,
                                    .memory_mib = memory_mib,
-                                   .console_bytes_max = KELPIE_CONSOLE_BYTES_DEFAULT},
-                        .memory_fd = HOST_FD_NONE};
+                                   .console_bytes_max = KELPIE_CONSOLE_BYTES_DEFAULT}};
     if (host_path_stat(host, KVM_DEVICE, &info, &err) != KELPIE_OK) {
         fprintf(stderr, "bench: kelpie-vmm is not measured: %s\n", err.message);
         return false;
     }
     struct backend_instance *instance = calloc(1, sizeof(*instance));
     ASSERT(instance);
-    instance->host = rig->host;
-    instance->config = &rig->config;
-    instance->program_fd = HOST_FD_NONE;
-    instance->control_fd = HOST_FD_NONE;
-    monitor_disks_init(&instance->disks, rig->host, &rig->config);
-    rig_check(monitor_init(&instance->monitor, rig->host, &rig->config, "kelpie-vmm", &err),
-              "monitor", &err);
+    rig_check(kvm_instance_init(instance, rig->host, &rig->config, &err), "monitor", &err);
     rig->instance = instance;
     return true;
-}
-
-void rig_end(struct rig *rig) {
-    ASSERT(rig->instance);
-    kvm_process_take_down(rig->instance);
-    host_close(rig->host, rig->memory_fd);
-    rig->memory_fd = HOST_FD_NONE;
 }
 
 void rig_close(struct rig *rig) {
     ASSERT(rig->instance);
     ASSERT(!rig->instance->monitor.process);
-    monitor_deinit(&rig->instance->monitor);
-    host_close(rig->host, rig->instance->program_fd);
+    kvm_instance_deinit(rig->instance);
     free(rig->instance);
 }
 
@@ -147,12 +132,45 @@ void rig_boot(struct rig *rig, const struct rig_payload *payload) {
     rig_check(kvm_process_start(rig->instance, &err), "start", &err);
     rig_give(rig, CONTROL_ROLE_KERNEL, make_kernel(rig, payload));
     rig_give(rig, CONTROL_ROLE_INITRAMFS, rig_file(rig, "none", 4));
-    rig->memory_fd = rig_empty_memory(rig);
-    rig_pass(rig, CONTROL_ROLE_MEMORY, rig->memory_fd);
-    rig_check(kvm_order_machine(rig->instance, CONTROL_BOOT, &wait, &err), "boot", &err);
+    rig->instance->memory_fd = rig_empty_memory(rig); /* as the backend does */
+    rig_pass(rig, CONTROL_ROLE_MEMORY, rig->instance->memory_fd);
+    rig_check(kvm_order_machine(rig->instance, CONTROL_BOOT, true, &wait, &err), "boot", &err);
     rig_await_console(rig);
 }
 
 double rig_ms_since(struct rig *rig, uint64_t start_ns) {
     return (double)(host_monotonic_ns(rig->host) - start_ns) / 1e6;
+}
+
+static struct snapshot_writer *save(struct rig *rig, const char *directory) {
+    struct kelpie_error err;
+    struct snapshot_writer *writer = NULL;
+    const struct host_wait wait = rig_wait(rig);
+    rig_order(rig, CONTROL_PAUSE);
+    rig_check(snapshot_writer_create(rig->host, directory, 0, &writer, &err), "bundle", &err);
+    struct snapshot_manifest *manifest = snapshot_writer_manifest(writer);
+    snprintf(manifest->info.backend, sizeof(manifest->info.backend), "kvm");
+    snprintf(manifest->vm_name, sizeof(manifest->vm_name), "bench");
+    snprintf(manifest->hostname, sizeof(manifest->hostname), "bench");
+    memset(manifest->vm_id, '0', sizeof(manifest->vm_id) - 1);
+    rig_check(kvm_save(rig->instance, KELPIE_SNAPSHOT_SUSPEND, writer, &wait, &err), "save", &err);
+    return writer;
+}
+
+void rig_save_bundle(struct rig *rig, const char *directory) {
+    struct kelpie_error err;
+    struct kelpie_snapshot snapshot;
+    const struct host_wait wait = rig_wait(rig);
+    struct snapshot_writer *writer = save(rig, directory);
+    rig_check(snapshot_writer_publish(writer, &wait, &snapshot, &err), "publish", &err);
+    snapshot_writer_destroy(writer);
+}
+
+struct snapshot_reader *rig_save_in_memory(struct rig *rig) {
+    struct kelpie_error err;
+    struct snapshot_reader *reader = NULL;
+    struct snapshot_writer *writer = save(rig, NULL);
+    rig_check(snapshot_writer_read(writer, &reader, &err), "bundle", &err);
+    snapshot_writer_destroy(writer);
+    return reader;
 }

@@ -7,7 +7,7 @@
  *     if (rig_open(&rig, host, 256)) {
  *         rig_boot(&rig, &payload);                     returns when the guest has written to its console
  *         rig_order(&rig, CONTROL_PAUSE);
- *         rig_end(&rig);                                and the next
+ *         kvm_process_take_down(rig.instance);          and the next
  *         rig_close(&rig);
  *     }
  */
@@ -22,7 +22,6 @@ struct rig {
     struct host *host;
     struct kelpie_config config;
     struct backend_instance *instance;
-    int memory_fd; /* of a booted machine, which shares it; HOST_FD_NONE: of none */
 };
 
 /* Code for long mode, at privilege level 0 and 1 MiB. */
@@ -48,8 +47,12 @@ void rig_pass(struct rig *rig, enum control_role role, int fd);
 void rig_give(struct rig *rig, enum control_role role, int fd);
 
 void rig_order(struct rig *rig, enum control_type type);
-void rig_boot(struct rig *rig, const struct rig_payload *payload);
-void rig_end(struct rig *rig);           /* of the machine that runs */
+void rig_boot(struct rig *rig, const struct rig_payload *payload); /* in instance->memory_fd */
+
+/* The machine, paused for it, as a bundle: in a folder that does not exist; in memory, for a fork. It stays paused. */
+void rig_save_bundle(struct rig *rig, const char *directory);
+struct snapshot_reader *rig_save_in_memory(struct rig *rig);
+
 void rig_await_console(struct rig *rig); /* takes one byte */
 
 #endif

@@ -106,7 +106,7 @@ static void measure_full(struct host *host, const char *path, struct report *rep
     const struct rig_payload payload = writer();
     rig_boot(&rig, &payload);
     rig_order(&rig, CONTROL_PAUSE);
-    uint8_t *memory = map(rig.memory_fd, FULL_SIZE);
+    uint8_t *memory = map(rig.instance->memory_fd, FULL_SIZE);
     uint8_t *touched = map(HOST_FD_NONE, FULL_SIZE);
     fill(memory);
     memset(touched, 1, FULL_SIZE);
@@ -123,7 +123,7 @@ static void measure_full(struct host *host, const char *path, struct report *rep
     }
     munmap(memory, FULL_SIZE);
     munmap(touched, FULL_SIZE);
-    rig_end(&rig);
+    kvm_process_take_down(rig.instance);
     rig_close(&rig);
 }
 
@@ -132,9 +132,9 @@ static void measure_full(struct host *host, const char *path, struct report *rep
 /* Writes in this run's pages, and waits until it is done. */
 static void let_guest_write(struct rig *rig, uint32_t number) {
     struct kelpie_error err;
-    rig_check(
-        host_file_write_at(rig->host, rig->memory_fd, &number, sizeof(number), TRIGGER_GPA, &err),
-        "trigger", &err);
+    rig_check(host_file_write_at(rig->host, rig->instance->memory_fd, &number, sizeof(number),
+                                 TRIGGER_GPA, &err),
+              "trigger", &err);
     rig_await_console(rig);
 }
 
@@ -195,7 +195,7 @@ static void measure_diff(struct host *host, const char *path, struct report *rep
         let_guest_write(&rig, (uint32_t)i + 1);
         diff_once(&rig, path, presave, pause);
     }
-    rig_end(&rig);
+    kvm_process_take_down(rig.instance);
     rig_close(&rig);
 }
 

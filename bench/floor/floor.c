@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
  * The floor: the KVM calls that a restored machine takes, in the best order known, and nothing else. It is started like
- * kelpie-vmm, with the same descriptors, maps the same memory file, runs the payload to its first exit, and writes one
- * byte to the console.
+ * kelpie-vmm, maps the same memory file, runs the payload to its first exit, and writes to the console when it was started,
+ * had everything set up, and had that exit.
  */
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CONSOLE_FD 4
@@ -66,7 +67,14 @@ static void set_registers(int vcpu) {
     checked(ioctl(vcpu, KVM_SET_REGS, &regs), 10);
 }
 
+static uint64_t now_ns(void) {
+    struct timespec now = {0};
+    checked(clock_gettime(CLOCK_MONOTONIC, &now), 18);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 int main(void) {
+    uint64_t stamps[3] = {now_ns()};
     struct stat info;
     static struct cpuid cpuid = {.head.nent = CPUID_COUNT_MAX};
     checked(fstat(MEMORY_FD, &info), 11);
@@ -80,8 +88,11 @@ int main(void) {
     checked(ioctl(KVM_FD, KVM_GET_SUPPORTED_CPUID, &cpuid), 14);
     checked(ioctl(vcpu, KVM_SET_CPUID2, &cpuid), 15);
     set_registers(vcpu);
+    stamps[1] = now_ns();
     checked(ioctl(vcpu, KVM_RUN, 0), 16);
-    if (run->exit_reason != KVM_EXIT_IO || write(CONSOLE_FD, "x", 1) != 1) {
+    stamps[2] = now_ns();
+    if (run->exit_reason != KVM_EXIT_IO ||
+        write(CONSOLE_FD, stamps, sizeof(stamps)) != sizeof(stamps)) {
         _exit(17);
     }
     pause();

@@ -65,6 +65,11 @@ struct backend_ops {
     enum kelpie_status (*load)(struct backend_instance *instance, struct snapshot_reader *reader,
                                const struct host_wait *wait, struct kelpie_error *err);
 
+    /* As load, but the vCPUs run as soon as they can; resume is called all the same. NULL: load does. */
+    enum kelpie_status (*load_running)(struct backend_instance *instance,
+                                       struct snapshot_reader *reader, const struct host_wait *wait,
+                                       struct kelpie_error *err);
+
     /* vCPUs stop and go on. The guest was asked to stand still, or told to go on, by the caller. */
     enum kelpie_status (*pause)(struct backend_instance *instance, const struct host_wait *wait,
                                 struct kelpie_error *err);

@@ -13,6 +13,7 @@ struct snapshot_reader {
     struct snapshot_manifest *manifest;
     struct snapshot_reader *parent; /* owned; NULL: this is no diff */
     int part_fds[SNAPSHOT_PART_COUNT];
+    bool verified[SNAPSHOT_PART_COUNT]; /* atomically: several threads may verify at once */
 };
 
 /* Opens one of the bundle's files: a regular file, not a link to one elsewhere. */
@@ -294,7 +295,8 @@ enum kelpie_status snapshot_reader_verify(struct snapshot_reader *reader, enum s
     ASSERT((unsigned)part < SNAPSHOT_PART_COUNT);
     const struct snapshot_part_info *info = &reader->manifest->parts[part];
     const char *name = snapshot_part_name(part);
-    if (!info->present || reader->directory.text[0] == '\0') {
+    if (!info->present || reader->directory.text[0] == '\0' ||
+        __atomic_load_n(&reader->verified[part], __ATOMIC_RELAXED)) {
         return KELPIE_OK;
     }
     ASSERT(reader->part_fds[part] != HOST_FD_NONE);
@@ -305,5 +307,6 @@ enum kelpie_status snapshot_reader_verify(struct snapshot_reader *reader, enum s
                                "%s of the bundle %.512s is damaged: its checksum is %s, not %s",
                                name, reader->directory.text, checksum, info->checksum);
     }
+    __atomic_store_n(&reader->verified[part], true, __ATOMIC_RELAXED);
     return KELPIE_OK;
 }

@@ -217,7 +217,7 @@ KELPIE_CHECKED enum kelpie_status snapshot_reader_part_open(const struct snapsho
                                                             enum snapshot_part part, int *ret_fd,
                                                             struct kelpie_error *err);
 
-/* Checks a part's checksum, which a bundle in memory does not have: SNAPSHOT_CORRUPT with the part's name as field. */
+/* Checks a part's checksum, once for each reader; a bundle in memory has none. SNAPSHOT_CORRUPT with the part's name as field. */
 KELPIE_CHECKED enum kelpie_status snapshot_reader_verify(struct snapshot_reader *reader,
                                                          enum snapshot_part part,
                                                          const struct host_wait *wait,

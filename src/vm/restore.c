@@ -125,7 +125,8 @@ static enum kelpie_status load_bundle(struct kelpie_vm *vm, struct snapshot_read
     }
     TRY(verify_parts(reader, options->verify_memory, wait, err));
     TRY(verify_parents(reader, options->verify_memory, wait, err));
-    TRY(vm->ops->load(vm->instance, reader, wait, err));
+    bool run = !options->paused && !options->track && vm->ops->load_running;
+    TRY((run ? vm->ops->load_running : vm->ops->load)(vm->instance, reader, wait, err));
     if (options->track) {
         TRY(vm->ops->track(vm->instance, wait, err));
     }

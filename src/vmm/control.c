@@ -70,6 +70,7 @@ void control_encode_machine(struct cursor_writer *writer, enum control_type type
     for (size_t i = 0; i < KELPIE_DISK_COUNT_MAX; i++) {
         cursor_write_u8(writer, machine->disk_read_only[i]);
     }
+    cursor_write_u8(writer, machine->run);
     cursor_write_bytes(writer, machine->generation, sizeof(machine->generation));
     cursor_write_string(writer, machine->command_line);
     end(writer);
@@ -88,6 +89,7 @@ bool control_decode_machine(const void *payload, size_t size, struct control_mac
     for (size_t i = 0; i < KELPIE_DISK_COUNT_MAX; i++) {
         ret->disk_read_only[i] = cursor_read_u8(&reader) != 0;
     }
+    ret->run = cursor_read_u8(&reader) != 0;
     const uint8_t *generation = cursor_read_bytes(&reader, sizeof(ret->generation));
     const char *line = cursor_read_string(&reader, CONTROL_COMMAND_LINE_SIZE_MAX);
     if (!generation || !line || !cursor_reader_finished(&reader)) {

@@ -12,7 +12,7 @@
  *
  *     PREPARE machine   makes memory, vCPUs and the devices that need no file; optional, before the next two
  *     BOOT  machine     loads KERNEL and INITRAMFS into the file MEMORY, and lets the vCPUs run
- *     LOAD  machine     loads STATE over MEMORY, which is mapped privately; the vCPUs do not run
+ *     LOAD  machine     loads STATE over MEMORY, which is mapped privately; the vCPUs run only if `run` says so
  *     PAUSE, RESUME     the vCPUs stop and go on
  *     SAVE              writes STATE, and MEMORY if there is one, while the vCPUs stand; with PAGES_0 a diff
  *     TRACK             from the last SAVE or LOAD on, note which pages are written: the vCPUs have not run since
@@ -97,6 +97,7 @@ struct control_machine {
     uint32_t channel_port; /* the host's vsock port of the channel */
     uint32_t disk_count;
     bool disk_read_only[KELPIE_DISK_COUNT_MAX];
+    bool run;                                    /* LOAD: let the vCPUs run at once */
     uint8_t generation[CONTROL_GENERATION_SIZE]; /* VMGenID: new for each boot and load */
     char command_line[CONTROL_COMMAND_LINE_SIZE_MAX + 1];
 };

@@ -19,6 +19,7 @@ static const struct control_machine machine = {
     .channel_port = 1024,
     .disk_count = 2,
     .disk_read_only = {false, true},
+    .run = true,
     .generation = "0123456789abcde",
     .command_line = "console=ttyS0",
 };
@@ -40,6 +41,7 @@ static void test_messages_survive(void **state) {
                                        writer.size - CONTROL_HEADER_SIZE, &back));
     assert_int_equal(back.vcpu_count, 3);
     assert_int_equal(back.memory_mib, 512);
+    assert_true(back.run);
     assert_true(!back.disk_read_only[0] && back.disk_read_only[1]);
     assert_memory_equal(back.generation, machine.generation, CONTROL_GENERATION_SIZE);
     assert_string_equal(back.command_line, machine.command_line);

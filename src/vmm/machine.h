@@ -32,6 +32,7 @@
 #include "vmm/device/virtio_mmio.h"
 #include "vmm/device/virtio_rng.h"
 #include "vmm/device/virtio_vsock.h"
+#include "vmm/state/state.h"
 #include "vmm/x86_64/vcpu_threads.h"
 
 /* A kick of one queue. */
@@ -67,8 +68,9 @@ struct machine_changes {
 struct machine {
     struct control_machine config;
     bool prepared;
-    void *host_memory; /* NULL: not mapped */
-    int memory_fd;     /* the file that memory is a shared mapping of; owned; -1: it is private */
+    void *host_memory;   /* NULL: it has no place yet */
+    bool memory_is_away; /* nothing is mapped in its place */
+    int memory_fd;       /* the file that memory is a shared mapping of; owned; -1: it is private */
     struct memory memory;
     struct machine_changes changes;
     struct kvm kvm;
@@ -97,8 +99,8 @@ struct machine {
     uint64_t resumed_ns;
 };
 
-/* What takes time and needs no file: memory's place, processors, devices. A boot or a load of the same machine
- * follows, and is the quicker for it. */
+/* What takes time and needs no file: memory's place, processors, devices, and what is slow only the first time
+ * (machine_warm.c). A boot or a load of the same machine follows, and is the quicker for it. */
 KELPIE_CHECKED enum kelpie_status machine_prepare(struct machine *machine,
                                                   const struct control_machine *config,
                                                   struct kelpie_error *err);
@@ -191,6 +193,19 @@ KELPIE_CHECKED enum kelpie_status machine_add_fixed_devices(struct machine *mach
                                                             struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status
 machine_add_files(struct machine *machine, struct machine_files *files, struct kelpie_error *err);
+
+/* machine_save.c and machine_load.c: everything but memory. */
+KELPIE_CHECKED enum kelpie_status machine_save_sections(struct machine *machine,
+                                                        struct state_writer *state,
+                                                        struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status machine_load_sections(struct machine *machine,
+                                                        struct state_reader *state,
+                                                        struct kelpie_error *err);
+
+/* machine_warm.c: a rehearsal over memory that holds nothing, for machine_prepare(). Afterwards the machine is as
+ * before, but for memory. */
+KELPIE_CHECKED enum kelpie_status machine_warm_up(struct machine *machine,
+                                                  struct kelpie_error *err);
 
 /* What answers the guest's accesses. */
 struct vcpu_ops machine_vcpu_ops(struct machine *machine);

@@ -27,8 +27,8 @@ enum kelpie_status machine_read_file(int fd, void *buffer, size_t size, uint64_t
 }
 
 /* The order matters: a clock counts with TSCs, and CPUID comes before MSRs (vcpu_state_load). */
-static enum kelpie_status load_sections(struct machine *machine, struct state_reader *state,
-                                        struct kelpie_error *err) {
+enum kelpie_status machine_load_sections(struct machine *machine, struct state_reader *state,
+                                         struct kelpie_error *err) {
     ASSERT(machine->vcpu_count > 0);
     ASSERT(machine->transport_count > 0);
     for (size_t i = 0; i < machine->vcpu_count; i++) {
@@ -50,7 +50,7 @@ static enum kelpie_status load_state(struct machine *machine, int fd, void *buff
     static struct state_reader state; /* large; used once in a process */
     TRY(machine_read_file(fd, buffer, size, 0, err));
     TRY(state_reader_init(&state, buffer, size, err));
-    return load_sections(machine, &state, err);
+    return machine_load_sections(machine, &state, err);
 }
 
 /* What the driver offered before the save and the device had not taken yet. */
@@ -89,7 +89,8 @@ static enum kelpie_status load_file(struct machine *machine, int state_fd,
         return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "state", "the state's size cannot be");
     }
     size_t size = (size_t)info.st_size;
-    void *buffer = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *buffer =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (buffer == MAP_FAILED) {
         return error_set_os(err, errno, "cannot get memory for the machine's state");
     }

@@ -135,8 +135,8 @@ static enum kelpie_status save_memory(const struct machine *machine, int fd,
 
 /* ---- State ------------------------------------------------------------------------------------ */
 
-static enum kelpie_status save_sections(struct machine *machine, struct state_writer *state,
-                                        struct kelpie_error *err) {
+enum kelpie_status machine_save_sections(struct machine *machine, struct state_writer *state,
+                                         struct kelpie_error *err) {
     ASSERT(machine->vcpu_count > 0);
     ASSERT(machine->transport_count > 0);
     for (size_t i = 0; i < machine->vcpu_count; i++) {
@@ -160,7 +160,7 @@ static enum kelpie_status save_state(struct machine *machine, int fd, void *buff
     struct state_writer state;
     size_t size = 0;
     state_writer_init(&state, buffer, VMM_STATE_SIZE_MAX);
-    TRY(save_sections(machine, &state, err));
+    TRY(machine_save_sections(machine, &state, err));
     TRY(state_writer_finish(&state, &size, err));
     return machine_write_file(fd, buffer, size, 0, err);
 }

@@ -126,7 +126,7 @@ static enum kelpie_status make(struct session *session, const struct control_hea
     }
     session->made = true;
     TRY(confine(session, err));
-    return header->type == CONTROL_BOOT ? machine_resume(machine, err) : KELPIE_OK;
+    return header->type == CONTROL_BOOT || config.run ? machine_resume(machine, err) : KELPIE_OK;
 }
 
 static enum kelpie_status obey(struct session *session, const struct control_header *header,

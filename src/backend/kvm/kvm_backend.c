@@ -47,11 +47,7 @@ static void kvm_probe(struct host *host, struct kelpie_probe *ret_probe) {
 static void kvm_destroy(struct backend_instance *instance) {
     ASSERT(instance);
     ASSERT(instance->host);
-    if (instance->monitor.lock) {
-        kvm_process_take_down(instance);
-    }
-    monitor_deinit(&instance->monitor);
-    host_close(instance->host, instance->program_fd);
+    kvm_instance_deinit(instance);
     free(instance);
 }
 
@@ -64,9 +60,9 @@ static enum kelpie_status find_images(struct backend_instance *instance,
 
 static enum kelpie_status init(struct backend_instance *instance,
                                const struct backend_launch *launch, struct kelpie_error *err) {
-    ASSERT(instance->host);
-    ASSERT(instance->config);
-    TRY(monitor_init(&instance->monitor, instance->host, instance->config, "kelpie-vmm", err));
+    ASSERT(instance);
+    ASSERT(launch->host);
+    TRY(kvm_instance_init(instance, launch->host, launch->config, err));
     if (launch->for_bundle) {
         return KELPIE_OK;
     }
@@ -84,12 +80,6 @@ static enum kelpie_status kvm_create(const struct backend_launch *launch,
     if (!instance) {
         return KELPIE_NO_MEMORY;
     }
-    instance->host = launch->host;
-    instance->config = launch->config;
-    instance->program_fd = HOST_FD_NONE;
-    instance->control_fd = HOST_FD_NONE;
-    instance->memory_fd = HOST_FD_NONE;
-    monitor_disks_init(&instance->disks, launch->host, launch->config);
     enum kelpie_status status = init(instance, launch, err);
     if (status != KELPIE_OK) {
         kvm_destroy(instance);
@@ -120,7 +110,7 @@ static enum kelpie_status boot(struct backend_instance *instance, const struct h
     TRY(kvm_pass(instance, CONTROL_ROLE_KERNEL, kernel.fd, err));
     TRY(kvm_pass(instance, CONTROL_ROLE_INITRAMFS, initramfs.fd, err));
     TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, instance->memory_fd, err));
-    return kvm_order_machine(instance, CONTROL_BOOT, wait, err);
+    return kvm_order_machine(instance, CONTROL_BOOT, true, wait, err);
 }
 
 static enum kelpie_status kvm_start(struct backend_instance *instance, const struct host_wait *wait,
@@ -224,6 +214,7 @@ const struct backend_ops backend_kvm_ops = {
     .start = kvm_start,
     .prepare = kvm_prepare,
     .load = kvm_load,
+    .load_running = kvm_load_running,
     .pause = kvm_pause,
     .resume = kvm_resume,
     .track = kvm_track,

@@ -48,6 +48,13 @@ struct backend_instance {
     uint8_t in[CONTROL_MESSAGE_SIZE_MAX];
 };
 
+/* An instance without a machine. After a failure too, deinit gives back what there is of a zeroed one. */
+KELPIE_CHECKED enum kelpie_status kvm_instance_init(struct backend_instance *instance,
+                                                    struct host *host,
+                                                    const struct kelpie_config *config,
+                                                    struct kelpie_error *err);
+void kvm_instance_deinit(struct backend_instance *instance);
+
 /* What holds from create to destroy. */
 void kvm_instance_check(const struct backend_instance *instance);
 
@@ -74,9 +81,9 @@ KELPIE_CHECKED enum kelpie_status kvm_order_plain(struct backend_instance *insta
                                                   const struct host_wait *wait,
                                                   struct kelpie_error *err);
 
-/* PREPARE, BOOT or LOAD of the config's machine; the last two with its disks. */
+/* PREPARE, BOOT or LOAD of the config's machine; the last two with its disks. run: see struct control_machine. */
 KELPIE_CHECKED enum kelpie_status kvm_order_machine(struct backend_instance *instance,
-                                                    enum control_type type,
+                                                    enum control_type type, bool run,
                                                     const struct host_wait *wait,
                                                     struct kelpie_error *err);
 
@@ -105,5 +112,9 @@ KELPIE_CHECKED enum kelpie_status kvm_prepare(struct backend_instance *instance,
 KELPIE_CHECKED enum kelpie_status kvm_load(struct backend_instance *instance,
                                            struct snapshot_reader *reader,
                                            const struct host_wait *wait, struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status kvm_load_running(struct backend_instance *instance,
+                                                   struct snapshot_reader *reader,
+                                                   const struct host_wait *wait,
+                                                   struct kelpie_error *err);
 
 #endif

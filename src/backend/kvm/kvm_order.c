@@ -183,7 +183,8 @@ static enum kelpie_status command_line(const struct backend_instance *instance, 
 }
 
 enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum control_type type,
-                                     const struct host_wait *wait, struct kelpie_error *err) {
+                                     bool run, const struct host_wait *wait,
+                                     struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(type == CONTROL_PREPARE || type == CONTROL_BOOT || type == CONTROL_LOAD);
     const struct kelpie_config *config = instance->config;
@@ -192,6 +193,7 @@ enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum con
         .memory_mib = config->memory_mib,
         .channel_port = PROTOCOL_VSOCK_PORT,
         .disk_count = (uint32_t)config->disk_count,
+        .run = run,
     };
     for (size_t i = 0; i < config->disk_count; i++) {
         machine.disk_read_only[i] = instance->disks.disks[i].read_only;

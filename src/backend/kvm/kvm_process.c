@@ -13,6 +13,29 @@ static_assert(CONTROL_CHILD_PROGRAM == 7, "program_path has it");
 
 static const char program_path[] = "/proc/self/fd/7";
 
+enum kelpie_status kvm_instance_init(struct backend_instance *instance, struct host *host,
+                                     const struct kelpie_config *config, struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(config);
+    instance->host = host;
+    instance->config = config;
+    instance->program_fd = HOST_FD_NONE;
+    instance->control_fd = HOST_FD_NONE;
+    instance->memory_fd = HOST_FD_NONE;
+    monitor_disks_init(&instance->disks, host, config);
+    return monitor_init(&instance->monitor, host, config, "kelpie-vmm", err);
+}
+
+void kvm_instance_deinit(struct backend_instance *instance) {
+    ASSERT(instance->host);
+    ASSERT(instance->config);
+    if (instance->monitor.lock) {
+        kvm_process_take_down(instance);
+    }
+    monitor_deinit(&instance->monitor);
+    host_close(instance->host, instance->program_fd);
+}
+
 void kvm_instance_check(const struct backend_instance *instance) {
     ASSERT(instance->host && instance->monitor.lock);
     ASSERT(instance->config);

@@ -192,8 +192,9 @@ static enum kelpie_status pass_layers(struct backend_instance *instance,
                     snapshot_reader_part(reader, SNAPSHOT_PART_MEMORY), err);
 }
 
-static enum kelpie_status load(struct backend_instance *instance, struct snapshot_reader *reader,
-                               const struct host_wait *wait, struct kelpie_error *err) {
+static enum kelpie_status load_once(struct backend_instance *instance,
+                                    struct snapshot_reader *reader, bool run,
+                                    const struct host_wait *wait, struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(instance->prepared || !instance->monitor.process);
     TRY(check_manifest(instance, snapshot_reader_manifest(reader), err));
@@ -203,7 +204,7 @@ static enum kelpie_status load(struct backend_instance *instance, struct snapsho
     TRY(kvm_pass(instance, CONTROL_ROLE_STATE, snapshot_reader_part(reader, SNAPSHOT_PART_STATE),
                  err));
     TRY(pass_layers(instance, reader, err));
-    TRY(kvm_order_machine(instance, CONTROL_LOAD, wait, err));
+    TRY(kvm_order_machine(instance, CONTROL_LOAD, run, wait, err));
     take_digests(instance, snapshot_reader_manifest(reader));
     memcpy(instance->base_id, snapshot_reader_manifest(reader)->info.id, sizeof(instance->base_id));
     return KELPIE_OK;
@@ -214,8 +215,9 @@ enum kelpie_status kvm_prepare(struct backend_instance *instance, struct snapsho
     kvm_instance_check(instance);
     ASSERT(!instance->prepared);
     TRY(check_manifest(instance, snapshot_reader_manifest(reader), err));
+    TRY(snapshot_reader_verify(reader, SNAPSHOT_PART_STATE, wait, err));
     TRY(kvm_process_start(instance, err));
-    enum kelpie_status status = kvm_order_machine(instance, CONTROL_PREPARE, wait, err);
+    enum kelpie_status status = kvm_order_machine(instance, CONTROL_PREPARE, false, wait, err);
     if (status != KELPIE_OK) {
         kvm_process_take_down(instance);
         return status;
@@ -224,16 +226,17 @@ enum kelpie_status kvm_prepare(struct backend_instance *instance, struct snapsho
     return KELPIE_OK;
 }
 
-enum kelpie_status kvm_load(struct backend_instance *instance, struct snapshot_reader *reader,
-                            const struct host_wait *wait, struct kelpie_error *err) {
+static enum kelpie_status load(struct backend_instance *instance, struct snapshot_reader *reader,
+                               bool run, const struct host_wait *wait, struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(reader && wait);
     bool prepared = instance->prepared;
-    enum kelpie_status status = load(instance, reader, wait, err);
-    if (status == KELPIE_CRASHED && prepared) {
-        /* It died while it waited: that says nothing about the bundle. */
+    enum kelpie_status status = load_once(instance, reader, run, wait, err);
+    if (status != KELPIE_OK && prepared && status != KELPIE_CANCELLED &&
+        status != KELPIE_TIMED_OUT) {
+        /* It died while it waited, or has run already and takes no other CPUID: that says nothing about the bundle. */
         kvm_process_take_down(instance);
-        status = load(instance, reader, wait, err);
+        status = load_once(instance, reader, run, wait, err);
     }
     if (status != KELPIE_OK) {
         kvm_process_take_down(instance);
@@ -242,4 +245,15 @@ enum kelpie_status kvm_load(struct backend_instance *instance, struct snapshot_r
         return error_wrap(err, KELPIE_RESTORE_FAILED, "the monitor does not take the bundle");
     }
     return status;
+}
+
+enum kelpie_status kvm_load(struct backend_instance *instance, struct snapshot_reader *reader,
+                            const struct host_wait *wait, struct kelpie_error *err) {
+    return load(instance, reader, false, wait, err);
+}
+
+enum kelpie_status kvm_load_running(struct backend_instance *instance,
+                                    struct snapshot_reader *reader, const struct host_wait *wait,
+                                    struct kelpie_error *err) {
+    return load(instance, reader, true, wait, err);
 }

@@ -166,7 +166,7 @@ static enum kelpie_status create(struct kvm *kvm, struct kelpie_error *err) {
         return error_set_os(err, -result, "KVM does not say what processor it can be");
     }
     ASSERT(kvm->supported.count <= CPUID_ENTRY_COUNT_MAX);
-    return KELPIE_OK;
+    return kvm_list_msrs(kvm, err);
 }
 
 enum kelpie_status kvm_create(struct kvm *kvm, int kvm_fd, const struct memory *memory,

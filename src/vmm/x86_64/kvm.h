@@ -33,6 +33,12 @@
 #include "vmm/x86_64/cpuid.h"
 #include "vmm/x86_64/x86_64_limits.h"
 
+/* As struct kvm_msr_list, with room: which model-specific registers are saved, ascending, each once (vcpu_msr.c). */
+struct msr_list {
+    uint32_t count;
+    uint32_t indices[VCPU_MSR_COUNT_MAX];
+};
+
 struct kvm_irq {
     uint32_t gsi;
     int fd; /* owned */
@@ -59,6 +65,7 @@ struct kvm {
     bool has_clock_realtime;
     bool dirty_started;
     struct cpuid_table supported; /* fetched once: it takes 0.25 ms */
+    struct msr_list msrs;         /* likewise */
     struct kvm_irq irqs[KVM_IRQ_COUNT_MAX];
     size_t irq_count;
     struct kvm_event events[KVM_IOEVENTFD_COUNT_MAX];
@@ -102,6 +109,9 @@ KELPIE_CHECKED enum kelpie_status kvm_state_save(struct kvm *kvm, struct state_w
                                                  struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status kvm_state_load(struct kvm *kvm, struct state_reader *state,
                                                  struct kelpie_error *err);
+
+/* vcpu_msr.c: fills in `msrs`. For kvm_create. */
+KELPIE_CHECKED enum kelpie_status kvm_list_msrs(struct kvm *kvm, struct kelpie_error *err);
 
 /* ioctl() without an interruption by a signal. Negative errno on failure. For this folder. */
 int kvm_ioctl(int fd, unsigned long request, void *argument);

@@ -254,6 +254,18 @@ uint64_t vcpu_first_exit_ns(const struct vcpu *vcpu) {
     return __atomic_load_n(&vcpu->first_exit_ns, __ATOMIC_RELAXED);
 }
 
+void vcpu_forget_first_exit(struct vcpu *vcpu) {
+    ASSERT(vcpu);
+    ASSERT(vcpu->run);
+    __atomic_store_n(&vcpu->first_exit_ns, 0, __ATOMIC_RELAXED);
+}
+
+void vcpu_refresh(struct vcpu *vcpu) {
+    ASSERT(vcpu);
+    ASSERT(vcpu->fd >= 0);
+    vcpu->is_fresh = true;
+}
+
 static void note_first_exit(struct vcpu *vcpu) {
     struct timespec now = {0};
     int result = clock_gettime(CLOCK_MONOTONIC, &now);

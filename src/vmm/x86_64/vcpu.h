@@ -38,6 +38,8 @@ struct vcpu {
     uint32_t vcpu_count; /* of the machine */
     struct kvm_run *run;
     struct cpuid_table cpuid; /* as KVM was told */
+    uint32_t tsc_khz;         /* as it was made; 0: KVM does not say */
+    bool is_fresh;            /* as it was made: a load has not touched it */
     uint64_t first_exit_ns;   /* see vcpu_first_exit_ns() */
 };
 
@@ -104,6 +106,10 @@ void vcpu_run(struct vcpu *vcpu, const struct vcpu_ops *ops, struct vcpu_result 
 /* When the guest first came back to us, on the monotonic clock; 0: not yet. From any thread. */
 uint64_t vcpu_first_exit_ns(const struct vcpu *vcpu);
 
+/* For rehearsals, while it does not run: the next exit is the first. And: it holds the state that it was made with, again. */
+void vcpu_forget_first_exit(struct vcpu *vcpu);
+void vcpu_refresh(struct vcpu *vcpu);
+
 /* vcpu_run returns soon, or at once when it comes to KVM the next time. A vCPU that is in the guest leaves it only by
  * a signal to its thread (VCPU_KICK_SIGNAL), which vcpu_threads sends: a caller of its own kicks first and then
  * signals. Stays in force until vcpu_unkick, which is called while vcpu_run is not running. */
@@ -120,7 +126,7 @@ KELPIE_CHECKED enum kelpie_status vcpu_mask_signals(struct vcpu *vcpu, struct ke
 KELPIE_CHECKED enum kelpie_status vcpu_clock_stopped(struct vcpu *vcpu, struct kelpie_error *err);
 
 /* vcpu_state.c and vcpu_msr.c: sections 'CPUI', 'VCPU' and 'MSRS' with instance = index. Not running, stopped by
- * VCPU_STOP_PAUSED or never run. A load needs a vCPU that never ran; after
+ * VCPU_STOP_PAUSED or never run. A load needs a vCPU that never ran, or one that says the same in CPUID already; after
  * one that failed another may be tried.
  * Errors of load: SNAPSHOT_CORRUPT: values that no processor has (B1); SNAPSHOT_INCOMPATIBLE: field "tsc_khz" or "tsc" (C3),
  * "cpuid.…" (C4), "msr.…", "xsave". */

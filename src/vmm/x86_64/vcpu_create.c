@@ -98,6 +98,9 @@ static enum kelpie_status create(struct vcpu *vcpu, struct kelpie_error *err) {
         return error_set_os(err, errno, "cannot map the run structure of vCPU %u", vcpu->index);
     }
     vcpu->run = run;
+    int khz = ioctl(fd, KVM_GET_TSC_KHZ, 0);
+    vcpu->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+    vcpu->is_fresh = true;
     TRY(set_cpuid(vcpu, err)); /* first: it decides which MSRs there are */
     TRY(set_msrs(vcpu, err));
     return vcpu->index == 0 ? set_lines(vcpu, err) : KELPIE_OK;

@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 #include "base/assert.h"
@@ -29,12 +30,7 @@
 #define MSR_TSC_DEADLINE 0x6e0
 static_assert(MSR_TSC < MSR_TSC_DEADLINE, "ascending order sets the TSC first");
 
-/* As struct kvm_msr_list and struct kvm_msrs, with room. */
-struct msr_list {
-    uint32_t count;
-    uint32_t indices[VCPU_MSR_COUNT_MAX];
-};
-
+/* As struct kvm_msrs, with room. */
 struct msr_table {
     uint32_t count;
     uint32_t padding;
@@ -85,13 +81,11 @@ static int compare_indices(const void *one, const void *other) {
     return a < b ? -1 : a > b;
 }
 
-/* What this host's KVM has, ascending, each once. */
-static enum kelpie_status list_msrs(const struct vcpu *vcpu, struct msr_list *ret,
-                                    struct kelpie_error *err) {
-    ASSERT(vcpu->kvm->kvm_fd >= 0);
-    ASSERT(ret);
+enum kelpie_status kvm_list_msrs(struct kvm *kvm, struct kelpie_error *err) {
+    ASSERT(kvm->kvm_fd >= 0);
+    struct msr_list *ret = &kvm->msrs;
     struct msr_list listed = {.count = VCPU_MSR_COUNT_MAX - VCPU_MSR_UNLISTED_COUNT_MAX};
-    int result = kvm_ioctl(vcpu->kvm->kvm_fd, KVM_GET_MSR_INDEX_LIST, &listed);
+    int result = kvm_ioctl(kvm->kvm_fd, KVM_GET_MSR_INDEX_LIST, &listed);
     if (result < 0) {
         return error_set_os(err, -result, "KVM does not list its model-specific registers");
     }
@@ -111,6 +105,7 @@ static enum kelpie_status list_msrs(const struct vcpu *vcpu, struct msr_list *re
             ret->indices[ret->count++] = index;
         }
     }
+    ASSERT(ret->count <= listed.count);
     return KELPIE_OK;
 }
 
@@ -152,11 +147,13 @@ static void read_msrs(const struct vcpu *vcpu, const struct msr_list *list, stru
 enum kelpie_status vcpu_msrs_save(struct vcpu *vcpu, struct state_writer *state,
                                   struct kelpie_error *err) {
     ASSERT(vcpu && state);
-    struct msr_list list;
     struct msr_table table;
-    TRY(list_msrs(vcpu, &list, err));
-    read_msrs(vcpu, &list, &table);
-    ASSERT(table.count <= list.count);
+    read_msrs(vcpu, &vcpu->kvm->msrs, &table);
+    if (table.count == 0) {
+        return error_set(err, KELPIE_SNAPSHOT_FAILED,
+                         "KVM gives no model-specific register of vCPU %u", vcpu->index);
+    }
+    ASSERT(table.count <= vcpu->kvm->msrs.count);
     struct cursor_writer *writer = state_begin(state, TAG_MSRS, VERSION, (uint16_t)vcpu->index);
     cursor_write_u32(writer, table.count);
     for (uint32_t i = 0; i < table.count; i++) {
@@ -211,33 +208,30 @@ static enum kelpie_status keep_known(struct msr_table *table, const struct msr_l
     return KELPIE_OK;
 }
 
-static enum kelpie_status set_msrs(struct vcpu *vcpu, const struct msr_table *table,
+/* Uses the table up: what KVM has taken leaves it. */
+static enum kelpie_status set_msrs(struct vcpu *vcpu, struct msr_table *table,
                                    struct kelpie_error *err) {
     ASSERT(vcpu->fd >= 0);
     ASSERT(table->count <= VCPU_MSR_COUNT_MAX);
-    uint32_t next = 0;
-    while (next < table->count) {
-        struct msr_table part;
-        part.count = table->count - next;
-        part.padding = 0;
-        for (uint32_t i = 0; i < part.count; i++) {
-            part.entries[i] = table->entries[next + i];
-        }
-        int result = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &part);
+    while (table->count > 0) {
+        int result = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, table);
         if (result < 0) {
             error_set_os(err, -result, "cannot set the model-specific registers of vCPU %u",
                          vcpu->index);
             return error_wrap(err, KELPIE_RESTORE_FAILED, "cannot load the state");
         }
-        next += (uint32_t)result;
-        if (next < table->count) {
-            const struct kvm_msr_entry *refused = &table->entries[next++];
+        uint32_t done = (uint32_t)result;
+        ASSERT(done <= table->count);
+        if (done < table->count) {
+            const struct kvm_msr_entry *refused = &table->entries[done++];
             uint64_t value = 0;
             bool same = read_msr(vcpu, refused->index, &value) && value == refused->data;
             if (!same && !is_read_only(refused->index)) {
                 return incompatible(refused, "refuses", err);
             }
         }
+        table->count -= done;
+        memmove(table->entries, table->entries + done, table->count * sizeof(table->entries[0]));
     }
     return KELPIE_OK;
 }
@@ -246,43 +240,50 @@ static enum kelpie_status set_msrs(struct vcpu *vcpu, const struct msr_table *ta
  * does where the host's is ahead of the snapshot's, and would be a clock that jumps back where it is not. The first vCPU
  * tells: KVM sets the others to what it has, when they differ by less than a second, as their saved values do by the
  * time that saving took. */
-static enum kelpie_status check_tsc(const struct vcpu *vcpu, const struct msr_table *table,
+static enum kelpie_status check_tsc(const struct vcpu *vcpu, uint64_t saved,
                                     struct kelpie_error *err) {
+    uint64_t now = 0;
     ASSERT(vcpu->fd >= 0);
-    ASSERT(table->count <= VCPU_MSR_COUNT_MAX);
-    for (uint32_t i = 0; i < table->count && vcpu->index == 0; i++) {
-        uint64_t now = 0;
-        bool is_tsc = table->entries[i].index == MSR_TSC && read_msr(vcpu, MSR_TSC, &now);
-        if (is_tsc && now < table->entries[i].data) {
-            return error_set_field(
-                err, KELPIE_SNAPSHOT_INCOMPATIBLE, "tsc",
-                "the snapshot's TSC stands at %llu, this host's at %llu, and its "
-                "KVM cannot set it",
-                (unsigned long long)table->entries[i].data, (unsigned long long)now);
-        }
+    ASSERT(vcpu->index < vcpu->vcpu_count);
+    if (vcpu->index == 0 && read_msr(vcpu, MSR_TSC, &now) && now < saved) {
+        return error_set_field(err, KELPIE_SNAPSHOT_INCOMPATIBLE, "tsc",
+                               "the snapshot's TSC stands at %llu, this host's at %llu, and its "
+                               "KVM cannot set it",
+                               (unsigned long long)saved, (unsigned long long)now);
     }
     return KELPIE_OK;
+}
+
+/* 0: there is none, and none is behind it. */
+static uint64_t find_tsc(const struct msr_table *table) {
+    uint64_t tsc = 0;
+    ASSERT(table->count <= VCPU_MSR_COUNT_MAX);
+    for (uint32_t i = 0; i < table->count; i++) {
+        tsc = table->entries[i].index == MSR_TSC ? table->entries[i].data : tsc;
+    }
+    ASSERT(table->count > 0 || tsc == 0);
+    return tsc;
 }
 
 enum kelpie_status vcpu_msrs_load(struct vcpu *vcpu, struct state_reader *state,
                                   struct kelpie_error *err) {
     ASSERT(vcpu && state);
     struct cursor_reader reader;
-    struct msr_list list;
-    struct msr_table table = {0};
+    struct msr_table table;
     TRY(state_find(state, TAG_MSRS, VERSION, (uint16_t)vcpu->index, &reader, err));
     uint32_t count = cursor_read_u32(&reader);
     bool valid = count <= VCPU_MSR_COUNT_MAX;
     for (uint32_t i = 0; valid && i < count; i++) {
-        table.entries[i].index = cursor_read_u32(&reader);
+        table.entries[i] = (struct kvm_msr_entry){.index = cursor_read_u32(&reader)};
         table.entries[i].data = cursor_read_u64(&reader);
         valid = i == 0 || table.entries[i].index > table.entries[i - 1].index;
     }
     TRY(state_check(&reader, valid, "a vCPU's model-specific registers", err));
     ASSERT(count <= VCPU_MSR_COUNT_MAX);
     table.count = count;
-    TRY(list_msrs(vcpu, &list, err));
-    TRY(keep_known(&table, &list, err));
+    table.padding = 0;
+    TRY(keep_known(&table, &vcpu->kvm->msrs, err));
+    uint64_t tsc = find_tsc(&table);
     TRY(set_msrs(vcpu, &table, err));
-    return check_tsc(vcpu, &table, err);
+    return check_tsc(vcpu, tsc, err);
 }
