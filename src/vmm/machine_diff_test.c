@@ -20,7 +20,8 @@
 #define MEMORY_MIB 80u
 #define MEMORY_SIZE ((size_t)MEMORY_MIB << 20)
 #define PAGE_COUNT (MEMORY_SIZE / VMM_PAGE_SIZE)
-#define ORDER_GPA 0x200000ull /* where the guest reads what to write */
+#define ORDER_GPA 0x200000ull  /* where the guest reads what to write */
+#define DEVICE_GPA 0x300000ull /* what the processor never touches */
 #define WAIT_S 20
 #define MACHINE_COUNT 16
 #define ELF_SIZE 120
@@ -156,6 +157,7 @@ static void let_write(struct machine *machine, struct order order) {
     time_t end = time(NULL) + WAIT_S;
     order.number = ++number;
     assert_true(memory_write(&machine->memory, ORDER_GPA + 8, &order.address, sizeof(order) - 8));
+    assert_true(memory_write(&machine->memory, DEVICE_GPA, &number, sizeof(number)));
     assert_true(memory_write(&machine->memory, ORDER_GPA, &order.number, sizeof(order.number)));
     while (done != order.number && time(NULL) < end) {
         usleep(1000);
