@@ -19,6 +19,7 @@
 #include "by_hand.h"
 #include "kvm_fork.h"
 #include "kvm_restore.h"
+#include "kvm_snapshot.h"
 #include "series.h"
 
 #define MEMORY_MIB 256
@@ -259,6 +260,7 @@ static void measure_kvm(struct bench *bench, const char *program, size_t runs) {
     snprintf(floor, sizeof(floor), "%.*s/floor", (int)(strrchr(program, '/') - program), program);
     kvm_fork_measure(bench->host, &bench->report, runs);
     kvm_restore_measure(bench->host, bench->dir, floor, &bench->report, runs * KVM_RUNS_FACTOR);
+    kvm_snapshot_measure(bench->host, bench->dir, &bench->report, runs * KVM_RUNS_FACTOR);
 }
 
 int main(int argc, char **argv) {

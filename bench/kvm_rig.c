@@ -132,7 +132,8 @@ void rig_boot(struct rig *rig, const struct rig_payload *payload) {
     rig_check(kvm_process_start(rig->instance, &err), "start", &err);
     rig_give(rig, CONTROL_ROLE_KERNEL, make_kernel(rig, payload));
     rig_give(rig, CONTROL_ROLE_INITRAMFS, rig_file(rig, "none", 4));
-    rig_give(rig, CONTROL_ROLE_MEMORY, rig_empty_memory(rig));
+    rig->instance->memory_fd = rig_empty_memory(rig); /* as the backend does */
+    rig_pass(rig, CONTROL_ROLE_MEMORY, rig->instance->memory_fd);
     rig_check(kvm_order_machine(rig->instance, CONTROL_BOOT, true, &wait, &err), "boot", &err);
     rig_await_console(rig);
 }

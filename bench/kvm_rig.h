@@ -47,7 +47,7 @@ void rig_pass(struct rig *rig, enum control_role role, int fd);
 void rig_give(struct rig *rig, enum control_role role, int fd);
 
 void rig_order(struct rig *rig, enum control_type type);
-void rig_boot(struct rig *rig, const struct rig_payload *payload);
+void rig_boot(struct rig *rig, const struct rig_payload *payload); /* in instance->memory_fd */
 
 /* The machine, paused for it, as a bundle: in a folder that does not exist; in memory, for a fork. It stays paused. */
 void rig_save_bundle(struct rig *rig, const char *directory);

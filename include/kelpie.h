@@ -219,6 +219,7 @@ enum kelpie_capability {
     KELPIE_CAN_DISKS = 1 << 7,
     KELPIE_CAN_TTY = 1 << 8,
     KELPIE_CAN_NETWORK = 1 << 9,
+    KELPIE_CAN_DIFF_SNAPSHOT = 1 << 10,
 };
 
 struct kelpie_vm;
@@ -453,13 +454,16 @@ struct kelpie_snapshot_options {
     enum kelpie_snapshot_kind kind;
     uint64_t bytes_max;  /* refuse a bundle that takes more on disk; 0: no limit */
     uint32_t timeout_ms; /* 0: KELPIE_BOOT_TIMEOUT_MS_DEFAULT */
-    uint64_t reserved[8];
+    bool track;          /* note from now on what is written, for diffs to this snapshot */
+    const char *parent;  /* a diff: only what was written since this bundle; NULL: all of it */
+    uint64_t reserved[7];
 };
 
 /* What a bundle is, from its manifest. */
 struct kelpie_snapshot {
     char id[KELPIE_ID_SIZE];
-    char parent_id[KELPIE_ID_SIZE]; /* of the bundle that its VM was restored from; or empty */
+    char parent_id[KELPIE_ID_SIZE]; /* of the bundle that it is a diff to, or that its VM was
+                                       restored from; or empty */
     char backend[16];
     char backend_version[64];
     char architecture[16];
@@ -475,6 +479,7 @@ struct kelpie_restore_options {
     bool allow_incomplete; /* go on although a line of the report failed */
     bool verify_memory;    /* check checksums of memory and disks too: not lazy; for bundles from
                             * elsewhere */
+    bool track;            /* note from now on what is written, for diffs to this bundle */
     uint32_t timeout_ms;   /* 0: KELPIE_BOOT_TIMEOUT_MS_DEFAULT */
     uint64_t reserved[8];
 };
@@ -502,6 +507,12 @@ struct kelpie_restore_report {
 /*
  * Writes the VM to a new folder `directory`, which must not exist: the bundle is there whole or not at
  * all. A running VM stands still meanwhile and then goes on; a paused one stays paused.
+ *
+ * A diff (`parent`) is small and quick, and is restored like any other bundle, as long as its parent, and the parent's
+ * own, are where they were: beside it, if they are now, or at the same absolute path. The parent is the VM's last
+ * snapshot, or the bundle that it was restored from, and was made (or restored) with `track`; another is BAD_CONFIG, field
+ * "parent", as is one that has seven parents already. Tracking costs the guest a little, and ends with the machine. After a
+ * snapshot that failed, and after one without `track` of a VM that did not track, the next is a full one.
  * Errors: BAD_CONFIG, WRONG_STATE, UNSUPPORTED, SNAPSHOT_FAILED, SNAPSHOT_TOO_LARGE, NO_SPACE, CRASHED.
  */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
@@ -510,6 +521,7 @@ kelpie_vm_snapshot(struct kelpie_vm *vm, const char *directory,
                    struct kelpie_snapshot *ret_snapshot, struct kelpie_error *err);
 
 /* created|stopped -> running (or paused): the bundle must fit this VM's config and this host.
+ * Of a diff, the parents too: field "parent" for one that is missing, damaged (CORRUPT) or another (INCOMPATIBLE).
  * Errors: SNAPSHOT_CORRUPT, SNAPSHOT_INCOMPATIBLE, RESTORE_FAILED, NOT_FOUND, BACKEND_MISSING. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_vm_restore(struct kelpie_vm *vm, const char *directory,
@@ -533,7 +545,7 @@ KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_snapshot_inspect(const char *directory, struct kelpie_snapshot *ret_snapshot,
                         struct kelpie_error *err);
 
-/* The same, and every part's checksum. */
+/* The same, and every part's checksum; of a diff, those of its parents' memory too. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_snapshot_verify(const char *directory,
                                                                     struct kelpie_error *err);
 

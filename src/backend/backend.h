@@ -82,6 +82,15 @@ struct backend_ops {
     enum kelpie_status (*resume)(struct backend_instance *instance, const struct host_wait *wait,
                                  struct kelpie_error *err);
 
+    /* For backends that can make diffs; NULL: it cannot. track: from now on, notes what is written; just after a save or
+     * load, with the vCPUs stopped. The manifest of a diff's writer has the parent (parent_id, parent_path). presave
+     * writes most of a diff while the vCPUs run; the save that follows writes the rest. BAD_CONFIG, field "parent": what
+     * was written is not counted from there. */
+    enum kelpie_status (*track)(struct backend_instance *instance, const struct host_wait *wait,
+                                struct kelpie_error *err);
+    enum kelpie_status (*presave)(struct backend_instance *instance, struct snapshot_writer *writer,
+                                  const struct host_wait *wait, struct kelpie_error *err);
+
     /* Writes state, memory and disks into the writer's parts, and what a load must check into its manifest
      * (backend_version, features, digests, disks). The vCPUs are stopped and stay so. A writer in memory is one for a
      * fork: what it is given may be shared with the machine, as long as neither's writes reach the other. */

@@ -39,6 +39,7 @@ static const struct {
     {KELPIE_CAN_DISKS, "disks"},
     {KELPIE_CAN_TTY, "tty"},
     {KELPIE_CAN_NETWORK, "network"},
+    {KELPIE_CAN_DIFF_SNAPSHOT, "diff"},
 };
 
 static void finding_check(const struct finding *finding) {

@@ -9,7 +9,7 @@
 #include "base/cleanup.h"
 
 static const char *const part_names[] = {
-    "state",  "memory", "disk-0", "disk-1", "disk-2",
+    "state",  "memory", "pages",  "disk-0", "disk-1", "disk-2",
     "disk-3", "disk-4", "disk-5", "disk-6", "disk-7",
 };
 _Static_assert(ARRAY_SIZE(part_names) == SNAPSHOT_PART_COUNT, "each part has a name");

@@ -394,6 +394,41 @@ static enum kelpie_status decode_features(const struct scope *root,
     return KELPIE_OK;
 }
 
+static enum kelpie_status decode_parent_path(const struct scope *root,
+                                             struct snapshot_manifest *manifest) {
+    ASSERT(manifest);
+    ASSERT(manifest->parent_path[0] == '\0');
+    TRY(take_text(root, "parent_path", manifest->parent_path, sizeof(manifest->parent_path)));
+    if (manifest->parent_path[0] == '\0') {
+        return wrong(root->err, "", "parent_path", "is empty");
+    }
+    return KELPIE_OK;
+}
+
+/* A diff has a parent, memory, and the bits that say which pages of it count; another bundle has none. */
+static enum kelpie_status check_diff(const struct scope *root,
+                                     const struct snapshot_manifest *manifest) {
+    ASSERT(manifest);
+    ASSERT(root->name[0] == '\0');
+    const struct snapshot_part_info *memory = &manifest->parts[SNAPSHOT_PART_MEMORY];
+    const struct snapshot_part_info *pages = &manifest->parts[SNAPSHOT_PART_PAGES];
+    const uint64_t bytes_of_bit = 8 * SNAPSHOT_PAGE_SIZE;
+    bool diff = manifest->parent_path[0] != '\0';
+    if (diff != pages->present) {
+        return wrong(root->err, "parts", "pages", "is of a diff, and of nothing else");
+    }
+    if (diff && (!memory->present || memory->size % bytes_of_bit != 0 ||
+                 pages->size != memory->size / bytes_of_bit)) {
+        return wrong(root->err, "parts", "pages", "does not fit the memory");
+    }
+    if (diff && (manifest->info.parent_id[0] == '\0' ||
+                 strcmp(manifest->info.parent_id, manifest->info.id) == 0 ||
+                 manifest->info.kind == KELPIE_SNAPSHOT_CHECKPOINT)) {
+        return wrong(root->err, "", "parent_id", "or kind is none of a diff");
+    }
+    return KELPIE_OK;
+}
+
 /* What must hold between the members. */
 static enum kelpie_status check_whole(const struct scope *root,
                                       const struct snapshot_manifest *manifest) {
@@ -407,23 +442,26 @@ static enum kelpie_status check_whole(const struct scope *root,
     if (manifest->memory_in_state && (memory || !state)) {
         return wrong(root->err, "", "memory_in_state", "and parts contradict each other");
     }
-    return KELPIE_OK;
+    return check_diff(root, manifest);
 }
 
 /* ---- The whole -------------------------------------------------------------------------------- */
 
-static enum kelpie_status check_version(const struct scope *root) {
+static enum kelpie_status check_version(const struct scope *root, bool *ret_diff) {
     json_t *version = json_object_get(root->object, "format_version");
     ASSERT(json_is_object(root->object));
     ASSERT(root->name[0] == '\0');
     if (!json_is_integer(version)) {
         return wrong(root->err, "", "format_version", "is not an integer");
     }
-    if (json_integer_value(version) != SNAPSHOT_FORMAT_VERSION) {
+    json_int_t number = json_integer_value(version);
+    if (number != SNAPSHOT_FORMAT_VERSION && number != SNAPSHOT_FORMAT_VERSION_DIFF) {
         return error_set_field(root->err, KELPIE_SNAPSHOT_INCOMPATIBLE, "format_version",
-                               "the bundle has format version %lld; this library reads %d",
-                               (long long)json_integer_value(version), SNAPSHOT_FORMAT_VERSION);
+                               "the bundle has format version %lld; this library reads %d and %d",
+                               (long long)number, SNAPSHOT_FORMAT_VERSION,
+                               SNAPSHOT_FORMAT_VERSION_DIFF);
     }
+    *ret_diff = number == SNAPSHOT_FORMAT_VERSION_DIFF;
     return KELPIE_OK;
 }
 
@@ -444,7 +482,8 @@ static enum kelpie_status check_checksum(const struct scope *root) {
 
 static enum kelpie_status decode_root(struct host *host, const struct scope *root,
                                       struct snapshot_manifest *manifest) {
-    static const char *const keys[] = {"format_version",
+    static const char *const keys[] = {"parent_path", /* the first: a diff alone has it */
+                                       "format_version",
                                        "id",
                                        "parent_id",
                                        "kind",
@@ -465,11 +504,15 @@ static enum kelpie_status decode_root(struct host *host, const struct scope *roo
                                        "checksum",
                                        "memory_in_state",
                                        NULL};
+    bool diff = false;
     ASSERT(manifest);
     ASSERT(json_is_object(root->object));
-    TRY(check_version(root));
+    TRY(check_version(root, &diff));
     TRY(check_checksum(root));
-    TRY(take_keys(root, keys, true));
+    TRY(take_keys(root, diff ? keys : keys + 1, true));
+    if (diff) {
+        TRY(decode_parent_path(root, manifest));
+    }
     TRY(decode_info(root, manifest));
     TRY(decode_machine(root, manifest));
     TRY(decode_config(host, root, manifest));

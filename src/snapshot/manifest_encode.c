@@ -113,11 +113,13 @@ static json_t *encode_root(const struct snapshot_manifest *manifest) {
     const struct kelpie_snapshot *info = &manifest->info;
     ASSERT((unsigned)info->kind < KELPIE_SNAPSHOT_KIND_COUNT);
     ASSERT(info->created_unix_ms <= INT64_MAX);
+    bool diff = manifest->parent_path[0] != '\0';
     return json_pack(
-        "{s:i, s:s, s:s, s:s, s:I, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:o, s:o, "
-        "s:o, s:o}",
-        "format_version", SNAPSHOT_FORMAT_VERSION, "id", info->id, "parent_id", info->parent_id,
-        "kind", manifest_kind_names[info->kind], "created_unix_ms",
+        "{s:i, s:s*, s:s, s:s, s:s, s:I, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:o, "
+        "s:o, s:o, s:o}",
+        "format_version", diff ? SNAPSHOT_FORMAT_VERSION_DIFF : SNAPSHOT_FORMAT_VERSION,
+        "parent_path", diff ? manifest->parent_path : NULL, "id", info->id, "parent_id",
+        info->parent_id, "kind", manifest_kind_names[info->kind], "created_unix_ms",
         (json_int_t)info->created_unix_ms, "quiesced", info->quiesced, "architecture",
         info->architecture, "backend", info->backend, "backend_version", info->backend_version,
         "vm_id", manifest->vm_id, "vm_name", manifest->vm_name, "kernel_sha256",

@@ -201,7 +201,7 @@ static void change_extension(json_t *root) {
 }
 
 static void change_version(json_t *root) {
-    json_object_set_new(root, "format_version", json_integer(2));
+    json_object_set_new(root, "format_version", json_integer(3));
     json_object_del(root, "sessions"); /* A later version may lack anything. */
 }
 
@@ -329,7 +329,7 @@ static void hazard_B3_wrong_members_with_a_right_checksum(void **state) {
     } cases[] = {
         {change_nothing, KELPIE_OK, NULL},
         {change_extension, KELPIE_OK, NULL},
-        {change_version, KELPIE_SNAPSHOT_INCOMPATIBLE, "format version 2"},
+        {change_version, KELPIE_SNAPSHOT_INCOMPATIBLE, "format version 3"},
         {change_unknown, KELPIE_SNAPSHOT_CORRUPT, "surprise is unknown"},
         {change_nested_unknown, KELPIE_SNAPSHOT_CORRUPT, "config.x-note is unknown"},
         {change_missing, KELPIE_SNAPSHOT_CORRUPT, "quiesced is missing"},

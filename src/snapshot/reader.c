@@ -11,6 +11,7 @@ struct snapshot_reader {
     struct host *host;
     struct snapshot_path directory; /* empty: in memory */
     struct snapshot_manifest *manifest;
+    struct snapshot_reader *parent; /* owned; NULL: this is no diff */
     int part_fds[SNAPSHOT_PART_COUNT];
     bool verified[SNAPSHOT_PART_COUNT]; /* atomically: several threads may verify at once */
 };
@@ -141,9 +142,9 @@ enum kelpie_status snapshot_reader_of_parts(struct host *host, struct snapshot_m
     return KELPIE_OK;
 }
 
-enum kelpie_status snapshot_reader_open(struct host *host, const char *directory,
-                                        struct snapshot_reader **ret_reader,
-                                        struct kelpie_error *err) {
+/* One bundle, without its parents. */
+static enum kelpie_status open_one(struct host *host, const char *directory,
+                                   struct snapshot_reader **ret_reader, struct kelpie_error *err) {
     ASSERT(directory);
     ASSERT(ret_reader);
     struct snapshot_reader *reader = allocate(host, err);
@@ -159,17 +160,108 @@ enum kelpie_status snapshot_reader_open(struct host *host, const char *directory
     return KELPIE_OK;
 }
 
+/* The parent is the bundle that the diff was made to, of the same machine. */
+static enum kelpie_status check_parent(const struct snapshot_reader *child,
+                                       const struct snapshot_reader *parent,
+                                       struct kelpie_error *err) {
+    const struct snapshot_manifest *is = parent->manifest;
+    const struct snapshot_manifest *wanted = child->manifest;
+    ASSERT(wanted->parent_path[0] != '\0');
+    ASSERT(wanted->parts[SNAPSHOT_PART_MEMORY].present);
+    if (strcmp(is->info.id, wanted->info.parent_id) != 0) {
+        return error_set_field(err, KELPIE_SNAPSHOT_INCOMPATIBLE, "parent",
+                               "%.512s is the bundle %s, and the diff in %.512s is to %s",
+                               parent->directory.text, is->info.id, child->directory.text,
+                               wanted->info.parent_id);
+    }
+    if (!is->parts[SNAPSHOT_PART_MEMORY].present ||
+        is->parts[SNAPSHOT_PART_MEMORY].size != wanted->parts[SNAPSHOT_PART_MEMORY].size ||
+        strcmp(is->info.backend, wanted->info.backend) != 0) {
+        return error_set_field(err, KELPIE_SNAPSHOT_INCOMPATIBLE, "parent",
+                               "%.512s is of another machine than its diff in %.512s",
+                               parent->directory.text, child->directory.text);
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status open_parent(struct snapshot_reader *child, struct kelpie_error *err) {
+    struct snapshot_path path;
+    const char *place = child->manifest->parent_path;
+    ASSERT(place[0] != '\0');
+    ASSERT(!child->parent);
+    if (place[0] == '/') {
+        TRY(snapshot_path_format(&path, err, "%s", place));
+    } else {
+        TRY(snapshot_path_format(&path, err, "%s/%s", child->directory.text, place));
+    }
+    enum kelpie_status status = open_one(child->host, path.text, &child->parent, err);
+    if (status == KELPIE_NOT_FOUND || status == KELPIE_SNAPSHOT_CORRUPT) {
+        status =
+            error_wrap(err, KELPIE_SNAPSHOT_CORRUPT, "the parent of %.256s", child->directory.text);
+        if (err) {
+            snprintf(err->field, sizeof(err->field), "parent");
+        }
+    }
+    TRY(status);
+    return check_parent(child, child->parent, err);
+}
+
+enum kelpie_status snapshot_reader_open(struct host *host, const char *directory,
+                                        struct snapshot_reader **ret_reader,
+                                        struct kelpie_error *err) {
+    struct snapshot_reader *reader = NULL;
+    ASSERT(directory);
+    ASSERT(ret_reader);
+    TRY(open_one(host, directory, &reader, err));
+    enum kelpie_status status = KELPIE_OK;
+    size_t length = 1;
+    struct snapshot_reader *last = reader;
+    while (status == KELPIE_OK && last->manifest->parent_path[0] != '\0') {
+        if (length++ == SNAPSHOT_CHAIN_LENGTH_MAX) {
+            status = error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "parent",
+                                     "the bundle %.512s has more than %d parents", directory,
+                                     SNAPSHOT_CHAIN_LENGTH_MAX - 1);
+        } else {
+            status = open_parent(last, err);
+            last = status == KELPIE_OK ? last->parent : last;
+        }
+    }
+    if (status != KELPIE_OK) {
+        snapshot_reader_close(reader);
+        return status;
+    }
+    *ret_reader = reader;
+    return KELPIE_OK;
+}
+
 void snapshot_reader_close(struct snapshot_reader *reader) {
-    if (!reader) {
-        return;
+    for (size_t length = 0; reader; length++) {
+        struct snapshot_reader *parent = reader->parent;
+        ASSERT(length < SNAPSHOT_CHAIN_LENGTH_MAX);
+        ASSERT(reader->directory.text[HOST_PATH_SIZE_MAX] == '\0');
+        for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+            host_close(reader->host, reader->part_fds[i]);
+        }
+        snapshot_manifest_destroy(reader->manifest);
+        free(reader);
+        reader = parent;
     }
-    ASSERT(reader->directory.text[HOST_PATH_SIZE_MAX] == '\0');
-    ASSERT(reader->host);
-    for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
-        host_close(reader->host, reader->part_fds[i]);
+}
+
+struct snapshot_reader *snapshot_reader_parent(const struct snapshot_reader *reader) {
+    ASSERT(reader);
+    ASSERT(reader->manifest);
+    return reader->parent;
+}
+
+size_t snapshot_reader_chain_length(const struct snapshot_reader *reader) {
+    size_t length = 0;
+    ASSERT(reader);
+    for (; reader; reader = reader->parent) {
+        length++;
     }
-    snapshot_manifest_destroy(reader->manifest);
-    free(reader);
+    ASSERT(length <= SNAPSHOT_CHAIN_LENGTH_MAX);
+    return length;
 }
 
 const struct snapshot_manifest *snapshot_reader_manifest(const struct snapshot_reader *reader) {

@@ -16,8 +16,12 @@
  * was on disk.
  *
  * Reading: open() reads manifest.json (bounded), checks its version, every field and each part's presence,
- * type and size; verify_part() checks a checksum. Everything in a bundle is untrusted input: file names in the
+ * type and size; verify() checks a checksum. Everything in a bundle is untrusted input: file names in the
  * manifest are not used as paths unless they are exactly the part's own name.
+ *
+ * A diff holds what changed since another bundle, its parent: the pages of memory whose bit is set in the part `pages`.
+ * Its manifest has the parent's id and where it is. open() opens the parents too, up to SNAPSHOT_CHAIN_LENGTH_MAX
+ * bundles, and checks that each is the one that was meant; nothing else is done with the path.
  */
 #ifndef KELPIE_SNAPSHOT_SNAPSHOT_H
 #define KELPIE_SNAPSHOT_SNAPSHOT_H
@@ -28,6 +32,7 @@
 enum snapshot_part {
     SNAPSHOT_PART_STATE = 0,
     SNAPSHOT_PART_MEMORY, /* optional: a backend's state may carry the memory (`memory_in_state`) */
+    SNAPSHOT_PART_PAGES,  /* of a diff: a bit for each page, set: it is in this bundle's memory */
     SNAPSHOT_PART_DISK_0, /* … DISK_0 + KELPIE_DISK_COUNT_MAX - 1 */
     SNAPSHOT_PART_COUNT = SNAPSHOT_PART_DISK_0 + KELPIE_DISK_COUNT_MAX
 };
@@ -84,6 +89,7 @@ struct snapshot_manifest {
     char **env; /* env_count strings, owned by the manifest */
     size_t env_count;
     bool memory_in_state;
+    char parent_path[KELPIE_PATH_SIZE_MAX + 1]; /* this is a diff to it; empty: it is none */
     struct snapshot_part_info parts[SNAPSHOT_PART_COUNT];
     struct snapshot_disk disks[KELPIE_DISK_COUNT_MAX];
     size_t disk_count;
@@ -131,8 +137,17 @@ KELPIE_CHECKED enum kelpie_status snapshot_writer_create(struct host *host, cons
                                                          struct snapshot_writer **ret_writer,
                                                          struct kelpie_error *err);
 
-/* The manifest that publish() will write: the caller fills it, but for parts, id and bytes. */
+/* The manifest that publish() will write: the caller fills it, but for parts, id (which it has) and bytes. */
 struct snapshot_manifest *snapshot_writer_manifest(struct snapshot_writer *writer);
+
+struct snapshot_reader;
+
+/* Makes the bundle a diff to `parent`, which was opened as `directory`: its id and place in the manifest. BAD_CONFIG, field
+ * "parent": the chain is too long, or the path is relative and of another folder than the new bundle's. */
+KELPIE_CHECKED enum kelpie_status snapshot_writer_set_parent(struct snapshot_writer *writer,
+                                                             const char *directory,
+                                                             const struct snapshot_reader *parent,
+                                                             struct kelpie_error *err);
 
 /* A new empty file for the part, open for reading and writing; the writer closes it. Once for each part. */
 KELPIE_CHECKED enum kelpie_status snapshot_writer_part(struct snapshot_writer *writer,
@@ -202,11 +217,18 @@ KELPIE_CHECKED enum kelpie_status snapshot_checksum_file(struct host *host, int 
 /* ---- Reading: from several threads at once, but for open and close ---------------------------- */
 
 /* Opens and checks everything but checksums. NOT_FOUND, SNAPSHOT_CORRUPT (field: the part, "manifest"),
- * SNAPSHOT_INCOMPATIBLE (field "format_version"). */
+ * SNAPSHOT_INCOMPATIBLE (field "format_version"). A parent that is missing or damaged: SNAPSHOT_CORRUPT, field "parent";
+ * one that is another bundle, or of another machine: SNAPSHOT_INCOMPATIBLE, field "parent". */
 KELPIE_CHECKED enum kelpie_status snapshot_reader_open(struct host *host, const char *directory,
                                                        struct snapshot_reader **ret_reader,
                                                        struct kelpie_error *err);
 const struct snapshot_manifest *snapshot_reader_manifest(const struct snapshot_reader *reader);
+
+/* The bundle that this one is a diff to, owned by the reader; NULL: it is none. */
+struct snapshot_reader *snapshot_reader_parent(const struct snapshot_reader *reader);
+
+/* How many bundles the reader's chain has, itself among them. */
+size_t snapshot_reader_chain_length(const struct snapshot_reader *reader);
 
 /* The part's descriptor, open for reading, owned by the reader; HOST_FD_NONE when the bundle has no such part. */
 int snapshot_reader_part(const struct snapshot_reader *reader, enum snapshot_part part);

@@ -110,6 +110,7 @@ enum kelpie_status snapshot_writer_create(struct host *host, const char *directo
         snapshot_writer_destroy(writer);
         return status;
     }
+    memcpy(writer->manifest->info.id, writer->partial.id, sizeof(writer->partial.id));
     *ret_writer = writer;
     return KELPIE_OK;
 }
@@ -135,6 +136,58 @@ struct snapshot_manifest *snapshot_writer_manifest(struct snapshot_writer *write
     ASSERT(writer);
     ASSERT(writer->manifest);
     return writer->manifest;
+}
+
+/* The last part of a path, and its size without slashes at its end. */
+static const char *last_name(const char *path, size_t *ret_size) {
+    size_t end = strlen(path);
+    ASSERT(ret_size);
+    while (end > 1 && path[end - 1] == '/') {
+        end--;
+    }
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/') {
+        start--;
+    }
+    ASSERT(start <= end);
+    *ret_size = end - start;
+    return path + start;
+}
+
+enum kelpie_status snapshot_writer_set_parent(struct snapshot_writer *writer, const char *directory,
+                                              const struct snapshot_reader *parent,
+                                              struct kelpie_error *err) {
+    struct snapshot_manifest *manifest = writer->manifest;
+    struct snapshot_path folder;
+    size_t name_size = 0;
+    ASSERT(parent);
+    ASSERT(manifest->parent_path[0] == '\0');
+    if (snapshot_reader_chain_length(parent) >= SNAPSHOT_CHAIN_LENGTH_MAX) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "parent",
+                               "%.512s is the last of %d bundles, and a chain has no more: make a "
+                               "full snapshot",
+                               directory, SNAPSHOT_CHAIN_LENGTH_MAX);
+    }
+    const char *name = last_name(directory, &name_size);
+    TRY(snapshot_path_format(&folder, err, "%.*s", (int)(name + name_size - directory), directory));
+    TRY(snapshot_parent(folder.text, &folder, err));
+    int size = 0;
+    bool beside = strcmp(folder.text, writer->parent.text) == 0 && strspn(name, "./") < name_size;
+    if (beside) {
+        size = snprintf(manifest->parent_path, sizeof(manifest->parent_path), "../%.*s",
+                        (int)name_size, name);
+    } else if (directory[0] == '/') {
+        size = snprintf(manifest->parent_path, sizeof(manifest->parent_path), "%s", directory);
+    }
+    if (size <= 0 || (size_t)size >= sizeof(manifest->parent_path)) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "parent",
+                               "the parent is not beside the new bundle: give an absolute path of "
+                               "at most %d bytes",
+                               KELPIE_PATH_SIZE_MAX);
+    }
+    const struct kelpie_snapshot *info = &snapshot_reader_manifest(parent)->info;
+    snprintf(manifest->info.parent_id, sizeof(manifest->info.parent_id), "%s", info->id);
+    return KELPIE_OK;
 }
 
 bool snapshot_writer_is_in_memory(const struct snapshot_writer *writer) {
@@ -307,7 +360,7 @@ static enum kelpie_status publish(struct snapshot_writer *writer, const struct h
         }
     }
     TRY(count_bytes(writer, &info->bytes, err));
-    memcpy(info->id, writer->partial.id, sizeof(info->id));
+    ASSERT(strcmp(info->id, writer->partial.id) == 0);
     TRY(write_manifest(writer, err));
     TRY(host_path_sync(writer->host, writer->partial.folder.text, err));
     TRY(host_path_rename(writer->host, writer->partial.folder.text, writer->directory.text, false,

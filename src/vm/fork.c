@@ -167,7 +167,7 @@ static enum kelpie_status capture(struct kelpie_vm *vm, const struct host_wait *
     ASSERT(ret_reader);
     struct snapshot_writer *writer = NULL;
     TRY(snapshot_writer_create(vm->host, NULL, 0, &writer, err));
-    enum kelpie_status status = vm_capture(vm, KELPIE_SNAPSHOT_SUSPEND, writer, wait, err);
+    enum kelpie_status status = vm_capture(vm, KELPIE_SNAPSHOT_SUSPEND, false, writer, wait, err);
     if (status == KELPIE_OK) {
         status = snapshot_writer_read(writer, ret_reader, err);
     }

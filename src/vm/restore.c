@@ -61,9 +61,28 @@ static enum kelpie_status verify_parts(struct snapshot_reader *reader, bool all,
     ASSERT(wait);
     const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
     for (unsigned i = 0; i < SNAPSHOT_PART_COUNT; i++) {
-        if (manifest->parts[i].present && (i == SNAPSHOT_PART_STATE || all)) {
+        if (manifest->parts[i].present && (all || i == SNAPSHOT_PART_STATE || i == SNAPSHOT_PART_PAGES)) {
             TRY(snapshot_reader_verify(reader, (enum snapshot_part)i, wait, err));
         }
+    }
+    return KELPIE_OK;
+}
+
+/* What a diff needs of its parents: which pages they hold, and, when asked, those. */
+static enum kelpie_status verify_parents(const struct snapshot_reader *reader, bool with_memory,
+                                         const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(reader);
+    ASSERT(wait);
+    struct snapshot_reader *parent = snapshot_reader_parent(reader);
+    for (; parent; parent = snapshot_reader_parent(parent)) {
+        enum kelpie_status status = snapshot_reader_verify(parent, SNAPSHOT_PART_PAGES, wait, err);
+        if (status == KELPIE_OK && with_memory) {
+            status = snapshot_reader_verify(parent, SNAPSHOT_PART_MEMORY, wait, err);
+        }
+        if (status == KELPIE_SNAPSHOT_CORRUPT && err) {
+            snprintf(err->field, sizeof(err->field), "parent");
+        }
+        TRY(status);
     }
     return KELPIE_OK;
 }
@@ -101,9 +120,17 @@ static enum kelpie_status load_bundle(struct kelpie_vm *vm, struct snapshot_read
     ASSERT(reader);
     const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
     TRY(check_fits(vm, manifest, options, err));
+    if (options->track && !(vm->ops->capabilities & KELPIE_CAN_DIFF_SNAPSHOT)) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, "track", "backend %s cannot make diffs",
+                               vm->ops->name);
+    }
     TRY(verify_parts(reader, options->verify_memory, wait, err));
-    bool run = !options->paused && vm->ops->load_running;
+    TRY(verify_parents(reader, options->verify_memory, wait, err));
+    bool run = !options->paused && !options->track && vm->ops->load_running;
     TRY((run ? vm->ops->load_running : vm->ops->load)(vm->instance, reader, wait, err));
+    if (options->track) {
+        TRY(vm->ops->track(vm->instance, wait, err));
+    }
     vm_lock(vm);
     vm->restored = true;
     vm->fresh_wanted = true;
@@ -240,6 +267,9 @@ static enum kelpie_status inspect(const char *directory, bool verify,
     if (status == KELPIE_OK && verify) {
         struct host_wait wait = host_wait_ms(host, KELPIE_TIMEOUT_MS_MAX, HOST_FD_NONE);
         status = verify_parts(reader, true, &wait, err);
+        if (status == KELPIE_OK) {
+            status = verify_parents(reader, true, &wait, err);
+        }
     }
     if (status == KELPIE_OK && ret_snapshot) {
         *ret_snapshot = snapshot_reader_manifest(reader)->info;

@@ -18,6 +18,24 @@ uint64_t vm_snapshot_timeout(uint32_t timeout_ms) {
 
 /* ---- Snapshot --------------------------------------------------------------------------------- */
 
+/* The two that are about diffs. */
+static enum kelpie_status check_diff_options(struct kelpie_vm *vm,
+                                             const struct kelpie_snapshot_options *options,
+                                             struct kelpie_error *err) {
+    ASSERT(vm);
+    ASSERT(options);
+    const char *field = options->parent ? "parent" : "track";
+    if (!options->parent && !options->track) {
+        return KELPIE_OK;
+    }
+    if (!(vm->ops->capabilities & KELPIE_CAN_DIFF_SNAPSHOT) ||
+        options->kind == KELPIE_SNAPSHOT_CHECKPOINT) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, field,
+                               "backend %s cannot make diffs of this kind", vm->ops->name);
+    }
+    return options->parent ? vm_check_path("parent", options->parent, false, err) : KELPIE_OK;
+}
+
 static enum kelpie_status check_snapshot_options(struct kelpie_vm *vm, const char *directory,
                                                  const struct kelpie_snapshot_options *options,
                                                  struct kelpie_error *err) {
@@ -40,7 +58,7 @@ static enum kelpie_status check_snapshot_options(struct kelpie_vm *vm, const cha
         return error_set_field(err, KELPIE_UNSUPPORTED, "kind",
                                "backend %s cannot make snapshots of this kind", vm->ops->name);
     }
-    return KELPIE_OK;
+    return check_diff_options(vm, options, err);
 }
 
 /* Where each reader goes on, for a restore. mutex held. */
@@ -95,7 +113,9 @@ static enum kelpie_status describe(struct kelpie_vm *vm, enum kelpie_snapshot_ki
     info->kind = kind;
     info->created_unix_ms = host_realtime_ns(vm->host) / HOST_NS_PER_MS;
     snprintf(info->backend, sizeof(info->backend), "%s", vm->ops->name);
-    snprintf(info->parent_id, sizeof(info->parent_id), "%s", vm->parent_id);
+    if (manifest->parent_path[0] == '\0') { /* a diff says already what it is to */
+        snprintf(info->parent_id, sizeof(info->parent_id), "%s", vm->parent_id);
+    }
     vm_lock(vm);
     info->quiesced = vm->quiesced;
     describe_sessions(vm, manifest);
@@ -105,12 +125,32 @@ static enum kelpie_status describe(struct kelpie_vm *vm, enum kelpie_snapshot_ki
 
 /* The VM stands still: its bytes go into the writer. */
 static enum kelpie_status save_machine(struct kelpie_vm *vm, enum kelpie_snapshot_kind kind,
-                                       struct snapshot_writer *writer, const struct host_wait *wait,
-                                       struct kelpie_error *err) {
+                                       bool track, struct snapshot_writer *writer,
+                                       const struct host_wait *wait, struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(writer);
     TRY(describe(vm, kind, snapshot_writer_manifest(writer), err));
-    return vm->ops->save(vm->instance, kind, writer, wait, err);
+    TRY(vm->ops->save(vm->instance, kind, writer, wait, err));
+    return track ? vm->ops->track(vm->instance, wait, err) : KELPIE_OK;
+}
+
+/* Makes the new bundle a diff. The parent is looked at again when it is restored; now its id counts. */
+static enum kelpie_status name_parent(struct kelpie_vm *vm, const char *parent,
+                                      struct snapshot_writer *writer, struct kelpie_error *err) {
+    ASSERT(vm->ops->presave);
+    ASSERT(parent);
+    struct snapshot_reader *reader = NULL;
+    enum kelpie_status status = snapshot_reader_open(vm->host, parent, &reader, err);
+    if (status != KELPIE_OK) {
+        status = error_wrap(err, status, "the parent");
+        if (err) {
+            snprintf(err->field, sizeof(err->field), "parent");
+        }
+        return status;
+    }
+    status = snapshot_writer_set_parent(writer, parent, reader, err);
+    snapshot_reader_close(reader);
+    return status;
 }
 
 enum kelpie_status vm_snapshot_status(struct kelpie_vm *vm, enum kelpie_status status,
@@ -130,16 +170,19 @@ enum kelpie_status vm_snapshot_status(struct kelpie_vm *vm, enum kelpie_status s
     return status;
 }
 
-enum kelpie_status vm_capture(struct kelpie_vm *vm, enum kelpie_snapshot_kind kind,
+enum kelpie_status vm_capture(struct kelpie_vm *vm, enum kelpie_snapshot_kind kind, bool track,
                               struct snapshot_writer *writer, const struct host_wait *wait,
                               struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(writer);
     bool running = kelpie_vm_state(vm) == KELPIE_STATE_RUNNING;
+    if (running && snapshot_writer_manifest(writer)->parent_path[0] != '\0') {
+        TRY(vm->ops->presave(vm->instance, writer, wait, err));
+    }
     if (running) {
         TRY(vm_stand_still(vm, wait, err));
     }
-    enum kelpie_status saved = save_machine(vm, kind, writer, wait, err);
+    enum kelpie_status saved = save_machine(vm, kind, track, writer, wait, err);
     if (running) {
         /* Whatever became of the snapshot, the VM goes on: its own time, and no cancel. */
         struct host_wait again =
@@ -177,8 +220,11 @@ enum kelpie_status kelpie_vm_snapshot(struct kelpie_vm *vm, const char *director
     struct snapshot_writer *writer = NULL;
     enum kelpie_status status =
         snapshot_writer_create(vm->host, directory, options->bytes_max, &writer, err);
+    if (status == KELPIE_OK && options->parent) {
+        status = name_parent(vm, options->parent, writer, err);
+    }
     if (status == KELPIE_OK) {
-        status = vm_capture(vm, options->kind, writer, &wait, err);
+        status = vm_capture(vm, options->kind, options->track, writer, &wait, err);
     }
     if (status == KELPIE_OK) {
         status = snapshot_writer_publish(writer, &wait, &snapshot, err);

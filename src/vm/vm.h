@@ -322,9 +322,9 @@ KELPIE_CHECKED enum kelpie_status vm_go_on(struct kelpie_vm *vm, const struct ho
                                            struct kelpie_error *err);
 
 /* snapshot.c: the VM's bytes go into the writer; a running one stands still meanwhile, and goes on whatever comes of
- * it. */
+ * it. track: what it writes from then on is noted. */
 KELPIE_CHECKED enum kelpie_status vm_capture(struct kelpie_vm *vm, enum kelpie_snapshot_kind kind,
-                                             struct snapshot_writer *writer,
+                                             bool track, struct snapshot_writer *writer,
                                              const struct host_wait *wait,
                                              struct kelpie_error *err);
 

@@ -6,12 +6,13 @@
 
 #include "base/assert.h"
 
-/* Of disks, and what belongs to them, the first. */
+/* Of those that there are several of, the first. */
 static const char *const role_names[CONTROL_ROLE_COUNT] = {
-    [CONTROL_ROLE_KERNEL] = "kernel",     [CONTROL_ROLE_INITRAMFS] = "initramfs",
-    [CONTROL_ROLE_STATE] = "state",       [CONTROL_ROLE_MEMORY] = "memory",
-    [CONTROL_ROLE_NETWORK] = "network",   [CONTROL_ROLE_DISK_0] = "disk",
-    [CONTROL_ROLE_OVERLAY_0] = "overlay", [CONTROL_ROLE_BITMAP_0] = "bitmap",
+    [CONTROL_ROLE_KERNEL] = "kernel",         [CONTROL_ROLE_INITRAMFS] = "initramfs",
+    [CONTROL_ROLE_STATE] = "state",           [CONTROL_ROLE_MEMORY] = "memory",
+    [CONTROL_ROLE_NETWORK] = "network",       [CONTROL_ROLE_DISK_0] = "disk",
+    [CONTROL_ROLE_OVERLAY_0] = "overlay",     [CONTROL_ROLE_BITMAP_0] = "bitmap",
+    [CONTROL_ROLE_LAYER_0] = "diff's memory", [CONTROL_ROLE_PAGES_0] = "diff's pages",
 };
 
 enum control_role control_role_of_disk(enum control_role first, size_t index) {

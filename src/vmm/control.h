@@ -15,11 +15,18 @@
  *     BOOT  machine     loads KERNEL and INITRAMFS into the file MEMORY, and lets the vCPUs run
  *     LOAD  machine     loads STATE over MEMORY, which is mapped privately; the vCPUs run only if `run` says so
  *     PAUSE, RESUME     the vCPUs stop and go on
- *     SAVE              writes STATE, and MEMORY if there is one, while the vCPUs stand
+ *     SAVE              writes STATE, and MEMORY if there is one, while the vCPUs stand; with PAGES_0 a diff
+ *     TRACK             from the last SAVE or LOAD on, note which pages are written: the vCPUs have not run since
+ *     PRESAVE           writes what was written into MEMORY, while the vCPUs run: the SAVE that follows has the less to
+ *                       write. The first for a diff comes with its MEMORY, others go on with it
  *     SEAL              the file of the guest's memory stays as it is from now on, for others to map: the machine
  *                       goes on over a private mapping of it. With MEMORY: memory is written there first, and that is
  *                       the file. While the vCPUs stand
  *     TELL              answered by TOLD: when things happened
+ *
+ * A diff is what was written since the last SAVE or LOAD: MEMORY holds those pages in their places and holes elsewhere,
+ * and PAGES_0 a bit for each page, bit n % 8 of byte n / 8, set for those that are in it. SAVE's MEMORY is that of the
+ * PRESAVE before it, or comes with it. A LOAD takes diffs over MEMORY: LAYER_0 with PAGES_0 is the oldest, and so on.
  *
  * Trust: the owner is trusted, and is checked all the same, for a monitor that misunderstands is worth nothing. What the
  * monitor says is not trusted: it runs a hostile guest. The owner takes no sizes or places from it, only whether
@@ -38,6 +45,7 @@
 #define CONTROL_MESSAGE_SIZE_MAX 8192
 #define CONTROL_COMMAND_LINE_SIZE_MAX 2047 /* bytes, without the zero: what Linux takes */
 #define CONTROL_GENERATION_SIZE 16
+#define CONTROL_LAYER_COUNT_MAX 7 /* diffs that a LOAD puts over MEMORY */
 #define CONTROL_CHANNEL_PORT_END                                                                   \
     (1u << 30) /* above it lie the ports that the vsock device assigns */
 
@@ -60,6 +68,8 @@ enum control_type {
     CONTROL_RESUME,
     CONTROL_SAVE,
     CONTROL_SEAL,
+    CONTROL_TRACK,
+    CONTROL_PRESAVE,
     CONTROL_TELL,
     CONTROL_ORDER_END,
     CONTROL_DONE = 64,
@@ -77,7 +87,9 @@ enum control_role {
     CONTROL_ROLE_DISK_0,
     CONTROL_ROLE_OVERLAY_0 = CONTROL_ROLE_DISK_0 + KELPIE_DISK_COUNT_MAX,
     CONTROL_ROLE_BITMAP_0 = CONTROL_ROLE_OVERLAY_0 + KELPIE_DISK_COUNT_MAX,
-    CONTROL_ROLE_COUNT = CONTROL_ROLE_BITMAP_0 + KELPIE_DISK_COUNT_MAX
+    CONTROL_ROLE_LAYER_0 = CONTROL_ROLE_BITMAP_0 + KELPIE_DISK_COUNT_MAX,
+    CONTROL_ROLE_PAGES_0 = CONTROL_ROLE_LAYER_0 + CONTROL_LAYER_COUNT_MAX,
+    CONTROL_ROLE_COUNT = CONTROL_ROLE_PAGES_0 + CONTROL_LAYER_COUNT_MAX
 };
 
 /* The role of disk `index`, or of what belongs to it: first is CONTROL_ROLE_DISK_0, _OVERLAY_0 or _BITMAP_0. */

@@ -92,7 +92,7 @@ static void hazard_d1_what_is_no_message_is_refused(void **state) {
     writer = cursor_writer_init(bytes, sizeof(bytes));
     control_encode_machine(&writer, CONTROL_BOOT, &wrong);
     assert_false(control_decode_machine(bytes + CONTROL_HEADER_SIZE, size, &back));
-    const size_t network_at = CONTROL_HEADER_SIZE + 16 + KELPIE_DISK_COUNT_MAX;
+    const size_t network_at = CONTROL_HEADER_SIZE + 16 + KELPIE_DISK_COUNT_MAX + 1;
     assert_int_equal(bytes[network_at], CONTROL_NETWORK_STREAM);
     bytes[network_at] = CONTROL_NETWORK_NONE;
     assert_true(control_decode_machine(bytes + CONTROL_HEADER_SIZE, size, &back));
@@ -124,6 +124,8 @@ static void test_each_role_has_a_name(void **state) {
     } disks[] = {{CONTROL_ROLE_DISK_0, "disk"},
                  {CONTROL_ROLE_OVERLAY_0, "overlay"},
                  {CONTROL_ROLE_BITMAP_0, "bitmap"}};
+    assert_string_equal(control_role_name(CONTROL_ROLE_COUNT - 1), "diff's pages");
+    assert_string_equal(control_role_name(CONTROL_ROLE_PAGES_0 - 1), "diff's memory");
     for (size_t i = 0; i < ARRAY_SIZE(disks); i++) {
         assert_int_equal(control_role_of_disk(disks[i].first, 0), disks[i].first);
         assert_string_equal(control_role_name(control_role_of_disk(disks[i].first, last)),

@@ -125,6 +125,7 @@ static enum kelpie_status init(struct machine *machine, struct kelpie_error *err
         machine->irq_fds[i] = -1;
     }
     machine->memory_fd = -1;
+    machine->changes.layer_fd = -1;
     int result = pthread_mutex_init(&machine->lock, NULL);
     ASSERT(result == 0);
     bus_init(&machine->mmio);
@@ -144,6 +145,7 @@ static enum kelpie_status prepare(struct machine *machine, const struct control_
     machine->config = *config;
     TRY(init(machine, err));
     TRY(machine_map_memory(machine, memory_fd, memory_flags, err));
+    TRY(machine_changes_init(machine, err));
     TRY(kvm_create(&machine->kvm, CONTROL_CHILD_KVM, &machine->memory, err));
     TRY(make_vcpus(machine, err));
     TRY(machine_add_fixed_devices(machine, err));
@@ -158,6 +160,7 @@ enum kelpie_status machine_prepare(struct machine *machine, const struct control
     TRY(prepare(machine, config, -1, MAP_PRIVATE | MAP_ANONYMOUS, err));
     TRY(kvm_connect(&machine->kvm, err));
     TRY(machine_warm_up(machine, err));
+    TRY(machine_changes_reset(machine, err)); /* the rehearsal wrote to memory that is gone now */
     /* A place in which nothing is mapped is filled ten times faster than one whose mapping KVM must forget. */
     int result = munmap(machine->host_memory, memory_size(machine));
     ASSERT(result == 0);
@@ -203,6 +206,7 @@ enum kelpie_status machine_resume(struct machine *machine, struct kelpie_error *
     ASSERT(machine->threads_started);
     ASSERT(machine->vcpu_count > 0);
     machine->resumed_ns = machine_now_ns();
+    machine->changes.complete = machine->changes.tracked;
     return vcpu_threads_resume(&machine->threads, err);
 }
 

@@ -50,6 +50,22 @@ struct machine_files {
     int fds[CONTROL_ROLE_COUNT];
 };
 
+/*
+ * What was written since the last save or load, a bit for each page of memory. `pending` is what the diff that is
+ * being written does not hold yet. Devices' writes are in memory.dirty from the start, for a load makes some; the
+ * processors' are noted from machine_track on.
+ */
+struct machine_changes {
+    void *bitmaps; /* all four, mapped */
+    size_t word_count;
+    uint64_t *changed;
+    uint64_t *pending;
+    uint64_t *fetched; /* the processors' since the last look */
+    bool complete;     /* no vCPU ran since the last save or load, or they are tracked */
+    bool tracked;
+    int layer_fd; /* the diff's memory, owned; -1: none is being written */
+};
+
 struct machine {
     struct control_machine config;
     bool prepared;
@@ -57,6 +73,7 @@ struct machine {
     bool memory_is_away; /* nothing is mapped in its place */
     int memory_fd;       /* the file that memory is a shared mapping of; owned; -1: it is private */
     struct memory memory;
+    struct machine_changes changes;
     struct kvm kvm;
     struct vcpu *vcpus; /* config.vcpu_count */
     size_t vcpu_count;  /* made so far */
@@ -106,9 +123,16 @@ KELPIE_CHECKED enum kelpie_status machine_load(struct machine *machine,
 KELPIE_CHECKED enum kelpie_status machine_resume(struct machine *machine, struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status machine_pause(struct machine *machine, struct kelpie_error *err);
 
-/* Writes the state, and memory unless memory_fd is -1, while the vCPUs stand. The files are empty. */
-KELPIE_CHECKED enum kelpie_status machine_save(struct machine *machine, int state_fd, int memory_fd,
+/* Writes STATE, and MEMORY if there is one, or with PAGES_0 a diff, while the vCPUs stand. The files are empty. */
+KELPIE_CHECKED enum kelpie_status machine_save(struct machine *machine, struct machine_files *files,
                                                struct kelpie_error *err);
+
+/* Notes from now on what the guest writes. WRONG_STATE: it ran since the last save or load. */
+KELPIE_CHECKED enum kelpie_status machine_track(struct machine *machine, struct kelpie_error *err);
+
+/* Writes what has changed into the next diff's MEMORY, which comes with the first call. WRONG_STATE: nobody tracks. */
+KELPIE_CHECKED enum kelpie_status
+machine_presave(struct machine *machine, struct machine_files *files, struct kelpie_error *err);
 
 /* Leaves memory's file to others, as it is now, and goes on over a private mapping of it: the one that memory is
  * mapped from, or MEMORY, which is empty and is filled first. While the vCPUs stand. */
@@ -131,6 +155,34 @@ int machine_file_take(struct machine_files *files, enum control_role role);
  * SNAPSHOT_CORRUPT, field "memory": the file has not memory's size. */
 KELPIE_CHECKED enum kelpie_status machine_map_memory(struct machine *machine, int fd, int flags,
                                                      struct kelpie_error *err);
+
+/* The bitmaps of memory, which is there; the processors' writes are not noted yet. */
+KELPIE_CHECKED enum kelpie_status machine_changes_init(struct machine *machine,
+                                                       struct kelpie_error *err);
+
+/* What is changed from now on is a change to what was just saved or loaded. The vCPUs stand. */
+KELPIE_CHECKED enum kelpie_status machine_changes_reset(struct machine *machine,
+                                                        struct kelpie_error *err);
+
+/* Writes the rest of the diff, and its PAGES_0. The vCPUs stand. */
+KELPIE_CHECKED enum kelpie_status
+machine_save_diff(struct machine *machine, struct machine_files *files, struct kelpie_error *err);
+
+/* Puts the diffs LAYER_x over memory, which is mapped privately: the pages that PAGES_x says. SNAPSHOT_CORRUPT, field
+ * "memory" or "pages": a file has another size. */
+KELPIE_CHECKED enum kelpie_status machine_load_layers(struct machine *machine,
+                                                      const struct machine_files *files,
+                                                      struct kelpie_error *err);
+
+/* A whole file or a piece of one. */
+KELPIE_CHECKED enum kelpie_status machine_write_file(int fd, const void *data, size_t size,
+                                                     uint64_t offset, struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status machine_read_file(int fd, void *buffer, size_t size,
+                                                    uint64_t offset, struct kelpie_error *err);
+
+/* The run of pages that are all zero, or all not, from offset on: its end, at most `limit`. */
+uint64_t machine_page_run(const struct machine *machine, uint64_t offset, uint64_t limit,
+                          bool *ret_zero);
 
 /* Every device and line of the config, over MEMORY, mapped with the flags MAP_SHARED or MAP_PRIVATE. */
 KELPIE_CHECKED enum kelpie_status machine_build(struct machine *machine,

@@ -8,16 +8,18 @@
 #include "base/assert.h"
 #include "vmm/machine.h"
 
-static enum kelpie_status read_all(int fd, void *buffer, size_t size, struct kelpie_error *err) {
+enum kelpie_status machine_read_file(int fd, void *buffer, size_t size, uint64_t offset,
+                                     struct kelpie_error *err) {
     ASSERT(fd >= 0);
     ASSERT(buffer);
     for (size_t done = 0; done < size;) {
-        ssize_t count = pread(fd, (uint8_t *)buffer + done, size - done, (off_t)done);
+        ssize_t count = pread(fd, (uint8_t *)buffer + done, size - done, (off_t)(offset + done));
         if (count < 0 && errno == EINTR) {
             continue;
         }
         if (count <= 0) {
-            return error_set_os(err, count < 0 ? errno : EIO, "cannot read the machine's state");
+            return error_set_os(err, count < 0 ? errno : EIO, "cannot read %zu bytes of the bundle",
+                                size);
         }
         done += (size_t)count;
     }
@@ -46,7 +48,7 @@ static enum kelpie_status load_state(struct machine *machine, int fd, void *buff
     ASSERT(buffer);
     ASSERT(size > 0);
     static struct state_reader state; /* large; used once in a process */
-    TRY(read_all(fd, buffer, size, err));
+    TRY(machine_read_file(fd, buffer, size, 0, err));
     TRY(state_reader_init(&state, buffer, size, err));
     return machine_load_sections(machine, &state, err);
 }
@@ -103,6 +105,8 @@ enum kelpie_status machine_load(struct machine *machine, const struct control_ma
     ASSERT(files);
     TRY(machine_file_check(files, CONTROL_ROLE_STATE, err));
     TRY(machine_build(machine, config, files, MAP_PRIVATE, err));
+    TRY(machine_load_layers(machine, files, err));
+    machine->changes.complete = true; /* from here on, devices may write */
     TRY(load_file(machine, files->fds[CONTROL_ROLE_STATE], err));
     TRY(kvm_connect(&machine->kvm, err));
     kick_everything(machine);

@@ -129,15 +129,6 @@ static enum kelpie_status make(struct session *session, const struct control_hea
     return header->type == CONTROL_BOOT || config.run ? machine_resume(machine, err) : KELPIE_OK;
 }
 
-static enum kelpie_status save(struct session *session, struct kelpie_error *err) {
-    ASSERT(session->made);
-    ASSERT(session->machine.prepared);
-    const struct machine_files *files = &session->files;
-    TRY(machine_file_check(files, CONTROL_ROLE_STATE, err));
-    return machine_save(&session->machine, files->fds[CONTROL_ROLE_STATE],
-                        files->fds[CONTROL_ROLE_MEMORY], err);
-}
-
 static enum kelpie_status obey(struct session *session, const struct control_header *header,
                                const void *payload, struct kelpie_error *err) {
     ASSERT(session);
@@ -155,7 +146,11 @@ static enum kelpie_status obey(struct session *session, const struct control_hea
     case CONTROL_RESUME:
         return machine_resume(&session->machine, err);
     case CONTROL_SAVE:
-        return save(session, err);
+        return machine_save(&session->machine, &session->files, err);
+    case CONTROL_TRACK:
+        return machine_track(&session->machine, err);
+    case CONTROL_PRESAVE:
+        return machine_presave(&session->machine, &session->files, err);
     case CONTROL_SEAL:
         return machine_seal(&session->machine, &session->files, err);
     default:

@@ -33,9 +33,12 @@
 #define VMM_GENERATION_GPA 0xf0000ull /* the 16 bytes of VMGenID, behind it: reserved too */
 
 #define VMM_DISK_COUNT_MAX 8
-#define VMM_QUEUE_COUNT_MAX 8    /* of one virtio device */
-#define VMM_QUEUE_SIZE_MAX 256   /* descriptors; a power of two */
-#define VMM_CHAIN_LENGTH_MAX 256 /* descriptors in one chain: no more than a queue has */
+#define VMM_QUEUE_COUNT_MAX 8          /* of one virtio device */
+#define VMM_QUEUE_SIZE_MAX 256         /* descriptors; a power of two */
+#define VMM_CHAIN_LENGTH_MAX 256       /* descriptors in one chain: no more than a queue has */
+#define VMM_DIFF_RUN_PAGES_MAX 1024ull /* of a diff, written or mapped at once */
+#define VMM_DIFF_MAPPING_COUNT_MAX                                                                 \
+    8192 /* pieces of diffs in memory; more are copied. The host allows 65530 */
 #define VMM_STATE_SIZE_MAX (16u << 20)
 #define VMM_SECTION_COUNT_MAX 256
 #define VMM_SECTION_SIZE_MAX (4u << 20)

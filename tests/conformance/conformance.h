@@ -107,6 +107,7 @@ extern const struct group group_stream;
 extern const struct group group_files;
 extern const struct group group_snapshot;
 extern const struct group group_disks;
+extern const struct group group_diff;
 extern const struct group group_fork;
 extern const struct group group_network;
 extern const struct group group_heavy;

@@ -160,7 +160,8 @@ static void folder_empty(const char *path) {
 
 int folder_clear(void **state) {
     (void)state;
-    static const char *const bundles[] = {"bundle", "second", "third"};
+    static const char *const bundles[] = {"bundle", "second", "third", "first", "base",
+                                          "one",    "two",    "three", "full",  "away"};
     for (size_t i = 0; i < sizeof(bundles) / sizeof(bundles[0]); i++) {
         folder_empty(host_path(bundles[i]));
         rmdir(host_path(bundles[i]));

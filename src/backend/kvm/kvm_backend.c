@@ -206,7 +206,8 @@ const struct backend_ops backend_kvm_ops = {
     .description = "Kelpie's own monitor on KVM",
     .capabilities = KELPIE_CAN_EXEC | KELPIE_CAN_COPY | KELPIE_CAN_PAUSE |
                     KELPIE_CAN_SUSPEND_SNAPSHOT | KELPIE_CAN_TELEPORT_SNAPSHOT | KELPIE_CAN_DISKS |
-                    KELPIE_CAN_TTY | KELPIE_CAN_FORK | KELPIE_CAN_NETWORK,
+                    KELPIE_CAN_TTY | KELPIE_CAN_FORK | KELPIE_CAN_NETWORK |
+                    KELPIE_CAN_DIFF_SNAPSHOT,
     .in_auto = true,
     .probe = kvm_probe,
     .create = kvm_create,
@@ -217,6 +218,8 @@ const struct backend_ops backend_kvm_ops = {
     .load_running = kvm_load_running,
     .pause = kvm_pause,
     .resume = kvm_resume,
+    .track = kvm_track,
+    .presave = kvm_presave,
     .save = kvm_save,
     .stop = kvm_stop,
     .kill = kvm_kill,

@@ -16,6 +16,9 @@
  * children map it privately, and so does the machine itself, which therefore hands over nothing but the state of
  * its devices. A load maps the bundle's memory file privately: pages come lazily and writes never reach the
  * bundle.
+ *
+ * Diffs. The monitor counts changes from its last save or load; we keep the id of that bundle. While a save is under way
+ * there is none, and so it stays when it fails, or is not answered in time: nobody knows then what was counted.
  */
 #ifndef KELPIE_BACKEND_KVM_KVM_INSTANCE_H
 #define KELPIE_BACKEND_KVM_KVM_INSTANCE_H
@@ -36,6 +39,9 @@ struct backend_instance {
     int control_fd; /* HOST_FD_NONE: none runs */
     bool prepared;  /* it waits for a boot or a load */
     int memory_fd;  /* the file that is its memory; HOST_FD_NONE: memory is private to it */
+    bool tracked;   /* it notes what is written, since … */
+    char base_id[KELPIE_ID_SIZE];     /* … this bundle; empty: since none that is known */
+    char presaved_id[KELPIE_ID_SIZE]; /* the bundle whose diff is being written; or empty */
     size_t answers_owed;
     size_t in_size;
     uint8_t in[CONTROL_MESSAGE_SIZE_MAX];
@@ -93,6 +99,12 @@ KELPIE_CHECKED enum kelpie_status kvm_save(struct backend_instance *instance,
                                            enum kelpie_snapshot_kind kind,
                                            struct snapshot_writer *writer,
                                            const struct host_wait *wait, struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status kvm_track(struct backend_instance *instance,
+                                            const struct host_wait *wait, struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status kvm_presave(struct backend_instance *instance,
+                                              struct snapshot_writer *writer,
+                                              const struct host_wait *wait,
+                                              struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status kvm_prepare(struct backend_instance *instance,
                                               struct snapshot_reader *reader,
                                               const struct host_wait *wait,

@@ -3,6 +3,7 @@
 #define KELPIE_BACKEND_KVM_KVM_LIMITS_H
 
 #define KVM_DEVICE "/dev/kvm"
+#define KVM_PRESAVE_COUNT 2     /* the second takes what was written during the first */
 #define KVM_ANSWERS_OWED_MAX 16 /* late answers that are still awaited */
 
 #endif

@@ -90,5 +90,8 @@ void kvm_process_take_down(struct backend_instance *instance) {
     host_close(instance->host, instance->memory_fd);
     instance->memory_fd = HOST_FD_NONE;
     instance->prepared = false;
+    instance->tracked = false;
+    instance->base_id[0] = '\0';
+    instance->presaved_id[0] = '\0';
     monitor_disks_close(&instance->disks);
 }

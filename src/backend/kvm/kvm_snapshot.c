@@ -43,6 +43,78 @@ static enum kelpie_status seal(struct backend_instance *instance, struct snapsho
     return KELPIE_OK;
 }
 
+/* The file that memory goes into, for the next order. */
+static enum kelpie_status pass_memory(struct backend_instance *instance,
+                                      struct snapshot_writer *writer, struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(writer);
+    int memory_fd = HOST_FD_NONE;
+    TRY(snapshot_writer_part(writer, SNAPSHOT_PART_MEMORY, &memory_fd, err));
+    return kvm_pass(instance, CONTROL_ROLE_MEMORY, memory_fd, err);
+}
+
+static enum kelpie_status check_base(const struct backend_instance *instance,
+                                     const struct snapshot_manifest *manifest,
+                                     struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(manifest->parent_path[0] != '\0');
+    if (!instance->tracked || strcmp(instance->base_id, manifest->info.parent_id) != 0) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "parent",
+                               "a diff to %.512s cannot be made: it is not the VM's last snapshot, "
+                               "nor what it was restored from, or was made without `track`",
+                               manifest->parent_path);
+    }
+    return KELPIE_OK;
+}
+
+/* Memory, or what of it was written, and the id from which it is counted from now on. */
+static enum kelpie_status save_memory(struct backend_instance *instance,
+                                      struct snapshot_writer *writer, const struct host_wait *wait,
+                                      struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    const struct snapshot_manifest *manifest = snapshot_writer_manifest(writer);
+    bool diff = manifest->parent_path[0] != '\0';
+    bool presaved = diff && strcmp(instance->presaved_id, manifest->info.id) == 0;
+    ASSERT(manifest->info.id[0] != '\0');
+    if (diff) {
+        int pages_fd = HOST_FD_NONE;
+        TRY(check_base(instance, manifest, err));
+        TRY(snapshot_writer_part(writer, SNAPSHOT_PART_PAGES, &pages_fd, err));
+        TRY(kvm_pass(instance, CONTROL_ROLE_PAGES_0, pages_fd, err));
+    }
+    if (!presaved) {
+        TRY(pass_memory(instance, writer, err));
+    }
+    instance->base_id[0] = '\0';
+    instance->presaved_id[0] = '\0';
+    TRY(kvm_order_plain(instance, CONTROL_SAVE, wait, err));
+    memcpy(instance->base_id, manifest->info.id, sizeof(instance->base_id));
+    return KELPIE_OK;
+}
+
+enum kelpie_status kvm_presave(struct backend_instance *instance, struct snapshot_writer *writer,
+                               const struct host_wait *wait, struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(writer && wait);
+    const struct snapshot_manifest *manifest = snapshot_writer_manifest(writer);
+    TRY(check_base(instance, manifest, err));
+    TRY(pass_memory(instance, writer, err));
+    for (int i = 0; i < KVM_PRESAVE_COUNT; i++) {
+        TRY(kvm_order_plain(instance, CONTROL_PRESAVE, wait, err));
+    }
+    memcpy(instance->presaved_id, manifest->info.id, sizeof(instance->presaved_id));
+    return KELPIE_OK;
+}
+
+enum kelpie_status kvm_track(struct backend_instance *instance, const struct host_wait *wait,
+                             struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(wait);
+    TRY(kvm_order_plain(instance, CONTROL_TRACK, wait, err));
+    instance->tracked = true;
+    return KELPIE_OK;
+}
+
 enum kelpie_status kvm_save(struct backend_instance *instance, enum kelpie_snapshot_kind kind,
                             struct snapshot_writer *writer, const struct host_wait *wait,
                             struct kelpie_error *err) {
@@ -59,10 +131,7 @@ enum kelpie_status kvm_save(struct backend_instance *instance, enum kelpie_snaps
         TRY(kvm_order_plain(instance, CONTROL_SAVE, wait, err));
         TRY(seal(instance, writer, wait, err));
     } else {
-        int memory_fd = HOST_FD_NONE;
-        TRY(snapshot_writer_part(writer, SNAPSHOT_PART_MEMORY, &memory_fd, err));
-        TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, memory_fd, err));
-        TRY(kvm_order_plain(instance, CONTROL_SAVE, wait, err));
+        TRY(save_memory(instance, writer, wait, err));
     }
     return monitor_disks_save(&instance->disks, kind, writer, wait, err);
 }
@@ -105,6 +174,24 @@ static void take_digests(struct backend_instance *instance,
              manifest->initramfs_digest);
 }
 
+/* The memory of a bundle: of its oldest parent, and the diffs over it. */
+static enum kelpie_status pass_layers(struct backend_instance *instance,
+                                      const struct snapshot_reader *reader,
+                                      struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    static_assert(SNAPSHOT_CHAIN_LENGTH_MAX <= CONTROL_LAYER_COUNT_MAX + 1, "a chain fits");
+    size_t layer = snapshot_reader_chain_length(reader) - 1;
+    ASSERT(layer <= CONTROL_LAYER_COUNT_MAX);
+    for (; layer > 0; layer--, reader = snapshot_reader_parent(reader)) {
+        TRY(kvm_pass(instance, CONTROL_ROLE_LAYER_0 + (unsigned)layer - 1,
+                     snapshot_reader_part(reader, SNAPSHOT_PART_MEMORY), err));
+        TRY(kvm_pass(instance, CONTROL_ROLE_PAGES_0 + (unsigned)layer - 1,
+                     snapshot_reader_part(reader, SNAPSHOT_PART_PAGES), err));
+    }
+    return kvm_pass(instance, CONTROL_ROLE_MEMORY,
+                    snapshot_reader_part(reader, SNAPSHOT_PART_MEMORY), err);
+}
+
 static enum kelpie_status load_once(struct backend_instance *instance,
                                     struct snapshot_reader *reader, bool run,
                                     const struct host_wait *wait, struct kelpie_error *err) {
@@ -116,10 +203,10 @@ static enum kelpie_status load_once(struct backend_instance *instance,
     TRY(kvm_process_start(instance, err));
     TRY(kvm_pass(instance, CONTROL_ROLE_STATE, snapshot_reader_part(reader, SNAPSHOT_PART_STATE),
                  err));
-    TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, snapshot_reader_part(reader, SNAPSHOT_PART_MEMORY),
-                 err));
+    TRY(pass_layers(instance, reader, err));
     TRY(kvm_order_machine(instance, CONTROL_LOAD, run, wait, err));
     take_digests(instance, snapshot_reader_manifest(reader));
+    memcpy(instance->base_id, snapshot_reader_manifest(reader)->info.id, sizeof(instance->base_id));
     return KELPIE_OK;
 }
 

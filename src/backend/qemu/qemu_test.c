@@ -510,8 +510,11 @@ static void seal_again(struct fixture *fixture) {
         KELPIE_OK);
     const struct snapshot_manifest *from = snapshot_reader_manifest(reader);
     struct snapshot_manifest *to = snapshot_writer_manifest(writer);
-    char **env = to->env; /* its own */
+    char **env = to->env; /* its own, as is its id */
+    char id[KELPIE_ID_SIZE];
+    memcpy(id, to->info.id, sizeof(id));
     *to = *from;
+    memcpy(to->info.id, id, sizeof(id));
     to->env = env;
     to->env_count = 0;
     memset(to->parts, 0, sizeof(to->parts));
