@@ -135,7 +135,7 @@ $(BUILD)/tests/conformance/conformance_test: $(CONFORMANCE_SOURCES:%.c=$(BUILD)/
 PAYLOADS := $(patsubst %.S,$(BUILD)/%.elf,$(wildcard tests/payload/*.S))
 $(BUILD)/tests/payload/%.elf: tests/payload/%.S tests/payload/payload.inc
 	@mkdir -p $(@D)
-	$(CC) -nostdlib -static -no-pie -Wl,-n,-Ttext=0x100000,-e,start,--build-id=none,-z,noexecstack $< -o $@
+	$(CC) -nostdlib -static -Wl,-n,-Ttext=0x100000,-e,start,--build-id=none,-z,noexecstack $< -o $@
 
 $(BUILD)/tests/payload/payload_test.o: CFLAGS_COMMON += -DPAYLOAD_FOLDER='"$(BUILD)/tests/payload/"'
 $(BUILD)/tests/payload/payload_test.o: $(PAYLOADS)
