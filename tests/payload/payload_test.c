@@ -490,7 +490,7 @@ static void moved_run_equals_a_straight_one(void **state) {
     }
     await(rig, "\nend\n");
     print_message("%u steps, %u ms, moved %zu times\n", count, ms, moves);
-    assert_true(moves > 1);
+    assert_true(moves > 0);
     order(rig, CONTROL_PAUSE);
     save(rig);
     assert_string_equal(rig->console, straight);
