@@ -131,6 +131,15 @@ $(BUILD)/kelpie: $(CLI_OBJECTS) $(BUILD)/libkelpie.a
 CONFORMANCE_SOURCES := $(filter-out %_test.c,$(wildcard tests/conformance/*.c))
 $(BUILD)/tests/conformance/conformance_test: $(CONFORMANCE_SOURCES:%.c=$(BUILD)/%.o)
 
+# Guests of a few instructions, each a kernel for our monitor, in the program that runs them.
+PAYLOADS := $(patsubst %.S,$(BUILD)/%.elf,$(wildcard tests/payload/*.S))
+$(BUILD)/tests/payload/%.elf: tests/payload/%.S tests/payload/payload.inc
+	@mkdir -p $(@D)
+	$(CC) -nostdlib -static -Wl,-n,-Ttext=0x100000,-e,start,--build-id=none,-z,noexecstack $< -o $@
+
+$(BUILD)/tests/payload/payload_test.o: CFLAGS_COMMON += -DPAYLOAD_FOLDER='"$(BUILD)/tests/payload/"'
+$(BUILD)/tests/payload/payload_test.o: $(PAYLOADS)
+
 $(BUILD)/%_test: $(BUILD)/%_test.o $(SUPPORT_OBJECTS) $(GUEST_TEST_OBJECTS) $(BUILD)/libvmm.a \
 		$(BUILD)/libkelpie.a
 	$(CC) $(filter %.o,$^) $(BUILD)/libvmm.a $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
@@ -166,7 +175,8 @@ unit: $(UNIT_TESTS) ## run the unit tests
 suites: all $(SUITE_TESTS) ## run the suites in tests/: conformance, the command
 	@$(RUN_TESTS) $(SUITE_TESTS)
 
-LAB_PROGRAMS := $(BUILD)/tests/conformance/conformance_test $(BUILD)/src/host/host_linux_kvm_test
+LAB_PROGRAMS := $(BUILD)/tests/conformance/conformance_test $(BUILD)/src/host/host_linux_kvm_test \
+                $(BUILD)/tests/payload/payload_test
 .PHONY: lab
 lab: all $(LAB_PROGRAMS) ## run tests/lab/suites: what needs hardware virtualisation, in an emulated machine
 	@BUILD=$(BUILD) $(RUN_TESTS) $(sort $(wildcard tests/lab/suites/*))

@@ -35,15 +35,17 @@ static size_t guest_size(void) {
     return (size_t)((uintptr_t)image_guest_data_end - (uintptr_t)image_guest_data);
 }
 
-/* The module lists of the archive. The first is what every guest needs to reach its host, whichever backend
- * runs it; the others leave out what it loads. ext4 asks for crc32c by its algorithm's name. */
+/* The module lists of the archive. The first is what every guest needs to reach its host, and to tell it of a panic,
+ * whichever backend runs it; the others leave out what it loads. ext4 asks for crc32c by its algorithm's name.
+ * tests/lab/root.py reads the names from here. */
 #define GROUP_COUNT 4
 static const struct {
     const char *list_path;
-    const char *wanted[7]; /* NULL-terminated */
+    const char *wanted[8]; /* NULL-terminated */
 } groups[GROUP_COUNT] = {
     {"etc/kelpie/modules",
-     {"virtio_ring", "virtio", "virtio_mmio", "virtio_pci", "virtio_console", "virtio_rng", NULL}},
+     {"virtio_ring", "virtio", "virtio_mmio", "virtio_pci", "virtio_console", "virtio_rng",
+      "pvpanic_mmio", NULL}},
     {"etc/kelpie/modules.disk", {"virtio_blk", "crc32c_generic", "ext4", "overlay", "erofs", NULL}},
     {"etc/kelpie/modules.net", {"virtio_net", NULL}},
     {"etc/kelpie/modules.vsock", {"vsock", "vmw_vsock_virtio_transport", NULL}},

@@ -61,7 +61,8 @@ static enum kelpie_status verify_parts(struct snapshot_reader *reader, bool all,
     ASSERT(wait);
     const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
     for (unsigned i = 0; i < SNAPSHOT_PART_COUNT; i++) {
-        if (manifest->parts[i].present && (all || i == SNAPSHOT_PART_STATE || i == SNAPSHOT_PART_PAGES)) {
+        if (manifest->parts[i].present &&
+            (all || i == SNAPSHOT_PART_STATE || i == SNAPSHOT_PART_PAGES)) {
             TRY(snapshot_reader_verify(reader, (enum snapshot_part)i, wait, err));
         }
     }

@@ -257,6 +257,43 @@ static void test_cancel_ends_waits_of_other_threads(void **state) {
     kelpie_vm_destroy(vm);
 }
 
+/* A guest that ends by itself has crashed, however it did it: nobody asked for it. The command that ended it fails
+ * with the words for how. A backend without a process of its own has no kernel that could do it. */
+static void expect_end(const char *line, const char *first, const char *second) {
+    struct kelpie_error err = {0};
+    struct kelpie_output output = {0};
+    struct kelpie_vm *vm = start_vm();
+    if (kelpie_vm_process_id(vm) == 0) {
+        kelpie_vm_destroy(vm);
+        skip_aloud("the guest's own end: it has no kernel");
+    }
+    const struct kelpie_command command = {.argv = SHELL(line), .timeout_ms = WAIT_MS};
+    FAILS(kelpie_vm_exec(vm, &command, &output, &err), KELPIE_CRASHED);
+    if (!strstr(err.message, first) || !strstr(err.message, second)) {
+        print_error("%s: '%s' has no '%s' or no '%s'\n", line, err.message, first, second);
+        fail();
+    }
+    enum kelpie_state reached = KELPIE_STATE_CREATED;
+    OK(kelpie_vm_wait(vm, 1u << KELPIE_STATE_CRASHED, WAIT_MS, &reached, &err));
+    kelpie_vm_destroy(vm);
+}
+
+static void test_panic_is_told(void **state) {
+    (void)state;
+    expect_end("echo c > /proc/sysrq-trigger; sleep 1000", "the guest's kernel panicked",
+               "Kernel panic - not syncing: sysrq triggered crash");
+}
+
+static void test_power_off_from_within_is_told(void **state) {
+    (void)state;
+    expect_end("poweroff -f; sleep 1000", "the guest powered off", "");
+}
+
+static void test_reset_from_within_is_told(void **state) {
+    (void)state;
+    expect_end("reboot -f; sleep 1000", "the guest reset its machine", "");
+}
+
 static void test_wait_times_out(void **state) {
     (void)state;
     struct kelpie_error err = {0};
@@ -290,6 +327,9 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_crash_is_seen_at_once),
     cmocka_unit_test(test_crash_while_paused),
     cmocka_unit_test(test_cancel_ends_waits_of_other_threads),
+    cmocka_unit_test(test_panic_is_told),
+    cmocka_unit_test(test_power_off_from_within_is_told),
+    cmocka_unit_test(test_reset_from_within_is_told),
     cmocka_unit_test(test_wait_times_out),
     cmocka_unit_test(test_stop_ends_what_runs),
 };

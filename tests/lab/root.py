@@ -19,8 +19,7 @@ import subprocess
 
 ROOT_SIZE_MAX = 2 << 30
 LOADED_MODULES = ('virtio_pci', 'virtio_console', 'kvm-amd')  # by the lab itself
-GUEST_MODULES = ('virtio_mmio', 'virtio-rng', 'virtio_blk', 'crc32c_generic', 'ext4', 'overlay', 'erofs',
-                 'virtio_net', 'vsock', 'vmw_vsock_virtio_transport')  # what src/image/initramfs.c asks for
+GUEST_MODULES_SOURCE = pathlib.Path(__file__).resolve().parents[2] / 'src/image/initramfs.c'
 MODULE_INDEXES = ('modules.order', 'modules.builtin')
 QEMU = 'qemu-system-x86_64'
 FIRMWARE = ('bios-microvm.bin', 'linuxboot_dma.bin', 'kvmvapic.bin', 'pvh.bin', 'bios-256k.bin')
@@ -170,6 +169,15 @@ class Modules:
         return loaded
 
 
+def guest_modules():
+    """The names of the modules that Kelpie's guests load: the strings without a slash in the source's table."""
+    table = re.search(r'\} groups\[GROUP_COUNT\] = \{(.*?)\n\};', GUEST_MODULES_SOURCE.read_text(), re.DOTALL)
+    names = re.findall(r'"([a-z0-9_]+)"', table.group(1)) if table else []
+    if not names:
+        raise LabError(f'there is no table of modules in {GUEST_MODULES_SOURCE}')
+    return names
+
+
 def add_kernel(archive, kernel):
     """The kernel and its modules, as Kelpie's cache holds them; the lab loads its own from there."""
     modules = Modules(kernel)
@@ -179,7 +187,7 @@ def add_kernel(archive, kernel):
     for index in MODULE_INDEXES:
         archive.add_file(modules.folder / index, f'{folder}/{index}')
     loaded = modules.ordered(LOADED_MODULES)
-    for path, data in (loaded | modules.ordered(GUEST_MODULES)).items():
+    for path, data in (loaded | modules.ordered(guest_modules())).items():
         archive.add(f'{folder}/{path}', stat.S_IFREG | 0o644, data)
     archive.add_text('lab/modules', ''.join(f'/{folder}/{path}\n' for path in loaded))
 

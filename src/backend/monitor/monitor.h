@@ -76,7 +76,7 @@ void monitor_await_end(struct monitor *monitor, const struct host_wait *wait);
 void monitor_kill(struct monitor *monitor);
 
 /* Describes how it ended: "QEMU was killed by signal 9; its last words: ...". reason: what the child said about it
- * on another way, such as "guest-reset"; NULL: nothing. Under the lock. */
+ * on another way, such as "the guest reset its machine"; NULL: nothing. Under the lock. */
 void monitor_exit_text(struct monitor *monitor, const char *reason, char *buffer, size_t size);
 
 /* Its control channel has ended: waits a moment for the process and puts how it ended into err, as `status`. */

@@ -151,10 +151,26 @@ void monitor_last_line(const char *text, size_t text_size, char *buffer, size_t 
     buffer[count] = 0;
 }
 
+/* Where the last line with a kernel's panic ends; without one, where the text ends. */
+static size_t panic_line_end(const char *text, size_t size) {
+    static const char words[] = "Kernel panic - not syncing";
+    const size_t words_size = sizeof(words) - 1;
+    ASSERT(text);
+    ASSERT(size <= MONITOR_PANIC_TAIL_SIZE);
+    for (size_t at = size >= words_size ? size - words_size + 1 : 0; at > 0; at--) {
+        if (memcmp(text + at - 1, words, words_size) == 0) {
+            const char *end = memchr(text + at - 1, '\n', size - (at - 1));
+            return end ? (size_t)(end - text) : size;
+        }
+    }
+    return size;
+}
+
 void monitor_console_last_line(const struct monitor_console *console, char *buffer, size_t size) {
     ASSERT(buffer);
     ASSERT(size > 0);
-    char text[MONITOR_LAST_WORDS_SIZE_MAX * 2];
+    char text[MONITOR_PANIC_TAIL_SIZE];
+    static_assert(sizeof(text) >= 2 * MONITOR_LAST_WORDS_SIZE_MAX, "room for a line");
     size_t text_size = monitor_console_tail(console, text, sizeof(text));
-    monitor_last_line(text, text_size, buffer, size);
+    monitor_last_line(text, panic_line_end(text, text_size), buffer, size);
 }

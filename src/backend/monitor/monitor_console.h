@@ -34,7 +34,8 @@ bool monitor_console_drain(struct monitor_console *console, int fd);
 /* The last bytes, up to size. */
 size_t monitor_console_tail(const struct monitor_console *console, void *buffer, size_t size);
 
-/* The last line that holds more than spaces, zero-terminated, control characters replaced. */
+/* The last line that holds more than spaces, zero-terminated, control characters replaced. When a kernel's panic is
+ * among the last MONITOR_PANIC_TAIL_SIZE bytes, its line instead: what follows it is a stack trace. */
 void monitor_console_last_line(const struct monitor_console *console, char *buffer, size_t size);
 
 /* The same for any text. */

@@ -166,6 +166,27 @@ static void last_line_is_the_last_that_says_something(void **state) {
     }
 }
 
+/* A panic says more than the stack trace that follows it; one that scrolled away is not looked for. */
+static void last_line_is_the_panic(void **state) {
+    struct fixture *fixture = *state;
+    char line[MONITOR_LAST_WORDS_SIZE_MAX + 1];
+    static const char old[] = "Kernel panic - not syncing: old\nold trace\n";
+    static const char panic[] =
+        "[ 2.5] Kernel panic - not syncing: out of luck\r\n <TASK>\n </TASK>\n";
+    monitor_console_write(&fixture->console, old, sizeof(old) - 1);
+    monitor_console_write(&fixture->console, panic, sizeof(panic) - 1);
+    monitor_console_last_line(&fixture->console, line, sizeof(line));
+    assert_string_equal(line, "[ 2.5] Kernel panic - not syncing: out of luck");
+    for (size_t i = 0; i < MONITOR_PANIC_TAIL_SIZE / 8; i++) {
+        monitor_console_write(&fixture->console, "a line.\n", 8);
+    }
+    monitor_console_last_line(&fixture->console, line, sizeof(line));
+    assert_string_equal(line, "a line.");
+    monitor_console_write(&fixture->console, "Kernel panic - not syncing", 26);
+    monitor_console_last_line(&fixture->console, line, sizeof(line));
+    assert_string_equal(line, "Kernel panic - not syncing");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(output_goes_to_tail_and_log, setup, teardown),
@@ -176,6 +197,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(log_that_cannot_be_opened_is_a_config_error, setup,
                                         teardown),
         cmocka_unit_test(last_line_is_the_last_that_says_something),
+        cmocka_unit_test_setup_teardown(last_line_is_the_panic, setup, teardown),
     };
     return cmocka_run_group_tests_name("console", tests, NULL, NULL);
 }

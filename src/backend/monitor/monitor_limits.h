@@ -7,6 +7,7 @@
 #define MONITOR_STDERR_TAIL_SIZE 4096
 #define MONITOR_STDERR_READ_COUNT_MAX 64
 #define MONITOR_LAST_WORDS_SIZE_MAX 255
+#define MONITOR_PANIC_TAIL_SIZE 8192 /* of the console: a panic and the stack trace behind it */
 #define MONITOR_EXIT_TEXT_SIZE 1024
 #define MONITOR_EXIT_TIMEOUT_MS 5000 /* from SIGKILL to the end of the process */
 #define MONITOR_CRASH_TIMEOUT_MS                                                                   \

@@ -72,6 +72,7 @@ static void machine_is_as_described(void **state) {
                         "memory-backend-file,id=ram,mem-path=/proc/self/fd/6,size=384M,share=on");
     assert_int_equal(count_of(command, "microvm"), 1);
     assert_int_equal(count_of(command, "virtio-serial-device"), 1);
+    assert_int_equal(count_of(command, "pvpanic"), 1);
     assert_int_equal(count_of(command, "-pci"), 0);
     assert_null(value_of(command, "-incoming", 0));
     free(command);
@@ -101,6 +102,7 @@ static void q35_has_pci_devices(void **state) {
     assert_int_equal(count_of(command, "virtio-serial-pci"), 1);
     assert_int_equal(count_of(command, "virtio-rng-pci"), 1);
     assert_int_equal(count_of(command, "virtio-blk-pci"), 1);
+    assert_int_equal(count_of(command, "pvpanic"), 1);
     free(command);
 }
 

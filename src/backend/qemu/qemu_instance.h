@@ -62,7 +62,7 @@ KELPIE_CHECKED enum kelpie_status qemu_process_start(struct backend_instance *in
 /* Kills what still runs and gives back everything of the running machine, disks included. */
 void qemu_process_take_down(struct backend_instance *instance);
 
-/* What QEMU said of its end by QMP, such as "guest-reset"; NULL: nothing. Takes and gives back the lock. */
+/* What QEMU said of its end by QMP, such as "the guest reset its machine"; NULL: nothing. Takes and gives back the lock. */
 const char *qemu_process_reason(struct backend_instance *instance, char *buffer, size_t size);
 
 /* If err came of QEMU's end, waits a moment for the process and puts how it ended into err, as `status`. */

@@ -28,6 +28,27 @@ static_assert(CHILD_END - MONITOR_CHILD_STDERR <= HOST_PROCESS_FD_COUNT_MAX,
 
 /* ---- Its end ---------------------------------------------------------------------------------- */
 
+/* QEMU's names (QAPI, "ShutdownCause") of what a guest does, in the words of our own monitor. A triple fault is
+ * a reset for QEMU. */
+static const char *reason_sentence(const char *reason) {
+    static const struct {
+        const char *reason;
+        const char *sentence;
+    } sentences[] = {
+        {"guest-shutdown", "the guest powered off"},
+        {"guest-reset", "the guest reset its machine"},
+        {"guest-panic", "the guest's kernel panicked"},
+    };
+    ASSERT(reason);
+    ASSERT(ARRAY_SIZE(sentences) > 0);
+    for (size_t i = 0; i < ARRAY_SIZE(sentences); i++) {
+        if (strcmp(reason, sentences[i].reason) == 0) {
+            return sentences[i].sentence;
+        }
+    }
+    return reason;
+}
+
 const char *qemu_process_reason(struct backend_instance *instance, char *buffer, size_t size) {
     qemu_instance_check(instance);
     ASSERT(buffer && size > 0);
@@ -38,7 +59,7 @@ const char *qemu_process_reason(struct backend_instance *instance, char *buffer,
         qmp_events_get(instance->qmp, &events);
     }
     host_mutex_unlock(instance->monitor.lock);
-    snprintf(buffer, size, "%s", events.shutdown_reason);
+    snprintf(buffer, size, "%s", reason_sentence(events.shutdown_reason));
     return events.shutdown ? buffer : NULL;
 }
 

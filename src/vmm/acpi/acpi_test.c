@@ -257,6 +257,8 @@ static void iasl_understands_the_tables(void **state) {
     snprintf(path, sizeof(path), "%s/dsdt.dsl", folder);
     assert_true(file_has(path, "EisaId (\"PNP0501\")"));
     assert_true(file_has(path, "Device (VR15)"));
+    assert_true(file_has(path, "\"QEMU0001\""));
+    assert_true(file_has(path, "0x0505,             // Range Minimum"));
     assert_true(file_has(path, "Notify (VGEN, 0x80)"));
     assert_true(file_has(path, "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive"));
     snprintf(path, sizeof(path), "%s/facp.dsl", folder);

@@ -27,6 +27,7 @@
 #define VERSION 1
 
 #define MSR_TSC 0x10
+#define TSC_FAR (1ull << 44) /* more than half an hour, at 8 GHz */
 #define MSR_TSC_DEADLINE 0x6e0
 static_assert(MSR_TSC < MSR_TSC_DEADLINE, "ascending order sets the TSC first");
 
@@ -236,6 +237,19 @@ static enum kelpie_status set_msrs(struct vcpu *vcpu, struct msr_table *table,
     return KELPIE_OK;
 }
 
+/* Before Linux 6.7 KVM takes a TSC that is less than a second from what it expects for an attempt to synchronise vCPUs, and
+ * does not set it: a machine saved in its first second would start again at the beginning. So the first vCPU's is set to
+ * another value first, which is far from both. The other vCPUs are to be synchronised with it. A KVM that
+ * refuses it refuses the right one too. */
+static void move_tsc_away(const struct vcpu *vcpu, uint64_t tsc) {
+    ASSERT(vcpu->fd >= 0);
+    ASSERT(vcpu->index < vcpu->vcpu_count);
+    if (vcpu->index == 0 && tsc != 0) {
+        struct vcpu_msr msr = {.count = 1, .entry = {.index = MSR_TSC, .data = tsc ^ TSC_FAR}};
+        (void)kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &msr);
+    }
+}
+
 /* Not every KVM can set the TSC: some (page-table KVM within a VM) let the guest see the host's, whatever they are told. That
  * does where the host's is ahead of the snapshot's, and would be a clock that jumps back where it is not. The first vCPU
  * tells: KVM sets the others to what it has, when they differ by less than a second, as their saved values do by the
@@ -284,6 +298,7 @@ enum kelpie_status vcpu_msrs_load(struct vcpu *vcpu, struct state_reader *state,
     table.padding = 0;
     TRY(keep_known(&table, &vcpu->kvm->msrs, err));
     uint64_t tsc = find_tsc(&table);
+    move_tsc_away(vcpu, tsc);
     TRY(set_msrs(vcpu, &table, err));
     return check_tsc(vcpu, tsc, err);
 }
