@@ -352,6 +352,63 @@ static void hazard_B5_files_without_a_manifest_are_no_bundle(void **state) {
     host_close(host, memory_fd);
 }
 
+static void copy_file(const char *from, const char *to) {
+    static char bytes[65536];
+    int source = open(from, O_RDONLY | O_CLOEXEC);
+    int target = open(to, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    assert_true(source >= 0 && target >= 0);
+    ssize_t size = read(source, bytes, sizeof(bytes));
+    assert_true(size > 0 && (size_t)size < sizeof(bytes));
+    assert_int_equal(write(target, bytes, (size_t)size), size);
+    close(source);
+    close(target);
+}
+
+/* All files are there, and each by itself is good: but they do not belong together. */
+static void hazard_B5_a_manifest_of_another_bundle(void **state) {
+    (void)state;
+    char paths[2][128];
+    char files[2][320];
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    int memory_fds[2] = {make_memory(), make_memory()};
+    assert_int_equal(host_file_write_at(host, memory_fds[1], "other", 5, 1000000, NULL), KELPIE_OK);
+    for (size_t i = 0; i < 2; i++) {
+        path_of(i == 0 ? "first" : "second", paths[i], sizeof(paths[i]));
+        assert_int_equal(write_bundle(host, paths[i], memory_fds[i], &snapshot, &err), KELPIE_OK);
+        snprintf(files[i], sizeof(files[i]), "%s/manifest.json", paths[i]);
+    }
+    copy_file(files[0], files[1]);
+    expect_damaged(paths[1], "memory");
+    assert_int_equal(check_bundle(paths[0], &err), KELPIE_OK);
+    for (size_t i = 0; i < 2; i++) {
+        remove_bundle(paths[i]);
+        host_close(host, memory_fds[i]);
+    }
+}
+
+/* Files of the right names, as a writer that never synced them leaves them after a power failure. */
+static void hazard_B5_empty_files_are_no_bundle(void **state) {
+    static const char *const parts[] = {"state", "memory", "disk-0", "manifest.json"};
+    (void)state;
+    char path[128];
+    char file[160];
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    struct snapshot_reader *reader = NULL;
+    int memory_fd = make_memory();
+    path_of("bundle", path, sizeof(path));
+    for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+        assert_int_equal(write_bundle(host, path, memory_fd, &snapshot, &err), KELPIE_OK);
+        snprintf(file, sizeof(file), "%s/%s", path, parts[i]);
+        assert_int_equal(truncate(file, 0), 0);
+        assert_int_equal(snapshot_reader_open(host, path, &reader, &err), KELPIE_SNAPSHOT_CORRUPT);
+        assert_string_equal(err.field, i == 3 ? "manifest" : parts[i]);
+        remove_bundle(path);
+    }
+    host_close(host, memory_fd);
+}
+
 /* ---- Failures while writing ------------------------------------------------------------------- */
 
 static void hazard_B4_every_host_call_fails(void **state) {
@@ -450,6 +507,110 @@ static void hazard_B4_killed_at_any_moment(void **state) {
     host_close(host, memory_fd);
 }
 
+/* What lies in the folder beside the bundles, after a kill: none of it passes for a bundle that it is not. */
+static size_t check_leftovers(void) {
+    static struct host_dir_entry entries[64];
+    size_t count = 0;
+    size_t partial = 0;
+    assert_int_equal(host_dir_list(host, folder, entries, ARRAY_SIZE(entries), &count, NULL),
+                     KELPIE_OK);
+    for (size_t i = 0; i < count; i++) {
+        char path[HOST_PATH_SIZE_MAX];
+        struct kelpie_error err = {0};
+        if (!strstr(entries[i].name, SNAPSHOT_PARTIAL_MARK)) {
+            assert_true(strcmp(entries[i].name, "old") == 0 ||
+                        strcmp(entries[i].name, "bundle") == 0);
+            continue;
+        }
+        path_of(entries[i].name, path, sizeof(path));
+        enum kelpie_status status = check_bundle(path, &err);
+        assert_true(status == KELPIE_OK || status == KELPIE_SNAPSHOT_CORRUPT);
+        partial++;
+    }
+    return partial;
+}
+
+/* The child is killed at its first host call, its second, … until it comes through. An older bundle lies beside, and
+ * is whole throughout, as the new one is if it is there at all. The next writer leaves nothing of what was left. */
+static void hazard_B4_killed_at_each_host_call(void **state) {
+    (void)state;
+    char path[128];
+    char old[128];
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    struct host *faulty = NULL;
+    size_t partial = 0;
+    bool killed = true;
+    int memory_fd = make_memory();
+    path_of("bundle", path, sizeof(path));
+    path_of("old", old, sizeof(old));
+    assert_int_equal(fault_host_create(host, &faulty, NULL), KELPIE_OK);
+    assert_int_equal(write_bundle(host, old, memory_fd, &snapshot, &err), KELPIE_OK);
+    uint64_t nth = 1;
+    for (; killed; nth++) {
+        pid_t child = fork();
+        int ending = 0;
+        assert_true(child >= 0);
+        if (child == 0) {
+            fault_host_arm(faulty, &(struct fault_plan){.nth = nth, .kills = true});
+            enum kelpie_status status = write_bundle(faulty, path, memory_fd, &snapshot, NULL);
+            _exit(status == KELPIE_OK ? 0 : 1);
+        }
+        assert_int_equal(waitpid(child, &ending, 0), child);
+        killed = WIFSIGNALED(ending);
+        assert_true(killed || WEXITSTATUS(ending) == 0);
+        enum kelpie_status status = check_bundle(path, &err);
+        assert_true(status == KELPIE_OK || (killed && status == KELPIE_NOT_FOUND));
+        assert_int_equal(check_bundle(old, &err), KELPIE_OK);
+        partial += check_leftovers();
+        if (status == KELPIE_OK) {
+            remove_bundle(path);
+        }
+        assert_int_equal(write_bundle(host, path, memory_fd, &snapshot, &err), KELPIE_OK);
+        assert_int_equal(entry_count(folder), 2);
+        remove_bundle(path);
+    }
+    print_message("killed at %llu calls, %zu partial folders left and cleaned\n",
+                  (unsigned long long)nth - 2, partial);
+    assert_true(nth > 40);
+    assert_true(partial > 20);
+    remove_bundle(old);
+    host_destroy(faulty);
+    host_close(host, memory_fd);
+}
+
+/* A bundle that is there is not written over, whenever the writer ends. */
+static void hazard_B4_an_old_bundle_stays(void **state) {
+    (void)state;
+    char path[128];
+    struct kelpie_snapshot first;
+    struct kelpie_snapshot second;
+    struct kelpie_error err;
+    struct snapshot_writer *writer = NULL;
+    int fd = HOST_FD_NONE;
+    int memory_fd = make_memory();
+    path_of("bundle", path, sizeof(path));
+    /* Begun when there was none, and overtaken. */
+    assert_int_equal(snapshot_writer_create(host, path, 0, &writer, &err), KELPIE_OK);
+    fill_manifest(snapshot_writer_manifest(writer));
+    snapshot_writer_manifest(writer)->disk_count = 0;
+    snapshot_writer_manifest(writer)->disks[0] = (struct snapshot_disk){0};
+    assert_int_equal(snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &fd, &err), KELPIE_OK);
+    assert_int_equal(write_bundle(host, path, memory_fd, &first, &err), KELPIE_OK);
+    assert_int_equal(snapshot_writer_publish(writer, &forever, &second, &err),
+                     KELPIE_SNAPSHOT_FAILED);
+    snapshot_writer_destroy(writer);
+    assert_int_equal(write_bundle(host, path, memory_fd, &second, &err), KELPIE_BAD_CONFIG);
+    struct snapshot_reader *reader = NULL;
+    assert_int_equal(check_bundle(path, &err), KELPIE_OK);
+    assert_int_equal(snapshot_reader_open(host, path, &reader, &err), KELPIE_OK);
+    assert_string_equal(snapshot_reader_manifest(reader)->info.id, first.id);
+    snapshot_reader_close(reader);
+    assert_int_equal(entry_count(folder), 1);
+    remove_bundle(path);
+    host_close(host, memory_fd);
+}
+
 static void test_sweep_leaves_what_is_not_ours(void **state) {
     static const char *const names[] = {
         "notes.partial-12",                           /* no id */
@@ -486,9 +647,13 @@ int main(void) {
         cmocka_unit_test(test_sweep_leaves_what_is_not_ours),
         cmocka_unit_test(hazard_B3_every_part_flipped_truncated_extended),
         cmocka_unit_test(hazard_B5_files_without_a_manifest_are_no_bundle),
+        cmocka_unit_test(hazard_B5_a_manifest_of_another_bundle),
+        cmocka_unit_test(hazard_B5_empty_files_are_no_bundle),
         cmocka_unit_test(hazard_B4_every_host_call_fails),
         cmocka_unit_test(hazard_B4_full_disk),
         cmocka_unit_test(hazard_B4_killed_at_any_moment),
+        cmocka_unit_test(hazard_B4_killed_at_each_host_call),
+        cmocka_unit_test(hazard_B4_an_old_bundle_stays),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* What the kvm backend refuses of a bundle before it starts its monitor: there is no KVM here, only its instance. */
+/* What the kvm backend refuses of a bundle before it starts its monitor: here no process can be started. */
 #include "backend/kvm/kvm_backend.h"
 
 #include <setjmp.h>
@@ -15,11 +15,13 @@
 #include "base/assert.h"
 #include "snapshot/snapshot.h"
 #include "support/backend_vm.h"
+#include "support/fault_host.h"
 
 #define MEMORY_MIB 64u
 #define MEMORY_SIZE ((uint64_t)MEMORY_MIB << 20)
 
 struct fixture {
+    struct host *inner;
     struct host *host;
     struct backend_vm vm;
     char folder[64];
@@ -29,7 +31,8 @@ struct fixture {
 static int setup(void **state) {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
     assert_non_null(fixture);
-    assert_int_equal(host_linux_create(&fixture->host, NULL), KELPIE_OK);
+    assert_int_equal(host_linux_create(&fixture->inner, NULL), KELPIE_OK);
+    assert_int_equal(fault_host_create(fixture->inner, &fixture->host, NULL), KELPIE_OK);
     snprintf(fixture->folder, sizeof(fixture->folder), "/tmp/kelpie-kvm-XXXXXX");
     assert_non_null(mkdtemp(fixture->folder));
     snprintf(fixture->bundle, sizeof(fixture->bundle), "%s/bundle", fixture->folder);
@@ -43,6 +46,7 @@ static int teardown(void **state) {
     backend_vm_destroy(&fixture->vm);
     assert_int_equal(rmdir(fixture->folder), 0);
     host_destroy(fixture->host);
+    host_destroy(fixture->inner);
     free(fixture);
     return 0;
 }
@@ -83,13 +87,16 @@ static void expect_refused(struct fixture *fixture, const struct bundle *bundle,
                            enum kelpie_status expected, const char *field) {
     struct kelpie_error err = {0};
     write_bundle(fixture, bundle);
+    fault_host_arm(fixture->host,
+                   &(struct fault_plan){.nth = 1, .sticky = true, .only = "process_spawn"});
     enum kelpie_status status = backend_vm_load(&fixture->vm, fixture->bundle, &err);
     assert_int_equal(host_path_remove_folder(fixture->host, fixture->bundle, NULL), KELPIE_OK);
     if (status != expected || strcmp(err.field, field) != 0) {
         fail_msg("%llu bytes: %s, field '%s': %s", (unsigned long long)bundle->memory_size,
                  kelpie_status_name(status), err.field, err.message);
     }
-    assert_int_equal(fixture->vm.ops->process_id(fixture->vm.instance), 0);
+    assert_null(fault_host_fired(fixture->host)); /* nobody tried */
+    fault_host_disarm(fixture->host);
 }
 
 static void create(struct fixture *fixture) {
