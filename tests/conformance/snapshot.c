@@ -201,21 +201,22 @@ static void hazard_c1_c5_restores_differ_where_they_must(void **state) {
     bundle_remove(second);
 }
 
-/* The first sector of a disk: ext4 leaves it alone. */
+#define DISK_SIZE 1048576
 #define WRITE_DISK(text) "printf " text " | dd of=/dev/vda bs=16 conv=notrunc,fsync 2> /dev/null"
 /* From the disk, and not from what the guest remembers of it. */
 #define READ_DISK "echo 3 > /proc/sys/vm/drop_caches; head -c 6 /dev/vda"
 
-/* What each writes to its disk is seen neither by the others nor in the bundle. */
+/* What each writes to its disk is seen neither by the others, nor in the file of the first, nor in the bundle. */
 static void hazard_c7_restores_have_disks_of_their_own(void **state) {
     (void)state;
     need(KELPIE_CAN_SUSPEND_SNAPSHOT, "restore with a disk: it has no snapshots");
     need(KELPIE_CAN_DISKS, "restore with a disk: it has none");
     struct kelpie_error err = {0};
     const char *path = host_path("bundle");
-    const char *folder = host_path("disk");
-    assert_int_equal(mkdir(folder, 0700), 0);
-    const struct kelpie_disk disk = {.path = folder, .mount = "/disk"};
+    const char *outside = host_path("disk");
+    static const uint8_t zeros[DISK_SIZE];
+    host_file_write(outside, zeros, sizeof(zeros), 0600);
+    const struct kelpie_disk disk = {.path = outside};
     const struct kelpie_config config = {.backend = suite()->backend,
                                          .vcpu_count = suite()->vcpu_count,
                                          .disks = &disk,
@@ -238,8 +239,12 @@ static void hazard_c7_restores_have_disks_of_their_own(void **state) {
     kelpie_vm_destroy(b);
     OK(kelpie_vm_stop(vm, 0, &err));
     kelpie_vm_destroy(vm);
+    size_t size = 0;
+    char *content = host_file_read(outside, &size);
+    assert_int_equal(size, DISK_SIZE);
+    assert_memory_equal(content, "before", 6);
+    free(content);
     bundle_remove(path);
-    assert_int_equal(rmdir(folder), 0);
 }
 
 /* The first VM is gone, and the place where the bundle was written too: no socket, file or folder of it is
