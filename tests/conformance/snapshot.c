@@ -397,6 +397,24 @@ static void damage_part(const char *path, const char *part) {
     close(fd);
 }
 
+/* A bundle goes into a machine of its own size only. */
+static void expect_no_fit(const char *path) {
+    struct kelpie_error err = {0};
+    struct kelpie_config config = {.backend = suite()->backend, .vcpu_count = suite()->vcpu_count};
+    struct kelpie_vm *vm = NULL;
+    config.memory_mib = KELPIE_MEMORY_MIB_DEFAULT + 1;
+    OK(kelpie_vm_create(&config, &vm, &err));
+    FAILS(kelpie_vm_restore(vm, path, NULL, &err), KELPIE_SNAPSHOT_INCOMPATIBLE);
+    assert_string_equal(err.field, "memory_mib");
+    kelpie_vm_destroy(vm);
+    config.memory_mib = 0;
+    config.vcpu_count = suite()->vcpu_count + 2;
+    OK(kelpie_vm_create(&config, &vm, &err));
+    FAILS(kelpie_vm_restore(vm, path, NULL, &err), KELPIE_SNAPSHOT_INCOMPATIBLE);
+    assert_string_equal(err.field, "vcpu_count");
+    kelpie_vm_destroy(vm);
+}
+
 static void test_damage_is_named(void **state) {
     (void)state;
     need(KELPIE_CAN_SUSPEND_SNAPSHOT, "damaged bundles: it has no snapshots");
@@ -409,6 +427,7 @@ static void test_damage_is_named(void **state) {
     kelpie_vm_destroy(vm);
     damage_part(path, "state");
     damage_part(path, "memory");
+    expect_no_fit(path);
     OK(kelpie_snapshot_verify(path, &err));
     vm = restore(path);
     expect_shell(vm, "cat /tmp/kept", 0, "kept\n");
