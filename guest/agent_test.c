@@ -427,6 +427,26 @@ static void hazard_D3_grandchild_keeps_the_pipe(void **state) {
     expect_end(result, PROTOCOL_END_EXITED, 0);
 }
 
+/* A session that the host gives back takes its command along. */
+static void hazard_D3_a_released_command_ends(void **state) {
+    struct fixture *fixture = *state;
+    struct result result = {0};
+    struct protocol_frame frame;
+    hello(fixture);
+    start(fixture, 1, "sh|-c|echo $$; exec sleep 30", NULL);
+    do {
+        assert_true(next_frame(fixture, FRAME_WAIT_MS, &frame));
+    } while (frame.type != PROTOCOL_DATA);
+    take_data(fixture, &frame, &result);
+    pid_t child = (pid_t)strtol(result.text[PROTOCOL_STDOUT], NULL, 10);
+    assert_true(child > 1);
+    release(fixture, 1);
+    for (int i = 0; i < 500 && !process_is_dead(child); i++) {
+        usleep(10000);
+    }
+    assert_true(process_is_dead(child));
+}
+
 /* ---- Input -------------------------------------------------------------------------------------- */
 
 static void test_stdin(void **state) {
@@ -751,6 +771,7 @@ int main(void) {
         AGENT_TEST(test_terminal),
         AGENT_TEST(hazard_D3_timeout_kills_children),
         AGENT_TEST(hazard_D3_grandchild_keeps_the_pipe),
+        AGENT_TEST(hazard_D3_a_released_command_ends),
         AGENT_TEST(test_stdin),
         AGENT_TEST(hazard_D3_stdin_closed_by_the_command),
         AGENT_TEST(hazard_D3_stdin_never_read),

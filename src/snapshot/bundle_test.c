@@ -218,11 +218,14 @@ static void test_copy_respects_its_limits(void **state) {
     int memory_fd = make_memory();
     struct host_wait past = host_wait_none();
     path_of("limited", path, sizeof(path));
-    assert_int_equal(snapshot_writer_create(host, path, 8192, &writer, &err), KELPIE_OK);
-    assert_int_equal(
-        snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, memory_fd, MEMORY_SIZE, &forever, &err),
-        KELPIE_SNAPSHOT_TOO_LARGE);
-    snapshot_writer_destroy(writer);
+    for (uint64_t limit = 8192; limit <= 16384;
+         limit *= 2) { /* less than the first piece; than both */
+        assert_int_equal(snapshot_writer_create(host, path, limit, &writer, &err), KELPIE_OK);
+        assert_int_equal(snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, memory_fd, MEMORY_SIZE,
+                                              &forever, &err),
+                         KELPIE_SNAPSHOT_TOO_LARGE);
+        snapshot_writer_destroy(writer);
+    }
     assert_int_equal(snapshot_writer_create(host, path, 0, &writer, &err), KELPIE_OK);
     assert_int_equal(
         snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, memory_fd, MEMORY_SIZE, &past, &err),
