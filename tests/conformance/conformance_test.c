@@ -15,6 +15,7 @@
 #define ARRAY_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 static struct suite the_suite;
+static size_t case_count; /* that were chosen */
 
 struct suite *suite(void) {
     return &the_suite;
@@ -56,6 +57,7 @@ static int run_group(const struct group *group) {
             count++;
         }
     }
+    case_count += count;
     /* The macro for arrays counts its own way. */
     int failed = count == 0 ? 0
                             : _cmocka_run_group_tests(name, tests, count,
@@ -119,6 +121,10 @@ int main(int argc, char **argv) {
     }
     printf("conformance: %zu backends, %u cases skipped, %d failed\n", run, suite()->skipped,
            failed);
+    if (run > 0 && case_count == 0) {
+        fprintf(stderr, "no case has one of these names\n");
+        failed++;
+    }
     if (rmdir(suite()->folder) != 0) {
         fprintf(stderr, "%s is not empty: a case left something behind\n", suite()->folder);
         failed++;

@@ -131,6 +131,32 @@ static void test_pause_neither_skips_nor_repeats(void **state) {
     kelpie_vm_destroy(vm);
 }
 
+#define TIMEOUT_MS 2000
+#define STILL_S 6 /* longer than the timeout, and than what the host adds to it */
+
+/* Neither the guest nor the host counts it against a command's timeout. */
+static void hazard_c2_time_that_stood_still_does_not_count(void **state) {
+    (void)state;
+    need(KELPIE_CAN_PAUSE, "pause: it cannot");
+    struct kelpie_error err = {0};
+    struct kelpie_exec *exec = NULL;
+    struct kelpie_exit ended = {0};
+    struct kelpie_vm *vm = start_vm();
+    OK(kelpie_exec_start(
+        vm, &(struct kelpie_command){.argv = ARGV("sleep", "1"), .timeout_ms = TIMEOUT_MS}, &exec,
+        &err));
+    OK(kelpie_vm_pause(vm, &err));
+    const struct timespec pause = {.tv_sec = STILL_S};
+    nanosleep(&pause, NULL);
+    OK(kelpie_vm_resume(vm, &err));
+    OK(kelpie_exec_wait(exec, WAIT_MS, &ended, &err));
+    assert_false(ended.timed_out);
+    assert_int_equal(ended.code, 0);
+    kelpie_exec_close(exec);
+    OK(kelpie_vm_stop(vm, 0, &err));
+    kelpie_vm_destroy(vm);
+}
+
 /* ---- Snapshot --------------------------------------------------------------------------------- */
 
 static void test_the_vm_goes_on_after_a_snapshot(void **state) {
@@ -603,6 +629,7 @@ static void test_stdin_goes_on_after_a_restore(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_pause_neither_skips_nor_repeats),
+    cmocka_unit_test(hazard_c2_time_that_stood_still_does_not_count),
     cmocka_unit_test(test_the_vm_goes_on_after_a_snapshot),
     cmocka_unit_test(hazard_c1_c5_restores_differ_where_they_must),
     cmocka_unit_test(hazard_c7_restores_have_disks_of_their_own),
