@@ -204,6 +204,10 @@ tsan-run: $(TSAN_TESTS)
 	@TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 KELPIE_CONFORMANCE_BACKENDS=mock \
 		$(RUN_TESTS) $(TSAN_TESTS)
 
+.PHONY: mutants
+mutants: ## plant the bugs of tests/mutants one by one, and expect the tests to find each; F='^A1-' takes some of them
+	@tools/mutants $(if $(F),--filter '$(F)') $(if $(JOBS),--jobs $(JOBS))
+
 .PHONY: cover
 cover: ## run the unit tests and print which lines and branches they reach
 	@find $(BUILD)/cover -name '*.gcda' -delete 2>/dev/null || true

@@ -427,6 +427,24 @@ static void hazard_D3_grandchild_keeps_the_pipe(void **state) {
     expect_end(result, PROTOCOL_END_EXITED, 0);
 }
 
+/* A session that the host gives back takes its command along. */
+static void hazard_D3_a_released_command_ends(void **state) {
+    struct fixture *fixture = *state;
+    struct result result = {0};
+    hello(fixture);
+    start(fixture, 1, "sh|-c|echo $$; exec sleep 30", NULL);
+    (void)expect(fixture, PROTOCOL_STARTED);
+    struct protocol_frame frame = expect(fixture, PROTOCOL_DATA);
+    take_data(fixture, &frame, &result);
+    pid_t child = (pid_t)strtol(result.text[PROTOCOL_STDOUT], NULL, 10);
+    assert_true(child > 1);
+    release(fixture, 1);
+    for (int i = 0; i < 500 && !process_is_dead(child); i++) {
+        usleep(10000);
+    }
+    assert_true(process_is_dead(child));
+}
+
 /* ---- Input -------------------------------------------------------------------------------------- */
 
 static void test_stdin(void **state) {
@@ -626,7 +644,11 @@ static void hazard_C6_ended_connection_is_dialled_again(void **state) {
     (void)expect(fixture, PROTOCOL_STARTED);
     (void)expect(fixture, PROTOCOL_DATA);
     acknowledge(fixture, 1, PROTOCOL_STDOUT, 4);
+    /* A frame that is never whole: what comes over another connection is no part of it. */
+    static const uint8_t half[PROTOCOL_HEADER_SIZE] = {0, 4, 0, 0, PROTOCOL_VERSION, PROTOCOL_DATA,
+                                                       0, 0, 1};
     for (int i = 0; i < 3; i++) {
+        send_bytes(fixture, half, sizeof(half));
         close(fixture->fd);
         struct pollfd item = {.fd = fixture->listen_fd, .events = POLLIN};
         assert_int_equal(poll(&item, 1, FRAME_WAIT_MS), 1);
@@ -751,6 +773,7 @@ int main(void) {
         AGENT_TEST(test_terminal),
         AGENT_TEST(hazard_D3_timeout_kills_children),
         AGENT_TEST(hazard_D3_grandchild_keeps_the_pipe),
+        AGENT_TEST(hazard_D3_a_released_command_ends),
         AGENT_TEST(test_stdin),
         AGENT_TEST(hazard_D3_stdin_closed_by_the_command),
         AGENT_TEST(hazard_D3_stdin_never_read),

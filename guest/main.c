@@ -9,8 +9,10 @@
  *     kelpie-guest                      as process 1
  *     kelpie-guest --test-channel FD    the agent alone, as an ordinary process, over an open descriptor
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <net/if.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,6 +31,8 @@
 #include "modules.h"
 #include "system.h"
 
+#define VIRTIO_DEVICES_DIR "/sys/bus/virtio/devices"
+#define VIRTIO_ID_BLOCK 2 /* virtio 1.2, chapter 5 */
 #define COMMAND_LINE "/proc/cmdline"
 #define RESET_PARAMETER "kelpie.poweroff=reboot"
 
@@ -83,6 +87,38 @@ static void open_console(void) {
 
 static void load_vsock_modules(void) {
     modules_load(MODULES_LIST_VSOCK);
+}
+
+static bool is_disk(const char *name) {
+    ASSERT(name);
+    char path[PATH_MAX];
+    char text[16];
+    int size = snprintf(path, sizeof(path), VIRTIO_DEVICES_DIR "/%.64s/device", name);
+    ASSERT(size > 0 && (size_t)size < sizeof(path));
+    system_read_text(path, text, sizeof(text));
+    ASSERT(strlen(text) < sizeof(text));
+    return strtoul(text, NULL, 16) == VIRTIO_ID_BLOCK;
+}
+
+/* Their modules take time, which a machine without disks need not spend. */
+static void load_disk_modules(void) {
+    bool found = false;
+    DIR *devices = opendir(VIRTIO_DEVICES_DIR);
+    ASSERT(getpid() == 1);
+    for (uint32_t i = 0; devices && !found && i < GUEST_DEVICE_COUNT_MAX; i++) {
+        const struct dirent *entry = readdir(devices);
+        if (!entry) {
+            break;
+        }
+        found = entry->d_name[0] != '.' && is_disk(entry->d_name);
+    }
+    if (devices) {
+        closedir(devices);
+    }
+    static_assert(GUEST_DEVICE_COUNT_MAX >= PROTOCOL_MOUNT_COUNT_MAX, "each disk may be seen");
+    if (found) {
+        modules_load(MODULES_LIST_DISK);
+    }
 }
 
 static void raise_loopback(void) {
@@ -172,6 +208,7 @@ static _Noreturn void run_machine(void) {
     bool by_reset = ends_by_reset();
     catch_crashes(by_reset);
     modules_load(MODULES_LIST);
+    load_disk_modules();
     raise_loopback();
     (void)chdir("/");
     enum kelpie_status status = channel_open(load_vsock_modules, &channel_fd, &is_vsock, &err);

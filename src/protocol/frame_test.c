@@ -163,6 +163,24 @@ static void test_malformed_headers(void **state) {
     }
 }
 
+/* The longest payload that there may be is waited for; of one byte more the header is enough to refuse it. */
+static void test_a_payload_is_limited_exactly(void **state) {
+    (void)state;
+    for (uint32_t over = 0; over < 2; over++) {
+        uint8_t bytes[256];
+        struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
+        put_hello(&writer, 1);
+        struct cursor_writer patch = cursor_writer_init(bytes + writer.size, sizeof(uint32_t));
+        put_ping(&writer, 7);
+        cursor_write_u32(&patch, PROTOCOL_PAYLOAD_SIZE_MAX + over);
+        struct protocol_decoder decoder;
+        protocol_decoder_init(&decoder, decoder_buffer, sizeof(decoder_buffer));
+        feed(&decoder, bytes, writer.size);
+        expect_hello(&decoder, 1);
+        expect(&decoder, over == 0 ? PROTOCOL_RESULT_MORE : PROTOCOL_RESULT_MALFORMED);
+    }
+}
+
 static void test_zeros_are_malformed(void **state) {
     (void)state;
     struct protocol_decoder decoder;
@@ -312,6 +330,7 @@ int main(void) {
         cmocka_unit_test(test_byte_by_byte),
         cmocka_unit_test(hazard_C6_hello_in_the_middle_of_a_frame),
         cmocka_unit_test(test_malformed_headers),
+        cmocka_unit_test(test_a_payload_is_limited_exactly),
         cmocka_unit_test(test_zeros_are_malformed),
         cmocka_unit_test(test_many_frames_in_random_pieces),
         cmocka_unit_test(test_largest_frame),

@@ -55,7 +55,8 @@ static void path_of(const char *name, char *buffer, size_t size) {
     snprintf(buffer, size, "%s/%s", folder, name);
 }
 
-/* A memory file with data at its start, in its middle and in its last byte. */
+/* A memory file with data at its start, in its middle and in its last byte, and with zeros that are no hole between
+ * data. */
 static int make_memory(void) {
     int fd = HOST_FD_NONE;
     char data[10000];
@@ -64,6 +65,9 @@ static int make_memory(void) {
     assert_int_equal(host_file_write_at(host, fd, data, sizeof(data), 0, NULL), KELPIE_OK);
     assert_int_equal(host_file_write_at(host, fd, data, sizeof(data), 2000000, NULL), KELPIE_OK);
     assert_int_equal(host_file_write_at(host, fd, "!", 1, MEMORY_SIZE - 1, NULL), KELPIE_OK);
+    memset(data, 0, sizeof(data));
+    assert_int_equal(host_file_write_at(host, fd, data, sizeof(data), 2010000, NULL), KELPIE_OK);
+    assert_int_equal(host_file_write_at(host, fd, "tail", 4, 2025000, NULL), KELPIE_OK);
     return fd;
 }
 
@@ -189,6 +193,22 @@ static void test_checksum_is_of_the_logical_content(void **state) {
     host_close(host, memory_fd);
 }
 
+static void test_a_copy_ends_in_a_hole(void **state) {
+    (void)state;
+    struct host_file_info info;
+    int source = HOST_FD_NONE;
+    int target = HOST_FD_NONE;
+    assert_int_equal(host_memory_file(host, "source", MEMORY_SIZE, &source, NULL), KELPIE_OK);
+    assert_int_equal(host_file_write_at(host, source, "x", 1, 5000, NULL), KELPIE_OK);
+    assert_int_equal(host_memory_file(host, "target", 0, &target, NULL), KELPIE_OK);
+    assert_int_equal(snapshot_copy_sparse(host, source, target, MEMORY_SIZE, &forever, NULL, NULL),
+                     KELPIE_OK);
+    assert_int_equal(host_file_stat(host, target, &info, NULL), KELPIE_OK);
+    assert_int_equal(info.size, MEMORY_SIZE);
+    host_close(host, source);
+    host_close(host, target);
+}
+
 static void test_copy_respects_its_limits(void **state) {
     (void)state;
     struct snapshot_writer *writer = NULL;
@@ -198,11 +218,14 @@ static void test_copy_respects_its_limits(void **state) {
     int memory_fd = make_memory();
     struct host_wait past = host_wait_none();
     path_of("limited", path, sizeof(path));
-    assert_int_equal(snapshot_writer_create(host, path, 8192, &writer, &err), KELPIE_OK);
-    assert_int_equal(
-        snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, memory_fd, MEMORY_SIZE, &forever, &err),
-        KELPIE_SNAPSHOT_TOO_LARGE);
-    snapshot_writer_destroy(writer);
+    for (uint64_t limit = 8192; limit <= 16384;
+         limit *= 2) { /* less than the first piece; than both */
+        assert_int_equal(snapshot_writer_create(host, path, limit, &writer, &err), KELPIE_OK);
+        assert_int_equal(snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, memory_fd, MEMORY_SIZE,
+                                              &forever, &err),
+                         KELPIE_SNAPSHOT_TOO_LARGE);
+        snapshot_writer_destroy(writer);
+    }
     assert_int_equal(snapshot_writer_create(host, path, 0, &writer, &err), KELPIE_OK);
     assert_int_equal(
         snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, memory_fd, MEMORY_SIZE, &past, &err),
@@ -292,6 +315,22 @@ static void expect_lengths_refused(const char *path, const char *part, uint64_t 
     }
 }
 
+/* The part's own bytes, but by a link: it could be another VM's disk tomorrow. */
+static void expect_link_refused(const char *path, const char *part, int memory_fd) {
+    struct kelpie_snapshot snapshot;
+    char good[128];
+    char file[160];
+    char there[160];
+    path_of("good", good, sizeof(good));
+    assert_int_equal(write_bundle(host, good, memory_fd, &snapshot, NULL), KELPIE_OK);
+    snprintf(file, sizeof(file), "%s/%s", path, part);
+    snprintf(there, sizeof(there), "%s/%s", good, part);
+    assert_int_equal(symlink(there, file), 0);
+    expect_damaged(path, part);
+    assert_int_equal(unlink(file), 0);
+    remove_bundle(good);
+}
+
 static void hazard_B3_every_part_flipped_truncated_extended(void **state) {
     static const char *const parts[] = {"state", "memory", "disk-0"};
     (void)state;
@@ -322,6 +361,7 @@ static void hazard_B3_every_part_flipped_truncated_extended(void **state) {
         assert_int_equal(symlink("/etc/passwd", file), 0);
         expect_damaged(path, parts[i]);
         assert_int_equal(unlink(file), 0);
+        expect_link_refused(path, parts[i], memory_fd);
         assert_int_equal(mkfifo(file, 0600), 0);
         expect_damaged(path, parts[i]);
         remove_bundle(path);
@@ -349,6 +389,63 @@ static void hazard_B5_files_without_a_manifest_are_no_bundle(void **state) {
     assert_int_equal(unlink(file), 0);
     expect_damaged(path, "manifest");
     remove_bundle(path);
+    host_close(host, memory_fd);
+}
+
+static void copy_file(const char *from, const char *to) {
+    static char bytes[65536];
+    int source = open(from, O_RDONLY | O_CLOEXEC);
+    int target = open(to, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    assert_true(source >= 0 && target >= 0);
+    ssize_t size = read(source, bytes, sizeof(bytes));
+    assert_true(size > 0 && (size_t)size < sizeof(bytes));
+    assert_int_equal(write(target, bytes, (size_t)size), size);
+    close(source);
+    close(target);
+}
+
+/* All files are there, and each by itself is good: but they do not belong together. */
+static void hazard_B5_a_manifest_of_another_bundle(void **state) {
+    (void)state;
+    char paths[2][128];
+    char files[2][320];
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    int memory_fds[2] = {make_memory(), make_memory()};
+    assert_int_equal(host_file_write_at(host, memory_fds[1], "other", 5, 1000000, NULL), KELPIE_OK);
+    for (size_t i = 0; i < 2; i++) {
+        path_of(i == 0 ? "first" : "second", paths[i], sizeof(paths[i]));
+        assert_int_equal(write_bundle(host, paths[i], memory_fds[i], &snapshot, &err), KELPIE_OK);
+        snprintf(files[i], sizeof(files[i]), "%s/manifest.json", paths[i]);
+    }
+    copy_file(files[0], files[1]);
+    expect_damaged(paths[1], "memory");
+    assert_int_equal(check_bundle(paths[0], &err), KELPIE_OK);
+    for (size_t i = 0; i < 2; i++) {
+        remove_bundle(paths[i]);
+        host_close(host, memory_fds[i]);
+    }
+}
+
+/* Files of the right names, as a writer that never synced them leaves them after a power failure. */
+static void hazard_B5_empty_files_are_no_bundle(void **state) {
+    static const char *const parts[] = {"state", "memory", "disk-0", "manifest.json"};
+    (void)state;
+    char path[128];
+    char file[160];
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    struct snapshot_reader *reader = NULL;
+    int memory_fd = make_memory();
+    path_of("bundle", path, sizeof(path));
+    for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+        assert_int_equal(write_bundle(host, path, memory_fd, &snapshot, &err), KELPIE_OK);
+        snprintf(file, sizeof(file), "%s/%s", path, parts[i]);
+        assert_int_equal(truncate(file, 0), 0);
+        assert_int_equal(snapshot_reader_open(host, path, &reader, &err), KELPIE_SNAPSHOT_CORRUPT);
+        assert_string_equal(err.field, i == 3 ? "manifest" : parts[i]);
+        remove_bundle(path);
+    }
     host_close(host, memory_fd);
 }
 
@@ -381,6 +478,46 @@ static void hazard_B4_every_host_call_fails(void **state) {
         if (!fired) {
             assert_true(nth > 40);
             break;
+        }
+    }
+    host_destroy(faulty);
+    host_close(host, memory_fd);
+}
+
+static uint64_t count_calls(struct host *faulty, const char *operation, int memory_fd,
+                            const char *path) {
+    struct kelpie_snapshot snapshot;
+    fault_host_arm(faulty, &(struct fault_plan){.only = operation});
+    assert_int_equal(write_bundle(faulty, path, memory_fd, &snapshot, NULL), KELPIE_OK);
+    remove_bundle(path);
+    return fault_host_calls(faulty);
+}
+
+/* A power failure is not seen by a test; that everything was synced, and that a sync that fails leaves no bundle, is. */
+static void hazard_B4_a_sync_that_fails_is_no_bundle(void **state) {
+    static const struct {
+        const char *operation;
+        uint64_t count;
+    } syncs[] = {
+        {"file_sync", 4}, /* state, memory, disk-0, the manifest */
+        {"path_sync", 2}, /* the bundle's folder, and the one that has its name */
+    };
+    (void)state;
+    struct host *faulty = NULL;
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    char path[128];
+    int memory_fd = make_memory();
+    path_of("bundle", path, sizeof(path));
+    assert_int_equal(fault_host_create(host, &faulty, NULL), KELPIE_OK);
+    for (size_t i = 0; i < ARRAY_SIZE(syncs); i++) {
+        assert_int_equal(count_calls(faulty, syncs[i].operation, memory_fd, path), syncs[i].count);
+        for (uint64_t nth = 1; nth <= syncs[i].count; nth++) {
+            fault_host_arm(faulty, &(struct fault_plan){.nth = nth, .only = syncs[i].operation});
+            assert_int_equal(write_bundle(faulty, path, memory_fd, &snapshot, &err),
+                             KELPIE_SNAPSHOT_FAILED);
+            assert_int_equal(check_bundle(path, &err), KELPIE_NOT_FOUND);
+            assert_int_equal(entry_count(folder), 0);
         }
     }
     host_destroy(faulty);
@@ -450,6 +587,121 @@ static void hazard_B4_killed_at_any_moment(void **state) {
     host_close(host, memory_fd);
 }
 
+/* What lies in the folder beside the bundles, after a kill: none of it passes for a bundle that it is not. */
+static size_t check_leftovers(void) {
+    static struct host_dir_entry entries[64];
+    size_t count = 0;
+    size_t partial = 0;
+    assert_int_equal(host_dir_list(host, folder, entries, ARRAY_SIZE(entries), &count, NULL),
+                     KELPIE_OK);
+    for (size_t i = 0; i < count; i++) {
+        char path[HOST_PATH_SIZE_MAX];
+        struct kelpie_error err = {0};
+        if (!strstr(entries[i].name, SNAPSHOT_PARTIAL_MARK)) {
+            assert_true(strcmp(entries[i].name, "old") == 0 ||
+                        strcmp(entries[i].name, "bundle") == 0);
+            continue;
+        }
+        path_of(entries[i].name, path, sizeof(path));
+        enum kelpie_status status = check_bundle(path, &err);
+        assert_true(status == KELPIE_OK || status == KELPIE_SNAPSHOT_CORRUPT);
+        partial++;
+    }
+    return partial;
+}
+
+/* The child is killed at its first host call, its second, … until it comes through. An older bundle lies beside, and
+ * is whole throughout, as the new one is if it is there at all. The next writer leaves nothing of what was left. */
+static void hazard_B4_killed_at_each_host_call(void **state) {
+    (void)state;
+    char path[128];
+    char old[128];
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err;
+    struct host *faulty = NULL;
+    size_t partial = 0;
+    bool killed = true;
+    int memory_fd = make_memory();
+    path_of("bundle", path, sizeof(path));
+    path_of("old", old, sizeof(old));
+    assert_int_equal(fault_host_create(host, &faulty, NULL), KELPIE_OK);
+    assert_int_equal(write_bundle(host, old, memory_fd, &snapshot, &err), KELPIE_OK);
+    uint64_t nth = 1;
+    for (; killed; nth++) {
+        pid_t child = fork();
+        int ending = 0;
+        assert_true(child >= 0);
+        if (child == 0) {
+            fault_host_arm(faulty, &(struct fault_plan){.nth = nth, .kills = true});
+            enum kelpie_status status = write_bundle(faulty, path, memory_fd, &snapshot, NULL);
+            _exit(status == KELPIE_OK ? 0 : 1);
+        }
+        assert_int_equal(waitpid(child, &ending, 0), child);
+        killed = WIFSIGNALED(ending);
+        assert_true(killed || WEXITSTATUS(ending) == 0);
+        enum kelpie_status status = check_bundle(path, &err);
+        assert_true(status == KELPIE_OK || (killed && status == KELPIE_NOT_FOUND));
+        assert_int_equal(check_bundle(old, &err), KELPIE_OK);
+        partial += check_leftovers();
+        if (status == KELPIE_OK) {
+            remove_bundle(path);
+        }
+        assert_int_equal(write_bundle(host, path, memory_fd, &snapshot, &err), KELPIE_OK);
+        assert_int_equal(entry_count(folder), 2);
+        remove_bundle(path);
+    }
+    print_message("killed at %llu calls, %zu partial folders left and cleaned\n",
+                  (unsigned long long)nth - 2, partial);
+    assert_true(nth > 40);
+    assert_true(partial > 20);
+    remove_bundle(old);
+    host_destroy(faulty);
+    host_close(host, memory_fd);
+}
+
+/* A bundle that is there is not written over, whenever the writer ends. */
+static void hazard_B4_an_old_bundle_stays(void **state) {
+    (void)state;
+    char path[128];
+    struct kelpie_snapshot first;
+    struct kelpie_snapshot second;
+    struct kelpie_error err;
+    struct snapshot_writer *writer = NULL;
+    int fd = HOST_FD_NONE;
+    int memory_fd = make_memory();
+    path_of("bundle", path, sizeof(path));
+    /* Begun when there was none, and overtaken. */
+    assert_int_equal(snapshot_writer_create(host, path, 0, &writer, &err), KELPIE_OK);
+    fill_manifest(snapshot_writer_manifest(writer));
+    snapshot_writer_manifest(writer)->disk_count = 0;
+    snapshot_writer_manifest(writer)->disks[0] = (struct snapshot_disk){0};
+    assert_int_equal(snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &fd, &err), KELPIE_OK);
+    assert_int_equal(write_bundle(host, path, memory_fd, &first, &err), KELPIE_OK);
+    assert_int_equal(snapshot_writer_publish(writer, &forever, &second, &err),
+                     KELPIE_SNAPSHOT_FAILED);
+    snapshot_writer_destroy(writer);
+    assert_int_equal(write_bundle(host, path, memory_fd, &second, &err), KELPIE_BAD_CONFIG);
+    struct snapshot_reader *reader = NULL;
+    assert_int_equal(check_bundle(path, &err), KELPIE_OK);
+    assert_int_equal(snapshot_reader_open(host, path, &reader, &err), KELPIE_OK);
+    assert_string_equal(snapshot_reader_manifest(reader)->info.id, first.id);
+    snapshot_reader_close(reader);
+    assert_int_equal(entry_count(folder), 1);
+    remove_bundle(path);
+    /* Nor an empty folder, which a rename would replace without a word. */
+    assert_int_equal(snapshot_writer_create(host, path, 0, &writer, &err), KELPIE_OK);
+    assert_int_equal(snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &fd, &err), KELPIE_OK);
+    fill_manifest(snapshot_writer_manifest(writer));
+    snapshot_writer_manifest(writer)->disk_count = 0;
+    snapshot_writer_manifest(writer)->disks[0] = (struct snapshot_disk){0};
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_int_equal(snapshot_writer_publish(writer, &forever, &second, &err),
+                     KELPIE_SNAPSHOT_FAILED);
+    snapshot_writer_destroy(writer);
+    assert_int_equal(rmdir(path), 0);
+    host_close(host, memory_fd);
+}
+
 static void test_sweep_leaves_what_is_not_ours(void **state) {
     static const char *const names[] = {
         "notes.partial-12",                           /* no id */
@@ -481,14 +733,20 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bundle_is_read_as_written),
         cmocka_unit_test(test_checksum_is_of_the_logical_content),
+        cmocka_unit_test(test_a_copy_ends_in_a_hole),
         cmocka_unit_test(test_copy_respects_its_limits),
         cmocka_unit_test(test_two_writers_beside_each_other),
         cmocka_unit_test(test_sweep_leaves_what_is_not_ours),
         cmocka_unit_test(hazard_B3_every_part_flipped_truncated_extended),
         cmocka_unit_test(hazard_B5_files_without_a_manifest_are_no_bundle),
+        cmocka_unit_test(hazard_B5_a_manifest_of_another_bundle),
+        cmocka_unit_test(hazard_B5_empty_files_are_no_bundle),
         cmocka_unit_test(hazard_B4_every_host_call_fails),
+        cmocka_unit_test(hazard_B4_a_sync_that_fails_is_no_bundle),
         cmocka_unit_test(hazard_B4_full_disk),
         cmocka_unit_test(hazard_B4_killed_at_any_moment),
+        cmocka_unit_test(hazard_B4_killed_at_each_host_call),
+        cmocka_unit_test(hazard_B4_an_old_bundle_stays),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -284,6 +284,15 @@ static void change_memory_size(json_t *root) {
                         json_integer(KELPIE_MEMORY_MIB_MAX + 1));
 }
 
+static void change_memory_none(json_t *root) {
+    json_object_set_new(json_object_get(root, "config"), "memory_mib", json_integer(0));
+}
+
+static void change_memory_overflow(json_t *root) {
+    json_object_set_new(json_object_get(root, "config"), "memory_mib",
+                        json_integer((1ll << 32) + 64));
+}
+
 static void change_vcpus(json_t *root) {
     json_object_set_new(json_object_get(root, "config"), "vcpu_count", json_integer(0));
 }
@@ -346,6 +355,8 @@ static void hazard_B3_wrong_members_with_a_right_checksum(void **state) {
         {change_sessions_too_many, KELPIE_SNAPSHOT_CORRUPT, "too long"},
         {change_session_id, KELPIE_SNAPSHOT_CORRUPT, "sessions.id is out of range"},
         {change_memory_size, KELPIE_SNAPSHOT_CORRUPT, "config.memory_mib is out of range"},
+        {change_memory_none, KELPIE_SNAPSHOT_CORRUPT, "config.memory_mib is out of range"},
+        {change_memory_overflow, KELPIE_SNAPSHOT_CORRUPT, "config.memory_mib is out of range"},
         {change_vcpus, KELPIE_SNAPSHOT_CORRUPT, "config.vcpu_count is out of range"},
         {change_env, KELPIE_SNAPSHOT_CORRUPT, "KEY=VALUE"},
         {change_working_dir, KELPIE_SNAPSHOT_CORRUPT, "config.working_dir"},

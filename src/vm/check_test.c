@@ -83,7 +83,9 @@ static void test_disks(void **state) {
     check_refused(&(struct kelpie_config){.disks = disks, .disk_count = 9}, "disk_count");
     check_refused(&(struct kelpie_config){.disks = disks, .disk_count = 3}, "disks[2].path");
     check_refused(&(struct kelpie_config){.disk_count = 1}, "disks");
-    const struct kelpie_disk twice[] = {{.path = "a", .mount = "/m"}, {.path = "b", .mount = "/m"}};
+    const char mount[] = "/m"; /* the same text, and not the same place */
+    const struct kelpie_disk twice[] = {{.path = "a", .mount = mount},
+                                        {.path = "b", .mount = "/m"}};
     check_refused(&(struct kelpie_config){.disks = twice, .disk_count = 2}, "disks[1].mount");
     const struct kelpie_disk relative[] = {{.path = "a", .mount = "m"}};
     check_refused(&(struct kelpie_config){.disks = relative, .disk_count = 1}, "disks[0].mount");

@@ -133,11 +133,48 @@ static void test_each_role_has_a_name(void **state) {
     }
 }
 
+/* Memory of no size, or more than there may be; as many vCPUs and disks. */
+static void hazard_b2_a_machine_that_cannot_be_is_refused(void **state) {
+    static const struct {
+        uint32_t vcpu_count;
+        uint32_t memory_mib;
+        uint32_t port;
+        uint32_t disk_count;
+        bool possible;
+    } cases[] = {
+        {1, 1, 1024, 0, true},
+        {KELPIE_VCPU_COUNT_MAX, KELPIE_MEMORY_MIB_MAX, 1, KELPIE_DISK_COUNT_MAX, true},
+        {1, 0, 1024, 0, false},
+        {1, KELPIE_MEMORY_MIB_MAX + 1, 1024, 0, false},
+        {1, UINT32_MAX, 1024, 0, false},
+        {0, 64, 1024, 0, false},
+        {KELPIE_VCPU_COUNT_MAX + 1, 64, 1024, 0, false},
+        {1, 64, 0, 0, false},
+        {1, 64, CONTROL_CHANNEL_PORT_END, 0, false},
+        {1, 64, 1024, KELPIE_DISK_COUNT_MAX + 1, false},
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
+        struct control_machine back;
+        control_encode_machine(&writer, CONTROL_LOAD, &machine);
+        struct cursor_writer head = cursor_writer_init(bytes + CONTROL_HEADER_SIZE, 16);
+        cursor_write_u32(&head, cases[i].vcpu_count);
+        cursor_write_u32(&head, cases[i].memory_mib);
+        cursor_write_u32(&head, cases[i].port);
+        cursor_write_u32(&head, cases[i].disk_count);
+        assert_int_equal(control_decode_machine(bytes + CONTROL_HEADER_SIZE,
+                                                writer.size - CONTROL_HEADER_SIZE, &back),
+                         cases[i].possible);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_messages_survive),
         cmocka_unit_test(hazard_d1_what_is_no_message_is_refused),
         cmocka_unit_test(test_each_role_has_a_name),
+        cmocka_unit_test(hazard_b2_a_machine_that_cannot_be_is_refused),
     };
     return cmocka_run_group_tests_name("control", tests, NULL, NULL);
 }

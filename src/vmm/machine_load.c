@@ -77,18 +77,25 @@ static enum kelpie_status change_generation(struct machine *machine, struct kelp
     return KELPIE_OK;
 }
 
-static enum kelpie_status load_file(struct machine *machine, int state_fd,
-                                    struct kelpie_error *err) {
-    ASSERT(machine->prepared);
-    ASSERT(state_fd >= 0);
+/* Before anything is made. */
+static enum kelpie_status check_state(int state_fd, size_t *ret_size, struct kelpie_error *err) {
     struct stat info;
+    ASSERT(state_fd >= 0);
+    ASSERT(ret_size);
     if (fstat(state_fd, &info) < 0) {
         return error_set_os(err, errno, "cannot look at the machine's state");
     }
     if (info.st_size <= 0 || info.st_size > VMM_STATE_SIZE_MAX) {
         return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "state", "the state's size cannot be");
     }
-    size_t size = (size_t)info.st_size;
+    *ret_size = (size_t)info.st_size;
+    return KELPIE_OK;
+}
+
+static enum kelpie_status load_file(struct machine *machine, int state_fd, size_t size,
+                                    struct kelpie_error *err) {
+    ASSERT(machine->prepared);
+    ASSERT(size > 0 && size <= VMM_STATE_SIZE_MAX);
     void *buffer =
         mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (buffer == MAP_FAILED) {
@@ -103,11 +110,13 @@ enum kelpie_status machine_load(struct machine *machine, const struct control_ma
                                 struct machine_files *files, struct kelpie_error *err) {
     ASSERT(machine && config);
     ASSERT(files);
+    size_t state_size = 0;
     TRY(machine_file_check(files, CONTROL_ROLE_STATE, err));
+    TRY(check_state(files->fds[CONTROL_ROLE_STATE], &state_size, err));
     TRY(machine_build(machine, config, files, MAP_PRIVATE, err));
     TRY(machine_load_layers(machine, files, err));
     machine->changes.complete = true; /* from here on, devices may write */
-    TRY(load_file(machine, files->fds[CONTROL_ROLE_STATE], err));
+    TRY(load_file(machine, files->fds[CONTROL_ROLE_STATE], state_size, err));
     TRY(kvm_connect(&machine->kvm, err));
     kick_everything(machine);
     TRY(change_generation(machine, err));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
  * Runs the suite for every backend that can be used here, or for those in $KELPIE_CONFORMANCE_BACKENDS
- * (names with commas). $KELPIE_CONFORMANCE_GROUPS limits the groups in the same way; $KELPIE_CONFORMANCE_VCPUS
- * is how many vCPUs each VM has.
+ * (names with commas). $KELPIE_CONFORMANCE_GROUPS limits the groups in the same way, $KELPIE_CONFORMANCE_CASES the
+ * cases; $KELPIE_CONFORMANCE_VCPUS is how many vCPUs each VM has.
  */
 #include <stdbool.h>
 #include <stdio.h>
@@ -15,6 +15,7 @@
 #define ARRAY_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 static struct suite the_suite;
+static size_t case_count; /* that were chosen */
 
 struct suite *suite(void) {
     return &the_suite;
@@ -47,16 +48,22 @@ static int run_group(const struct group *group) {
     if (!tests || !names) {
         abort();
     }
+    size_t count = 0;
     for (size_t i = 0; i < group->count; i++) {
-        snprintf(names[i], sizeof(names[i]), "%s.%s", name, group->tests[i].name);
-        tests[i] = group->tests[i];
-        tests[i].name = names[i];
-        tests[i].teardown_func = folder_clear;
+        if (is_listed(getenv("KELPIE_CONFORMANCE_CASES"), group->tests[i].name)) {
+            snprintf(names[count], sizeof(names[count]), "%s.%s", name, group->tests[i].name);
+            tests[count] = group->tests[i];
+            tests[count].name = names[count];
+            tests[count].teardown_func = folder_clear;
+            count++;
+        }
     }
+    case_count += count;
     /* The macro for arrays counts its own way. */
-    int failed =
-        _cmocka_run_group_tests(name, tests, group->count, group->has_vm ? group_vm_start : NULL,
-                                group->has_vm ? group_vm_stop : NULL);
+    int failed = count == 0 ? 0
+                            : _cmocka_run_group_tests(name, tests, count,
+                                                      group->has_vm ? group_vm_start : NULL,
+                                                      group->has_vm ? group_vm_stop : NULL);
     free(tests);
     free(names);
     return failed;
@@ -115,6 +122,10 @@ int main(int argc, char **argv) {
     }
     printf("conformance: %zu backends, %u cases skipped, %d failed\n", run, suite()->skipped,
            failed);
+    if (run > 0 && case_count == 0) {
+        fprintf(stderr, "no case has one of these names\n");
+        failed++;
+    }
     if (rmdir(suite()->folder) != 0) {
         fprintf(stderr, "%s is not empty: a case left something behind\n", suite()->folder);
         failed++;

@@ -4,11 +4,13 @@
 
 #include <errno.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -87,6 +89,25 @@ static void sticky_fails_until_disarmed(void **state) {
     fault_host_disarm(host);
     assert_int_equal(make_event(host, NULL), KELPIE_OK);
     assert_string_equal(fault_host_fired(host), "event_create");
+}
+
+static void a_plan_kills_the_process(void **state) {
+    struct host *host = host_of_state(state);
+    for (uint64_t nth = 1; nth <= 4; nth++) {
+        int ending = 0;
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            fault_host_arm(host, &(struct fault_plan){.nth = nth, .kills = true});
+            for (int i = 0; i < 3; i++) {
+                (void)!make_event(host, NULL);
+            }
+            _exit(7);
+        }
+        assert_int_equal(waitpid(child, &ending, 0), child);
+        assert_int_equal(WIFSIGNALED(ending), nth <= 3);
+        assert_true(nth <= 3 ? WTERMSIG(ending) == SIGKILL : WEXITSTATUS(ending) == 7);
+    }
 }
 
 static void a_plan_names_operation_and_status(void **state) {
@@ -241,6 +262,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(the_nth_call_fails_once, setup, teardown),
         cmocka_unit_test_setup_teardown(sticky_fails_until_disarmed, setup, teardown),
         cmocka_unit_test_setup_teardown(a_plan_names_operation_and_status, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_plan_kills_the_process, setup, teardown),
         cmocka_unit_test_setup_teardown(leaks_of_each_kind_are_seen, setup, teardown),
         cmocka_unit_test_setup_teardown(a_second_close_is_seen, setup, teardown),
         cmocka_unit_test_setup_teardown(objects_go_through_the_wrapper, setup, teardown),

@@ -9,9 +9,11 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/assert.h"
 #include "base/error.h"
@@ -72,6 +74,9 @@ static enum kelpie_status fault_enter(struct host *host, const char *name,
     struct fault_plan plan = {0};
     if (!fault_strikes(fault_of(host), name, &plan)) {
         return KELPIE_OK;
+    }
+    if (plan.kills) {
+        (void)kill(getpid(), SIGKILL);
     }
     if (plan.status == KELPIE_OK) {
         return error_set_os(err, plan.os_error ? plan.os_error : EIO, "injected failure of %s",

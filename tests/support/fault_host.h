@@ -39,6 +39,7 @@ struct fault_plan {
     const char *only; /* count (and fail) only this operation, named as in struct host_ops */
     enum kelpie_status status; /* zero: what os_error means (error_set_os) */
     int os_error;              /* zero: EIO, or none beside a status */
+    bool kills; /* that call does not fail: the process is killed before it does anything */
 };
 
 KELPIE_CHECKED enum kelpie_status fault_host_create(struct host *inner, struct host **ret_host,

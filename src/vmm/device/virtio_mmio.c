@@ -275,8 +275,8 @@ static void write_queue(struct virtio_mmio *mmio, uint64_t offset, uint32_t valu
     }
 }
 
-void virtio_mmio_notify(struct virtio_mmio *mmio, uint32_t queue_index) {
-    ASSERT(mmio);
+static void kick(struct virtio_mmio *mmio, uint32_t queue_index) {
+    ASSERT(mmio->busy);
     ASSERT(mmio->device);
     struct virtio_device *device = mmio->device;
     if (!device->active || queue_index >= device->ops->queue_count) {
@@ -288,6 +288,25 @@ void virtio_mmio_notify(struct virtio_mmio *mmio, uint32_t queue_index) {
     }
     device->ops->notify(device, (uint16_t)queue_index);
     report_broken(device);
+}
+
+/* False: the device is at work further up the stack, and is not entered again (hazard A10). Nothing that we have comes
+ * here so: a device reaches memory only, and an interrupt is an event that somebody else takes. */
+static bool enter(struct virtio_mmio *mmio) {
+    ASSERT(mmio);
+    ASSERT(mmio->device);
+    bool was_busy = mmio->busy;
+    mmio->busy = true;
+    return !was_busy;
+}
+
+void virtio_mmio_notify(struct virtio_mmio *mmio, uint32_t queue_index) {
+    if (!enter(mmio)) {
+        return;
+    }
+    kick(mmio, queue_index);
+    ASSERT(mmio->busy);
+    mmio->busy = false;
 }
 
 /* ---- The window ------------------------------------------------------------------------------- */
@@ -345,7 +364,7 @@ static void write_register(struct virtio_mmio *mmio, uint64_t offset, uint32_t v
         mmio->queue_select = value;
         break;
     case REGISTER_QUEUE_NOTIFY:
-        virtio_mmio_notify(mmio, value);
+        kick(mmio, value);
         break;
     case REGISTER_INTERRUPT_ACK:
         mmio->device->interrupt_status &= ~value;
@@ -383,6 +402,9 @@ static void mmio_write(void *context, uint64_t offset, const void *data, uint32_
     struct virtio_mmio *mmio = context;
     ASSERT(mmio && data);
     ASSERT(offset + size <= VMM_MMIO_WINDOW_SIZE);
+    if (!enter(mmio)) {
+        return;
+    }
     if (is_register(offset, size)) {
         uint32_t value = 0;
         memcpy(&value, data, sizeof(value));
@@ -390,6 +412,7 @@ static void mmio_write(void *context, uint64_t offset, const void *data, uint32_
     } else if (offset >= CONFIG_OFFSET && mmio->device->ops->config_write) {
         mmio->device->ops->config_write(mmio->device, offset - CONFIG_OFFSET, data, size);
     }
+    mmio->busy = false;
 }
 
 const struct device_ops virtio_mmio_ops = {

@@ -30,13 +30,15 @@ struct virtio_mmio {
     uint64_t driver_features;     /* as written so far */
     bool driver_features_unknown; /* and some beyond what 64 bits hold */
     uint32_t queue_select;
+    bool busy; /* in a write or a kick */
 };
 
 extern const struct device_ops virtio_mmio_ops; /* its device is a struct virtio_mmio */
 
 void virtio_mmio_init(struct virtio_mmio *mmio, struct virtio_device *device);
 
-/* A kick that came another way (ioeventfd). An index out of range is ignored, as a write of it is. */
+/* A kick that came another way (ioeventfd). An index out of range is ignored, as a write of it is; and so is each kick and
+ * write that comes from within another. */
 void virtio_mmio_notify(struct virtio_mmio *mmio, uint32_t queue_index);
 
 /* Transport, device and queues: section 'VMIO' with the instance, then the device's own. Load is called on a device that

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -25,12 +26,24 @@ static size_t save(struct echo *echo, uint8_t *buffer) {
     return size;
 }
 
-static enum kelpie_status load(struct echo *echo, const uint8_t *buffer, size_t size) {
+/* What a loaded machine has for its memory when it is not `bytes`. */
+static void *high_memory;
+static size_t high_memory_size;
+
+static enum kelpie_status load_with_error(struct echo *echo, const uint8_t *buffer, size_t size,
+                                          struct kelpie_error *err) {
     struct state_reader state;
     power_on(echo);
+    if (high_memory) {
+        memory_init(&memory, high_memory, high_memory_size);
+    }
     assert_int_equal(state_reader_init(&state, buffer, size, NULL), KELPIE_OK);
-    TRY(virtio_mmio_load(&echo->mmio, &state, INSTANCE, NULL));
-    return state_reader_finish(&state, NULL);
+    TRY(virtio_mmio_load(&echo->mmio, &state, INSTANCE, err));
+    return state_reader_finish(&state, err);
+}
+
+static enum kelpie_status load(struct echo *echo, const uint8_t *buffer, size_t size) {
+    return load_with_error(echo, buffer, size, NULL);
 }
 
 static void assert_comes_back(struct echo *echo) {
@@ -154,7 +167,8 @@ static void test_a_loaded_device_goes_on(void **state) {
 #define FRAME_SIZE 24 /* magic and the section's header, before it */
 
 /* Puts a changed section into a state whose frame and checksum are right. */
-static enum kelpie_status load_payload(struct echo *echo, const uint8_t *payload, size_t size) {
+static enum kelpie_status load_payload(struct echo *echo, const uint8_t *payload, size_t size,
+                                       struct kelpie_error *err) {
     uint8_t buffer[STATE_SIZE];
     struct state_writer state;
     size_t total = 0;
@@ -164,7 +178,7 @@ static enum kelpie_status load_payload(struct echo *echo, const uint8_t *payload
     state_end(&state);
     echo_save(&echo->device, &state, INSTANCE);
     assert_int_equal(state_writer_finish(&state, &total, NULL), KELPIE_OK);
-    return load(echo, buffer, total);
+    return load_with_error(echo, buffer, total, err);
 }
 
 static void assert_refused(const uint8_t *good, size_t offset, uint64_t value, size_t size) {
@@ -175,7 +189,7 @@ static void assert_refused(const uint8_t *good, size_t offset, uint64_t value, s
     guest_poke(bad, offset, value, size);
     power_on(&echo);
     before = echo;
-    assert_int_equal(load_payload(&echo, bad, SECTION_SIZE), KELPIE_SNAPSHOT_CORRUPT);
+    assert_int_equal(load_payload(&echo, bad, SECTION_SIZE, NULL), KELPIE_SNAPSHOT_CORRUPT);
     assert_memory_equal(&echo, &before, sizeof(echo));
 }
 
@@ -188,12 +202,12 @@ static void hazard_b1_a_saved_transport_is_out_of_range(void **state) {
     set(echo, QUEUE_NOTIFY, 0);
     (void)save(echo, buffer);
     const uint8_t *good = buffer + FRAME_SIZE;
-    assert_int_equal(load_payload(&other, good, SECTION_SIZE), KELPIE_OK);
+    assert_int_equal(load_payload(&other, good, SECTION_SIZE, NULL), KELPIE_OK);
     for (size_t size = 0; size < SECTION_SIZE; size++) {
-        assert_int_equal(load_payload(&other, good, size), KELPIE_SNAPSHOT_CORRUPT);
+        assert_int_equal(load_payload(&other, good, size, NULL), KELPIE_SNAPSHOT_CORRUPT);
         assert_int_equal(other.device.status, 0);
     }
-    assert_int_equal(load_payload(&other, good, SECTION_SIZE + 1), KELPIE_SNAPSHOT_CORRUPT);
+    assert_int_equal(load_payload(&other, good, SECTION_SIZE + 1, NULL), KELPIE_SNAPSHOT_CORRUPT);
     assert_refused(good, AT_ID, VIRTIO_ID_BLOCK, 4);
     assert_refused(good, AT_QUEUE_COUNT, 0, 2);
     assert_refused(good, AT_QUEUE_COUNT, QUEUE_COUNT + 1, 2);
@@ -221,6 +235,54 @@ static void hazard_b1_a_saved_transport_is_out_of_range(void **state) {
         assert_refused(good, at + 20, MEMORY_SIZE, 8); /* used */
     }
     assert_refused(good, AT_QUEUES + 2, 0, 1); /* not ready, and yet used */
+}
+
+/* Saved rings in the hole, across its ends, or beyond memory, of a machine that has memory on both sides of it. */
+static void hazard_b2_a_saved_ring_is_no_memory(void **state) {
+    static const struct {
+        uint64_t gpa;
+        bool is_memory;
+    } places[] = {
+        {VMM_MEMORY_LOW_END - VMM_PAGE_SIZE, true},
+        {VMM_MEMORY_HIGH_START, true},
+        {VMM_MEMORY_LOW_END - 16, false},
+        {VMM_MEMORY_LOW_END, false},
+        {VMM_MEMORY_LOW_END + VMM_PAGE_SIZE, false},
+        {VMM_MMIO_BASE, false},
+        {VMM_IOAPIC_GPA, false},
+        {VMM_LAPIC_GPA, false},
+        {VMM_MEMORY_HIGH_START - 16, false},
+        {VMM_MEMORY_HIGH_START + VMM_PAGE_SIZE, false},
+        {UINT64_MAX - 15, false},
+    };
+    static const size_t rings[] = {4, 12, 20}; /* descriptors, available, used */
+    const size_t high_size = VMM_MEMORY_LOW_END + VMM_PAGE_SIZE;
+    static struct echo other;
+    uint8_t buffer[STATE_SIZE];
+    (void)state;
+    (void)save(running(FEATURE_LOW), buffer);
+    void *host = mmap(NULL, high_size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_ptr_not_equal(host, MAP_FAILED);
+    for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+        for (size_t ring = 0; ring < ARRAY_SIZE(rings); ring++) {
+            uint8_t bad[SECTION_SIZE];
+            memcpy(bad, buffer + FRAME_SIZE, SECTION_SIZE);
+            guest_poke(bad, AT_QUEUES + rings[ring], places[i].gpa, 8);
+            struct kelpie_error err = {0};
+            high_memory = host;
+            high_memory_size = high_size;
+            enum kelpie_status status = load_payload(&other, bad, SECTION_SIZE, &err);
+            high_memory = NULL;
+            assert_int_equal(status, places[i].is_memory ? KELPIE_OK : KELPIE_SNAPSHOT_CORRUPT);
+            if (status != KELPIE_OK) {
+                assert_string_equal(err.field, "state");
+                assert_int_equal(other.device.status, 0);
+                assert_false(other.device.queues[0].ready);
+            }
+        }
+    }
+    munmap(host, high_size);
 }
 
 /* What no device that has not come so far can have. */
@@ -261,6 +323,7 @@ int main(void) {
         cmocka_unit_test(test_a_loaded_device_goes_on),
         cmocka_unit_test(hazard_b1_a_saved_transport_is_out_of_range),
         cmocka_unit_test(hazard_b1_a_saved_transport_is_ahead_of_its_status),
+        cmocka_unit_test(hazard_b2_a_saved_ring_is_no_memory),
         cmocka_unit_test(hazard_c9_a_device_is_saved_and_loaded),
         cmocka_unit_test(hazard_c9_a_queue_that_just_broke_is_reported),
     };

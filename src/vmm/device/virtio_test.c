@@ -49,16 +49,21 @@ static void test_an_interrupt_is_for_a_driver_that_wants_it(void **state) {
 /* Every offset and size, also such as no bus gives. */
 static void hazard_a3_config_offset_and_length_are_out_of_range(void **state) {
     (void)state;
-    const uint8_t config[5] = {1, 2, 3, 4, 5};
+    /* What lies behind it is not zeros. */
+    const struct {
+        uint8_t bytes[5];
+        uint8_t behind[16];
+    } config = {{1, 2, 3, 4, 5}, "behind behind b"};
     const uint64_t offsets[] = {
         0, 1, 2, 3, 4, 5, 6, 100, UINT32_MAX, 1ull << 32, UINT64_MAX - 7, UINT64_MAX};
     for (size_t i = 0; i < ARRAY_SIZE(offsets); i++) {
         for (uint32_t size = 1; size <= 8; size++) {
             uint8_t data[9];
             memset(data, 0xee, sizeof(data));
-            virtio_config_read(config, sizeof(config), offsets[i], data, size);
+            virtio_config_read(config.bytes, sizeof(config.bytes), offsets[i], data, size);
             for (uint32_t j = 0; j < size; j++) {
-                bool within = offsets[i] < sizeof(config) && j < sizeof(config) - offsets[i];
+                bool within =
+                    offsets[i] < sizeof(config.bytes) && j < sizeof(config.bytes) - offsets[i];
                 assert_int_equal(data[j], within ? offsets[i] + j + 1 : 0);
             }
             assert_int_equal(data[size], 0xee);

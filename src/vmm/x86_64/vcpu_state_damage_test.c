@@ -107,7 +107,19 @@ static void hazard_b1_values_out_of_range_are_refused(void **state) {
         {TAG_VM, VM_CLOCK + 8, 2, 4},
         {TAG_VM, VM_CLOCK + 12, UINT64_MAX, 8},
     };
+    static const uint8_t flags[] = {20, 22, 23, 24, 26, 28, 29, 30, 31, 32, 33, 34, 35, 36};
     guest_create_bare(&guest, GUEST_MEMORY_SIZE, 2);
+    for (size_t i = 0; i < ARRAY_SIZE(flags); i++) { /* of the events: 0 or 1 */
+        const struct change change = {TAG_VCPU, VCPU_LAPIC + 1024 + flags[i], 2, 1};
+        assert_int_equal(load_with(&guest, &saved, change, &err), KELPIE_SNAPSHOT_CORRUPT);
+        assert_string_equal(err.field, "state");
+    }
+    static struct saved longer; /* one leaf more than there may be, and room for it */
+    rewrite(&saved, TAG_CPUID, CPUID_ENTRIES + (CPUID_ENTRY_COUNT_MAX + 1) * 28, &longer);
+    assert_int_equal(
+        load_with(&guest, &longer,
+                  (struct change){TAG_CPUID, CPUID_COUNT, CPUID_ENTRY_COUNT_MAX + 1, 4}, &err),
+        KELPIE_SNAPSHOT_CORRUPT);
     for (size_t i = 0; i < ARRAY_SIZE(changes); i++) {
         enum kelpie_status status = load_with(&guest, &saved, changes[i], &err);
         if (status != KELPIE_SNAPSHOT_CORRUPT) {
