@@ -46,6 +46,9 @@ void control_encode_machine(struct cursor_writer *writer, enum control_type type
         cursor_write_u8(writer, machine->disk_read_only[i]);
     }
     cursor_write_bytes(writer, machine->generation, sizeof(machine->generation));
+    cursor_write_u64(writer, machine->kernel_load);
+    cursor_write_u64(writer, machine->kernel_entry);
+    cursor_write_u8(writer, machine->has_medium);
     cursor_write_string(writer, machine->command_line);
     end(writer);
 }
@@ -64,6 +67,9 @@ bool control_decode_machine(const void *payload, size_t size, struct control_mac
         ret->disk_read_only[i] = cursor_read_u8(&reader) != 0;
     }
     const uint8_t *generation = cursor_read_bytes(&reader, sizeof(ret->generation));
+    ret->kernel_load = cursor_read_u64(&reader);
+    ret->kernel_entry = cursor_read_u64(&reader);
+    ret->has_medium = cursor_read_u8(&reader) != 0;
     const char *line = cursor_read_string(&reader, CONTROL_COMMAND_LINE_SIZE_MAX);
     if (!generation || !line || !cursor_reader_finished(&reader)) {
         return false;

@@ -42,9 +42,10 @@ enum control_child_fd {
     CONTROL_CHILD_KVM,
     CONTROL_CHILD_PROGRAM,   /* the monitor itself */
     CONTROL_CHILD_KERNEL,    /* BOOT: the kernel's file. LOAD: the state's */
-    CONTROL_CHILD_INITRAMFS, /* BOOT: the initramfs. LOAD: the memory's file */
+    CONTROL_CHILD_INITRAMFS, /* BOOT: the initramfs, unless has_medium. LOAD: the memory's file */
     CONTROL_CHILD_DISK_0,
-    CONTROL_CHILD_END = CONTROL_CHILD_DISK_0 + KELPIE_DISK_COUNT_MAX
+    CONTROL_CHILD_MEDIUM = CONTROL_CHILD_DISK_0 + KELPIE_DISK_COUNT_MAX, /* if has_medium */
+    CONTROL_CHILD_END
 };
 
 enum control_type {
@@ -68,6 +69,12 @@ struct control_machine {
     uint32_t disk_count;
     bool disk_read_only[KELPIE_DISK_COUNT_MAX];
     uint8_t generation[CONTROL_GENERATION_SIZE]; /* VMGenID: new for each boot and load */
+    /* A raw kernel (libkrunfw): where its first byte goes, and where it begins. Both 0: the file says. Of a BOOT. */
+    uint64_t kernel_load;
+    uint64_t kernel_entry;
+    /* The machine of a kernel that has neither initramfs nor ACPI nor a serial port: a read-only boot disk behind the
+     * others, then a virtio console; told of by the command line and an MP table. */
+    bool has_medium;
     char command_line[CONTROL_COMMAND_LINE_SIZE_MAX + 1];
 };
 

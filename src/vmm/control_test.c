@@ -20,6 +20,9 @@ static const struct control_machine machine = {
     .disk_count = 2,
     .disk_read_only = {false, true},
     .generation = "0123456789abcde",
+    .kernel_load = 0x1000000,
+    .kernel_entry = 0x1000123,
+    .has_medium = true,
     .command_line = "console=ttyS0",
 };
 
@@ -42,6 +45,9 @@ static void test_messages_survive(void **state) {
     assert_int_equal(back.memory_mib, 512);
     assert_true(!back.disk_read_only[0] && back.disk_read_only[1]);
     assert_memory_equal(back.generation, machine.generation, CONTROL_GENERATION_SIZE);
+    assert_int_equal(back.kernel_load, machine.kernel_load);
+    assert_int_equal(back.kernel_entry, machine.kernel_entry);
+    assert_true(back.has_medium);
     assert_string_equal(back.command_line, machine.command_line);
 
     struct kelpie_error failure = {0};

@@ -90,6 +90,13 @@ static void serial_out(void *context, uint8_t byte) {
     (void)!send(CONTROL_CHILD_CONSOLE, &byte, sizeof(byte), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+/* The same for a piece; what does not fit is lost. */
+static void console_out(void *context, const void *data, size_t size) {
+    ASSERT(context);
+    ASSERT(data && size > 0);
+    (void)!send(CONTROL_CHILD_CONSOLE, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 /* ---- Lines ------------------------------------------------------------------------------------ */
 
 static void raise_line(void *context) {
@@ -184,6 +191,22 @@ static enum kelpie_status add_disk(struct machine *machine, size_t index,
     return add_virtio(machine, &machine->disks[index].device, err);
 }
 
+/* Behind all disks, so that theirs are the names that the caller counts on. */
+static enum kelpie_status add_medium(struct machine *machine, struct kelpie_error *err) {
+    ASSERT(machine->config.has_medium);
+    ASSERT(machine->memory.host);
+    struct device_irq irq;
+    const struct virtio_blk_options options = {
+        .fd = CONTROL_CHILD_MEDIUM, .read_only = true, .id = "kelpie-medium"};
+    TRY(next_line(machine, &irq, err));
+    TRY(virtio_blk_init(&machine->medium, &options, &machine->memory, irq, &machine->io, err));
+    TRY(add_virtio(machine, &machine->medium.device, err));
+    const struct virtio_console_line line = {.output = console_out, .context = machine};
+    TRY(next_line(machine, &irq, err));
+    TRY(virtio_console_init(&machine->console, line, &machine->memory, irq, &machine->io, err));
+    return add_virtio(machine, &machine->console.device, err);
+}
+
 static enum kelpie_status add_vsock(struct machine *machine, struct kelpie_error *err) {
     ASSERT(machine->transport_count == 0);
     ASSERT(machine->memory.host);
@@ -211,6 +234,9 @@ static enum kelpie_status add_devices(struct machine *machine, struct kelpie_err
     TRY(add_virtio(machine, &machine->balloon.device, err));
     for (size_t i = 0; i < machine->config.disk_count; i++) {
         TRY(add_disk(machine, i, err));
+    }
+    if (machine->config.has_medium) {
+        TRY(add_medium(machine, err));
     }
     TRY(line_of(machine, VMM_SERIAL_GSI, &irq, err));
     serial_init(&machine->serial, irq,
@@ -295,28 +321,45 @@ enum kelpie_status machine_build(struct machine *machine, const struct control_m
     return add_devices(machine, err);
 }
 
-enum kelpie_status machine_boot(struct machine *machine, const struct control_machine *config,
-                                const struct machine_image *image, struct kelpie_error *err) {
-    ASSERT(machine && config);
-    ASSERT(image->kernel);
-    struct boot_entry entry;
-    const struct boot_image boot = {
-        .kernel = {image->kernel, image->kernel_size},
-        .initramfs = {image->initramfs, image->initramfs_size},
-        .command_line = config->command_line,
-    };
-    TRY(machine_build(machine, config, -1, err));
-    TRY(boot_load(&machine->memory, &boot, &entry, err));
+/* The tables by which a kernel finds the machine. Those of ACPI do no harm to one that does not look for them. */
+static enum kelpie_status write_tables(struct machine *machine, struct kelpie_error *err) {
+    const struct control_machine *config = &machine->config;
     const struct acpi_description description = {
         .vcpu_count = config->vcpu_count,
         .mmio_device_count = (uint32_t)machine->transport_count,
         .has_serial = true,
     };
+    ASSERT(machine->transport_count > 0);
+    ASSERT(machine->memory.host);
     TRY(acpi_build(&machine->memory, &description, err));
+    if (config->has_medium) {
+        boot_mp_table_write(&machine->memory, config->vcpu_count);
+    }
     if (!memory_write(&machine->memory, VMM_GENERATION_GPA, config->generation,
                       sizeof(config->generation))) {
         return error_set(err, KELPIE_INTERNAL, "cannot write the machine's generation");
     }
+    return KELPIE_OK;
+}
+
+enum kelpie_status machine_boot(struct machine *machine, const struct control_machine *config,
+                                const struct machine_image *image, struct kelpie_error *err) {
+    ASSERT(machine && config);
+    ASSERT(image->kernel);
+    struct boot_entry entry;
+    char line[BOOT_COMMAND_LINE_SIZE_MAX];
+    const struct boot_image boot = {
+        .kernel = {image->kernel, image->kernel_size},
+        .initramfs = {image->initramfs, image->initramfs_size},
+        .command_line = config->has_medium ? line : config->command_line,
+        .raw_load_gpa = config->kernel_load,
+        .raw_entry_gpa = config->kernel_entry,
+    };
+    TRY(machine_build(machine, config, -1, err));
+    TRY(boot_command_line_devices(line, sizeof(line), machine->transport_count,
+                                  config->command_line, err));
+    TRY(boot_load(&machine->memory, &boot, &entry, err));
+    TRY(write_tables(machine, err));
     const struct vcpu_boot registers = {
         .rip = entry.rip, .rsi = entry.rsi, .cr3 = BOOT_PML4_GPA, .gdt = BOOT_GDT_GPA};
     TRY(vcpu_boot(&machine->vcpus[0], &registers, err));

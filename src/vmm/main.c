@@ -110,10 +110,14 @@ static enum kelpie_status boot(struct session *session, const struct control_mac
     ASSERT(!session->made);
     ASSERT(config);
     TRY(map_file(CONTROL_CHILD_KERNEL, &image.kernel, &image.kernel_size, err));
-    TRY(map_file(CONTROL_CHILD_INITRAMFS, &image.initramfs, &image.initramfs_size, err));
+    if (!config->has_medium) {
+        TRY(map_file(CONTROL_CHILD_INITRAMFS, &image.initramfs, &image.initramfs_size, err));
+    }
     TRY(machine_boot(&session->machine, config, &image, err));
     munmap((void *)(uintptr_t)image.kernel, image.kernel_size);
-    munmap((void *)(uintptr_t)image.initramfs, image.initramfs_size);
+    if (image.initramfs) {
+        munmap((void *)(uintptr_t)image.initramfs, image.initramfs_size);
+    }
     return KELPIE_OK;
 }
 
