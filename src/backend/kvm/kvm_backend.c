@@ -7,6 +7,7 @@
 
 #include "backend/kvm/kvm_instance.h"
 #include "base/assert.h"
+#include "host/host_krunfw.h"
 #include "host/host_kvm.h"
 
 /* ---- Probe ------------------------------------------------------------------------------------ */
@@ -97,12 +98,28 @@ static enum kelpie_status boot(struct backend_instance *instance, const struct h
     struct host *host = instance->host;
     AUTO_FD struct host_fd kernel = {host, HOST_FD_NONE};
     AUTO_FD struct host_fd initramfs = {host, HOST_FD_NONE};
-    TRY(host_file_open(host, instance->boot.kernel.path, HOST_OPEN_READ, 0, &kernel.fd, err));
-    TRY(host_file_open(host, instance->boot.initramfs_path, HOST_OPEN_READ, 0, &initramfs.fd, err));
+    AUTO_FD struct host_fd medium = {host, HOST_FD_NONE};
+    struct host_krunfw krunfw = {.fd = HOST_FD_NONE};
+    instance->medium_size = 0;
+    if (instance->boot.kernel.form == IMAGE_KERNEL_KRUNFW) {
+        TRY(host_krunfw_load(host, instance->boot.kernel.path, &krunfw, err));
+        kernel.fd = krunfw.fd;
+        TRY(image_medium_build(host, &instance->boot, &medium.fd, &instance->medium_size, err));
+    } else {
+        TRY(host_file_open(host, instance->boot.kernel.path, HOST_OPEN_READ, 0, &kernel.fd, err));
+        TRY(host_file_open(host, instance->boot.initramfs_path, HOST_OPEN_READ, 0, &initramfs.fd,
+                           err));
+    }
     TRY(monitor_disks_open(&instance->disks, wait, err));
-    const struct kvm_sources sources = {.first_fd = kernel.fd, .second_fd = initramfs.fd};
+    const struct kvm_sources sources = {
+        .first_fd = kernel.fd,
+        .second_fd = initramfs.fd,
+        .medium_fd = medium.fd,
+        .kernel_load = krunfw.load_gpa,
+        .kernel_entry = krunfw.entry_gpa,
+    };
     TRY(kvm_process_start(instance, &sources, err));
-    return kvm_order_machine(instance, CONTROL_BOOT, wait, err);
+    return kvm_order_machine(instance, CONTROL_BOOT, &sources, wait, err);
 }
 
 static enum kelpie_status kvm_start(struct backend_instance *instance, const struct host_wait *wait,

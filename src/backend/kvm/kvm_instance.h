@@ -12,6 +12,10 @@
  * An order whose answer did not come in time, or whose wait was cancelled, is still carried out; its answer is owed,
  * and is read and dropped before that of the next.
  *
+ * A kernel of libkrunfw takes neither initramfs nor ACPI: its machine has one more disk, the medium (image.h), which
+ * the guest lets go of before it answers for the first time. So a snapshot does not hold it: a restored machine has one of the same
+ * size in its place, of zeros.
+ *
  * A boot's memory is the monitor's own. A load maps the bundle's memory file privately: pages come lazily and writes
  * never reach the bundle.
  */
@@ -29,7 +33,8 @@ struct backend_instance {
     struct image_boot boot;
     struct monitor monitor;
     struct monitor_disks disks;
-    int program_fd; /* a memory file with kelpie-vmm; HOST_FD_NONE: not made yet */
+    uint64_t medium_size; /* bytes; 0: the machine has none */
+    int program_fd;       /* a memory file with kelpie-vmm; HOST_FD_NONE: not made yet */
 
     /* Of the running machine. */
     int control_fd; /* HOST_FD_NONE: none runs */
@@ -43,10 +48,14 @@ void kvm_instance_check(const struct backend_instance *instance);
 
 /* ---- kvm_process.c ---------------------------------------------------------------------------- */
 
-/* What a start or a load gives the monitor beside /dev/kvm and the disks: kernel and initramfs, or state and memory. */
+/* What a start or a load gives the monitor beside /dev/kvm and the disks: kernel and initramfs, or state and memory;
+ * and the medium, if the machine has one: then a start has no initramfs. HOST_FD_NONE: none. */
 struct kvm_sources {
     int first_fd;
     int second_fd;
+    int medium_fd;
+    uint64_t kernel_load; /* of a raw kernel (control.h) */
+    uint64_t kernel_entry;
 };
 
 /* Starts kelpie-vmm, which waits for its first order. On failure nothing runs. */
@@ -74,8 +83,14 @@ KELPIE_CHECKED enum kelpie_status kvm_order_plain(struct backend_instance *insta
 /* BOOT or LOAD of the config's machine. */
 KELPIE_CHECKED enum kelpie_status kvm_order_machine(struct backend_instance *instance,
                                                     enum control_type type,
+                                                    const struct kvm_sources *sources,
                                                     const struct host_wait *wait,
                                                     struct kelpie_error *err);
+
+/* ---- kvm_medium.c ----------------------------------------------------------------------------- */
+
+/* A decimal number of bytes, of whole sectors, 1 … KVM_MEDIUM_SIZE_MAX. False: it is none. Pure. */
+bool kvm_medium_size_parse(const char *text, uint64_t *ret_size);
 
 /* ---- kvm_snapshot.c --------------------------------------------------------------------------- */
 

@@ -5,4 +5,7 @@
 #define KVM_DEVICE "/dev/kvm"
 #define KVM_ANSWERS_OWED_MAX 16 /* late answers that are still awaited */
 
+/* Bytes of a boot disk: an initramfs and a program. */
+#define KVM_MEDIUM_SIZE_MAX 536870912ull
+
 #endif

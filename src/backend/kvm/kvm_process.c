@@ -9,6 +9,8 @@ extern const uint8_t kvm_vmm_end[];
 static_assert((int)CONTROL_CHILD_CHANNEL == (int)MONITOR_CHILD_CHANNEL, "one number");
 static_assert((int)CONTROL_CHILD_CONSOLE == (int)MONITOR_CHILD_CONSOLE, "one number");
 static_assert((int)CONTROL_CHILD_CONTROL == (int)MONITOR_CHILD_NEXT, "the first of ours");
+static_assert(CONTROL_CHILD_END - MONITOR_CHILD_STDERR <= HOST_PROCESS_FD_COUNT_MAX,
+              "a child can be given them all");
 static_assert(CONTROL_CHILD_PROGRAM == 7, "program_path has it");
 
 static const char program_path[] = "/proc/self/fd/7";
@@ -46,13 +48,20 @@ static enum kelpie_status launch(struct backend_instance *instance,
         {.child_fd = CONTROL_CHILD_KVM, .fd = kvm_fd},
         {.child_fd = CONTROL_CHILD_PROGRAM, .fd = instance->program_fd},
         {.child_fd = CONTROL_CHILD_KERNEL, .fd = sources->first_fd},
-        {.child_fd = CONTROL_CHILD_INITRAMFS, .fd = sources->second_fd},
     };
-    size_t fd_count = CONTROL_CHILD_DISK_0 - CONTROL_CHILD_CONTROL;
+    size_t fd_count = CONTROL_CHILD_INITRAMFS - CONTROL_CHILD_CONTROL;
+    if (sources->second_fd != HOST_FD_NONE) {
+        fds[fd_count++] =
+            (struct host_process_fd){.child_fd = CONTROL_CHILD_INITRAMFS, .fd = sources->second_fd};
+    }
     for (size_t i = 0; i < instance->config->disk_count; i++) {
         ASSERT(instance->disks.disks[i].fd != HOST_FD_NONE);
         fds[fd_count++] = (struct host_process_fd){.child_fd = CONTROL_CHILD_DISK_0 + (int)i,
                                                    .fd = instance->disks.disks[i].fd};
+    }
+    if (sources->medium_fd != HOST_FD_NONE) {
+        fds[fd_count++] =
+            (struct host_process_fd){.child_fd = CONTROL_CHILD_MEDIUM, .fd = sources->medium_fd};
     }
     const char *argv[] = {program_path, NULL};
     const struct monitor_launch monitor = {.argv = argv, .fds = fds, .fd_count = fd_count};
@@ -63,7 +72,9 @@ enum kelpie_status kvm_process_start(struct backend_instance *instance,
                                      const struct kvm_sources *sources, struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(instance->control_fd == HOST_FD_NONE);
-    ASSERT(sources->first_fd != HOST_FD_NONE && sources->second_fd != HOST_FD_NONE);
+    ASSERT(sources->first_fd != HOST_FD_NONE);
+    ASSERT(sources->second_fd != HOST_FD_NONE || sources->medium_fd != HOST_FD_NONE);
+    ASSERT((sources->medium_fd != HOST_FD_NONE) == (instance->medium_size > 0));
     TRY(make_program(instance, err));
     AUTO_FD struct host_fd kvm = {instance->host, HOST_FD_NONE};
     TRY(host_file_open(instance->host, KVM_DEVICE, HOST_OPEN_READ | HOST_OPEN_WRITE, 0, &kvm.fd,

@@ -7,6 +7,8 @@
 #include "base/assert.h"
 
 #define ARCHITECTURE "x86_64"
+#define MEDIUM_FEATURE "medium_bytes"
+#define MEDIUM_VALUE_SIZE 24
 
 /* ---- Save ------------------------------------------------------------------------------------- */
 
@@ -45,6 +47,12 @@ enum kelpie_status kvm_save(struct backend_instance *instance, enum kelpie_snaps
         return error_set(err, KELPIE_UNSUPPORTED, "the kvm backend cannot write this kind");
     }
     save_manifest(instance, snapshot_writer_manifest(writer));
+    if (instance->medium_size > 0) {
+        char size[MEDIUM_VALUE_SIZE];
+        snprintf(size, sizeof(size), "%llu", (unsigned long long)instance->medium_size);
+        TRY(snapshot_manifest_add_feature(snapshot_writer_manifest(writer), MEDIUM_FEATURE, size,
+                                          err));
+    }
     int state_fd = HOST_FD_NONE;
     int memory_fd = HOST_FD_NONE;
     TRY(snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &state_fd, err));
@@ -82,19 +90,43 @@ static enum kelpie_status check_manifest(const struct backend_instance *instance
     return KELPIE_OK;
 }
 
+/* Of a machine with a medium, the medium's size: it says what the machine is, whatever kernel this host would boot. */
+static enum kelpie_status load_medium(struct backend_instance *instance,
+                                      const struct snapshot_manifest *manifest, int *ret_fd,
+                                      struct kelpie_error *err) {
+    const char *text = snapshot_manifest_feature(manifest, MEDIUM_FEATURE);
+    uint64_t size = 0;
+    ASSERT(*ret_fd == HOST_FD_NONE);
+    kvm_instance_check(instance);
+    instance->medium_size = 0;
+    if (!text) {
+        return KELPIE_OK;
+    }
+    if (!kvm_medium_size_parse(text, &size)) {
+        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, MEDIUM_FEATURE,
+                               "no boot disk has the size that the snapshot says");
+    }
+    TRY(host_memory_file(instance->host, "kelpie-medium", size, ret_fd, err));
+    instance->medium_size = size;
+    return KELPIE_OK;
+}
+
 static enum kelpie_status load(struct backend_instance *instance, struct snapshot_reader *reader,
                                const struct host_wait *wait, struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(!instance->monitor.process);
     TRY(check_manifest(instance, snapshot_reader_manifest(reader), err));
     TRY(snapshot_reader_verify(reader, SNAPSHOT_PART_STATE, wait, err));
+    AUTO_FD struct host_fd medium = {instance->host, HOST_FD_NONE};
+    TRY(load_medium(instance, snapshot_reader_manifest(reader), &medium.fd, err));
     TRY(monitor_disks_load(&instance->disks, reader, wait, err));
     const struct kvm_sources sources = {
         .first_fd = snapshot_reader_part(reader, SNAPSHOT_PART_STATE),
         .second_fd = snapshot_reader_part(reader, SNAPSHOT_PART_MEMORY),
+        .medium_fd = medium.fd,
     };
     TRY(kvm_process_start(instance, &sources, err));
-    return kvm_order_machine(instance, CONTROL_LOAD, wait, err);
+    return kvm_order_machine(instance, CONTROL_LOAD, &sources, wait, err);
 }
 
 enum kelpie_status kvm_load(struct backend_instance *instance, struct snapshot_reader *reader,
