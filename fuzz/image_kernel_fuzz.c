@@ -21,6 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         }
     }
     (void)image_elf_is_static(data, size);
+    (void)image_elf_is_library_with(data, size, HOST_KRUNFW_SYMBOL);
     if (image_elf_section(data, size, ".modinfo", &section.data, &section.size) &&
         image_module_info(section, "depends", &value)) {
         ASSERT(value.size <= section.size);

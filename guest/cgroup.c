@@ -83,15 +83,18 @@ static void group_remove(const struct cgroup_set *set, struct cgroup *group) {
     (void)unlinkat(set->fd, name, AT_REMOVEDIR); /* stays when something still runs in it */
 }
 
-/* Keeps an empty group for the next session. */
+/*
+ * Keeps an empty group for the next session, unless it was killed: Linux since 6.14, and 6.12's later versions, count how
+ * often a group was killed, and kill at once what is cloned into one (CLONE_INTO_CGROUP) whose count is not that of
+ * the cloning process's own group.
+ */
 static void group_spare(struct cgroup_set *set, struct cgroup *group) {
     ASSERT(group->fd >= 0);
     ASSERT(set->spare_count <= GUEST_SPARE_CGROUP_COUNT_MAX);
-    if (set->spare_count == GUEST_SPARE_CGROUP_COUNT_MAX) {
+    if (group->killed || set->spare_count == GUEST_SPARE_CGROUP_COUNT_MAX) {
         group_remove(set, group);
         return;
     }
-    group->killed = false;
     set->spares[set->spare_count++] = *group;
     group->fd = -1;
 }
@@ -103,7 +106,7 @@ static void dying_collect(struct cgroup_set *set) {
     for (uint32_t i = 0; i < set->dying_count; i++) {
         ASSERT(set->dying[i].fd >= 0);
         if (events_say(set->dying[i].fd, "populated 0")) {
-            group_spare(set, &set->dying[i]);
+            group_remove(set, &set->dying[i]);
         } else {
             set->dying[kept++] = set->dying[i];
         }
@@ -130,9 +133,6 @@ enum kelpie_status cgroup_take(struct cgroup_set *set, struct cgroup *ret_group,
     ASSERT(set->spare_count <= GUEST_SPARE_CGROUP_COUNT_MAX);
     ASSERT(ret_group);
     struct cgroup group = {.fd = -1};
-    if (set->spare_count == 0) {
-        dying_collect(set);
-    }
     if (set->spare_count > 0) {
         group = set->spares[--set->spare_count];
     } else if (set->fd >= 0) {
@@ -167,6 +167,7 @@ void cgroup_give_back(struct cgroup_set *set, struct cgroup *group) {
     if (group->fd < 0) {
         return;
     }
+    dying_collect(set);
     bool is_populated = events_say(group->fd, "populated 1");
     if (is_populated && group->killed && set->dying_count < PROTOCOL_SESSION_COUNT_MAX) {
         set->dying[set->dying_count++] = *group;

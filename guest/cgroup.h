@@ -4,7 +4,7 @@
  * started can be killed, and all sessions frozen, whatever they forked.
  *
  * Making and removing a group costs more than starting a small command: empty groups are kept and used
- * again. What a command left running when its session was released goes on in kelpie/background.
+ * again, but for those that were killed. What a command left running when its session was released goes on in kelpie/background.
  * Without control groups (the agent as an ordinary process) a session's group has fd -1.
  */
 #ifndef KELPIE_GUEST_CGROUP_H

@@ -24,7 +24,6 @@
 
 #define PORTS_DIR "/sys/class/virtio-ports"
 #define DEVICES_DIR "/sys/bus/virtio/devices"
-#define DEVICE_CONSOLE 3
 #define DEVICE_VSOCK 19
 #define CID_HOST 2
 #define US_PER_MS 1000
@@ -123,25 +122,23 @@ static unsigned long device_type(const char *device) {
     return strtoul(text, NULL, 16);
 }
 
-/* What the bus shows: a machine with a console has, or will have, the port. */
-static void bus_look(bool *ret_has_console, bool *ret_has_vsock) {
-    ASSERT(ret_has_console);
-    ASSERT(ret_has_vsock);
-    *ret_has_console = false;
-    *ret_has_vsock = false;
+/* A machine with vsock has the channel there, even if it has a console besides. */
+static bool bus_has_vsock(void) {
     DIR *devices = opendir(DEVICES_DIR);
-    for (uint32_t i = 0; devices && i < GUEST_DEVICE_COUNT_MAX; i++) {
+    bool has_vsock = false;
+    static_assert(GUEST_DEVICE_COUNT_MAX > 0, "there is something to look at");
+    ASSERT(getpid() == 1);
+    for (uint32_t i = 0; devices && !has_vsock && i < GUEST_DEVICE_COUNT_MAX; i++) {
         const struct dirent *entry = readdir(devices);
         if (!entry) {
             break;
         }
-        unsigned long type = entry->d_name[0] != '.' ? device_type(entry->d_name) : 0;
-        *ret_has_console = *ret_has_console || type == DEVICE_CONSOLE;
-        *ret_has_vsock = *ret_has_vsock || type == DEVICE_VSOCK;
+        has_vsock = entry->d_name[0] != '.' && device_type(entry->d_name) == DEVICE_VSOCK;
     }
     if (devices) {
         closedir(devices);
     }
+    return has_vsock;
 }
 
 /* Dials, and dials again, until `waited_us` has come to the limit. -1: the host did not answer. */
@@ -177,15 +174,10 @@ enum kelpie_status channel_open(void (*load_vsock)(void), int *ret_fd, bool *ret
     ASSERT(load_vsock);
     ASSERT(ret_fd);
     ASSERT(ret_is_vsock);
-    bool has_console = false; /* once the bus has shown one, it is not looked at again */
-    bool has_vsock = false;
     for (uint32_t waited_us = 0; waited_us < GUEST_CHANNEL_WAIT_MS * US_PER_MS;
          waited_us += GUEST_POLL_STEP_US) {
         int fd = port_find();
-        if (fd < 0 && !has_console) {
-            bus_look(&has_console, &has_vsock);
-        }
-        if (fd < 0 && has_vsock && !has_console) {
+        if (fd < 0 && bus_has_vsock()) {
             load_vsock();
             fd = dial_and_wait(waited_us);
             if (fd < 0) {

@@ -39,5 +39,7 @@
 #define GUEST_DEVICE_COUNT_MAX 64     /* virtio devices looked at */
 #define GUEST_SMALL_FILE_SIZE_MAX 4096
 #define GUEST_PATH_DEPTH_MAX 64
+#define GUEST_ARCHIVE_ENTRY_COUNT_MAX 4096
+#define GUEST_ARCHIVE_NAME_SIZE_MAX 1024 /* bytes of a name or a link's target */
 
 #endif

@@ -29,6 +29,7 @@
 #include "base/assert.h"
 #include "channel.h"
 #include "modules.h"
+#include "root.h"
 #include "system.h"
 
 #define VIRTIO_DEVICES_DIR "/sys/bus/virtio/devices"
@@ -203,6 +204,11 @@ static _Noreturn void run_machine(void) {
     int channel_fd = -1;
     bool is_vsock = false;
     umask(022);
+    if (root_is_medium()) {
+        open_console();
+        root_leave_medium();
+        end_machine(true);
+    }
     mount_all();
     open_console();
     bool by_reset = ends_by_reset();

@@ -8,6 +8,7 @@
 
 #include "base/assert.h"
 #include "base/error.h"
+#include "host/host_krunfw.h"
 #include "host/host_kvm.h"
 
 /* Each object's first member is its host. */
@@ -96,6 +97,16 @@ enum kelpie_status host_kvm_probe(struct host *host, uint64_t budget_ns, uint64_
     ASSERT(budget_ns > 0);
     ASSERT(ret_ns);
     return host->ops->kvm_probe(host, budget_ns, ret_ns, err);
+}
+
+enum kelpie_status host_krunfw_load(struct host *host, const char *path,
+                                    struct host_krunfw *ret_kernel, struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(path && path[0] != '\0');
+    ASSERT(ret_kernel);
+    enum kelpie_status status = host->ops->krunfw_load(host, path, ret_kernel, err);
+    ASSERT(status != KELPIE_OK || (ret_kernel->fd >= 0 && ret_kernel->size > 0));
+    return status;
 }
 
 /* ---- Files ------------------------------------------------------------------------------------ */

@@ -31,6 +31,7 @@ struct host_mutex;
 struct host_condition;
 struct host_thread;
 struct host_process;
+struct host_krunfw;
 
 /* How long to wait. deadline_ns is on host_monotonic_ns()'s clock; a deadline in the past asks
  * without waiting. cancel_fd is a host event (host_event_create) that ends the wait with
@@ -180,6 +181,9 @@ struct host_ops {
 
     enum kelpie_status (*kvm_probe)(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
                                     struct kelpie_error *err); /* host_kvm.h */
+    enum kelpie_status (*krunfw_load)(struct host *host, const char *path,
+                                      struct host_krunfw *ret_kernel,
+                                      struct kelpie_error *err); /* host_krunfw.h */
 
     enum kelpie_status (*tap_open)(struct host *host, const char *name, int *ret_fd,
                                    struct kelpie_error *err);

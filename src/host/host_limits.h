@@ -6,7 +6,7 @@
 #define HOST_PATH_SIZE_MAX 4095    /* bytes of a path, without the zero */
 #define HOST_RANDOM_SIZE_MAX 65536 /* bytes in one call */
 #define HOST_POLL_COUNT_MAX 32     /* descriptors in one call */
-#define HOST_PROCESS_FD_COUNT_MAX 16
+#define HOST_PROCESS_FD_COUNT_MAX 20
 #define HOST_PROCESS_ARGV_COUNT_MAX 256
 #define HOST_DIR_ENTRY_COUNT_MAX 4096
 #define HOST_SEND_FD_SIZE_MAX 4096   /* bytes sent beside a descriptor */
@@ -17,5 +17,7 @@
 #define HOST_PROCESS_STACK_SIZE 32768   /* of a watcher, and of a program before its exec */
 #define HOST_PROCESS_KILL_WAIT_MS 10000 /* for a killed process to be gone */
 #define HOST_SIGNAL_MAX 64
+#define HOST_KRUNFW_SIZE_MAX 268435456ull /* bytes of a kernel in a library: 256 MiB */
+#define HOST_KRUNFW_SYMBOL "krunfw_get_kernel"
 
 #endif

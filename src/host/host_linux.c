@@ -194,6 +194,7 @@ static const struct host_ops linux_ops = {
     .file_stat = linux_file_stat,
     .file_truncate = linux_file_truncate,
     .kvm_probe = linux_kvm_probe,
+    .krunfw_load = linux_krunfw_load,
     .file_sync = linux_file_sync,
     .file_link = linux_file_link,
     .file_next_data = linux_file_next_data,

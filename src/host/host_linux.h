@@ -58,6 +58,10 @@ uint64_t linux_monotonic_ns(struct host *host);
 enum kelpie_status linux_kvm_probe(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
                                    struct kelpie_error *err);
 
+/* host_linux_krunfw.c */
+enum kelpie_status linux_krunfw_load(struct host *host, const char *path,
+                                     struct host_krunfw *ret_kernel, struct kelpie_error *err);
+
 struct timespec linux_timespec(uint64_t ns);
 
 /* Waits until fd has one of the poll(2) events (or is broken, or at its end). Readiness goes before

@@ -12,14 +12,20 @@
 #include "host/host.h"
 #include "image/image_limits.h"
 
+enum image_kernel_form {
+    IMAGE_KERNEL_BZIMAGE = 0,
+    IMAGE_KERNEL_KRUNFW, /* libkrunfw: a shared library that carries it (host/host_krunfw.h) */
+};
+
 /* Where a guest's kernel comes from. */
 struct image_kernel {
-    char path[HOST_PATH_SIZE_MAX + 1]; /* the bzImage */
+    enum image_kernel_form form;
+    char path[HOST_PATH_SIZE_MAX + 1]; /* the bzImage or library */
     char modules_dir[HOST_PATH_SIZE_MAX +
                      1]; /* …/lib/modules/<release>, or empty: none (built in) */
     char release[IMAGE_RELEASE_SIZE_MAX +
-                 1];                /* as in the image's header (setup header, kernel_version) */
-    char digest[IMAGE_DIGEST_SIZE]; /* SHA-256 of the bzImage */
+                 1]; /* as in the image's header (setup header, kernel_version); libkrunfw: empty */
+    char digest[IMAGE_DIGEST_SIZE]; /* SHA-256 of the bzImage or library */
 };
 
 struct image_boot {
@@ -31,7 +37,8 @@ struct image_boot {
 /*
  * Finds the kernel: `requested` (may be NULL), $KELPIE_KERNEL, the cache, Debian's linux-image-cloud package (fetched
  * with apt-get download and unpacked into the cache, nothing installed), /boot/vmlinuz-$(uname -r) or the newest in /boot.
- * A requested one that is wrong is an error, never replaced by another. Its modules are looked for in
+ * A requested one that is wrong is an error, never replaced by another; it may be libkrunfw, told by its content, which has no
+ * modules. A bzImage's modules are looked for in
  * ../lib/modules/<release> beside it (as unpacked), then in /lib/modules/<release>.
  * Errors: NOT_FOUND (what was tried, what to do), BAD_CONFIG field "kernel", TIMED_OUT, CANCELLED.
  */
@@ -62,6 +69,17 @@ image_initramfs_build(struct host *host, const struct image_kernel *kernel,
 KELPIE_CHECKED enum kelpie_status
 image_boot_prepare(struct host *host, const char *requested_kernel, const struct host_wait *wait,
                    struct image_boot *ret_boot, struct kelpie_error *err);
+
+/*
+ * The boot disk of a guest whose kernel takes no initramfs: a memory file with a read-only EROFS file system of whole
+ * 4 KiB blocks. Equal inputs give equal bytes.
+ *   /init         kelpie-guest, which unpacks the archive into a tmpfs, makes that its root, and lets go of the disk
+ *   /kelpie.cpio  boot's initramfs
+ *   /dev, /new    to mount on
+ */
+KELPIE_CHECKED enum kelpie_status image_medium_build(struct host *host,
+                                                     const struct image_boot *boot, int *ret_fd,
+                                                     uint64_t *ret_size, struct kelpie_error *err);
 
 /* Reads modules.dep (and modules.builtin) in `modules_dir` and lists, in load order and each once, the files that the
  * wanted modules need: names relative to modules_dir. A wanted module that is built in needs nothing; one

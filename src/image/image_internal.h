@@ -165,6 +165,10 @@ image_kernel_header_parse(const void *data, size_t size, uint64_t file_size,
 /* A program of this machine that needs no dynamic loader. `data` is the file's beginning. Pure. */
 bool image_elf_is_static(const void *data, size_t size);
 
+/* A shared library of this machine whose dynamic symbols' names have `symbol`. `data` is the file's beginning, in
+ * which its tables must lie. Pure. */
+bool image_elf_is_library_with(const void *data, size_t size, const char *symbol);
+
 /* A section of a 64-bit little-endian object, in place. Pure. */
 bool image_elf_section(const void *data, size_t size, const char *name, const char **ret_data,
                        size_t *ret_size);
@@ -241,6 +245,12 @@ KELPIE_CHECKED enum kelpie_status image_cpio_finish(struct image_cpio *cpio,
                                                     char ret_digest[IMAGE_DIGEST_SIZE],
                                                     struct kelpie_error *err);
 void image_cpio_destroy(struct image_cpio *cpio); /* NULL is allowed */
+
+/* ---- guest_embed.S ---------------------------------------------------------------------------- */
+
+/* kelpie-guest. */
+extern const unsigned char image_guest_data[];
+extern const unsigned char image_guest_data_end[];
 
 /* ---- wait.c ----------------------------------------------------------------------------------- */
 

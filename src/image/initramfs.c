@@ -28,9 +28,6 @@
 #define ARCHIVE_NAME_SIZE (IMAGE_MODULE_NAME_SIZE_MAX + sizeof(MODULE_FOLDER) + sizeof(".ko"))
 #define LIST_SIZE_MAX (IMAGE_MODULE_COUNT_MAX * ARCHIVE_NAME_SIZE)
 
-extern const unsigned char image_guest_data[];
-extern const unsigned char image_guest_data_end[];
-
 static size_t guest_size(void) {
     return (size_t)((uintptr_t)image_guest_data_end - (uintptr_t)image_guest_data);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * kernel.c: finds the guest's kernel. What the caller or the environment names is used or refused, never
+ * kernel.c: finds the guest's kernel, a bzImage or libkrunfw. What the caller or the environment names is used or refused, never
  * replaced. Otherwise each place is tried in turn; what is wrong with one is told only when all fail.
  */
 #include "image/image_internal.h"
@@ -87,6 +87,10 @@ static enum kelpie_status read_kernel(struct host *host, int fd, struct image_ke
     if (size > info.size) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "kernel", "it changed while it was read");
     }
+    if (image_elf_is_library_with(header, size, HOST_KRUNFW_SYMBOL)) {
+        kernel->form = IMAGE_KERNEL_KRUNFW;
+        return KELPIE_OK;
+    }
     return image_kernel_header_parse(header, size, info.size, kernel->release, err);
 }
 
@@ -110,7 +114,9 @@ static enum kelpie_status inspect(struct host *host, const char *path,
         return error_wrap(err, status, "the kernel %s", path);
     }
     TRY(kernel_digest(host, path, fd.fd, kernel->digest, err));
-    TRY(find_modules(host, kernel, err));
+    if (kernel->form == IMAGE_KERNEL_BZIMAGE) {
+        TRY(find_modules(host, kernel, err));
+    }
     *ret_kernel = *kernel;
     return KELPIE_OK;
 }

@@ -201,6 +201,80 @@ static void test_elf_with_a_loader_is_not_static(void **state) {
     assert_false(image_elf_is_static(data, ELF_SIZE));
 }
 
+#define SYMBOL "krunfw_get_kernel"
+#define NAMES "\0other\0krunfw_get_kernel\0libc.so.6"
+#define NAMES_OFFSET 600
+#define NAMES_ADDRESS 0x3600
+
+/* A library of one piece, whose byte N is at 0x3600 - 600 + N: its dynamic section at 512, its names at 600. */
+static void make_library(uint8_t data[ELF_SIZE], const char *names, size_t names_size) {
+    Elf64_Ehdr header = {.e_type = ET_DYN,
+                         .e_machine = EM_X86_64,
+                         .e_phoff = 64,
+                         .e_phentsize = sizeof(Elf64_Phdr),
+                         .e_phnum = 2};
+    const Elf64_Phdr programs[2] = {
+        {.p_type = PT_LOAD,
+         .p_offset = 500,
+         .p_vaddr = NAMES_ADDRESS - 100,
+         .p_filesz = 400,
+         .p_memsz = 400},
+        {.p_type = PT_DYNAMIC, .p_offset = 512, .p_filesz = 3 * sizeof(Elf64_Dyn)},
+    };
+    const Elf64_Dyn dynamic[3] = {{DT_STRTAB, {NAMES_ADDRESS}}, {DT_STRSZ, {names_size}}};
+    memcpy(header.e_ident, ELFMAG, SELFMAG);
+    header.e_ident[EI_CLASS] = ELFCLASS64;
+    header.e_ident[EI_DATA] = ELFDATA2LSB;
+    memset(data, 0, ELF_SIZE);
+    memcpy(data, &header, sizeof(header));
+    memcpy(data + 64, programs, sizeof(programs));
+    memcpy(data + 512, dynamic, sizeof(dynamic));
+    memcpy(data + NAMES_OFFSET, names, names_size);
+}
+
+static bool is_library(const uint8_t *data, size_t size) {
+    uint8_t *copy = malloc(size + 1); /* of just that size, so that a read beyond it is seen */
+    memcpy(copy, data, size);
+    bool found = image_elf_is_library_with(copy, size, SYMBOL);
+    free(copy);
+    return found;
+}
+
+static void test_a_library_is_told_by_its_symbol(void **state) {
+    (void)state;
+    uint8_t data[ELF_SIZE];
+    make_library(data, NAMES, sizeof(NAMES));
+    assert_true(is_library(data, ELF_SIZE));
+    data[16] = ET_EXEC;
+    assert_false(is_library(data, ELF_SIZE));
+    make_library(data, NAMES, 24); /* without its last zero */
+    assert_false(is_library(data, ELF_SIZE));
+    make_library(data, "\0xkrunfw_get_kernel", 20); /* linkers share the ends of names */
+    assert_true(is_library(data, ELF_SIZE));
+    make_library(data, "\0krunfw_get_kernel2", 20);
+    assert_false(is_library(data, ELF_SIZE));
+    make_module(data);
+    assert_false(is_library(data, ELF_SIZE));
+}
+
+static void hazard_A17_a_library_cut_and_changed_anywhere(void **state) {
+    static const uint8_t values[] = {0x00, 0x01, 0x3f, 0x7f, 0x80, 0xff};
+    (void)state;
+    uint8_t original[ELF_SIZE];
+    make_library(original, NAMES, sizeof(NAMES));
+    for (size_t size = 0; size <= ELF_SIZE; size++) {
+        assert_true(is_library(original, size) == (size >= NAMES_OFFSET + sizeof(NAMES)));
+    }
+    for (size_t i = 0; i < NAMES_OFFSET; i++) {
+        for (size_t j = 0; j < ARRAY_SIZE(values); j++) {
+            uint8_t data[ELF_SIZE];
+            memcpy(data, original, sizeof(data));
+            data[i] = values[j];
+            (void)is_library(data, sizeof(data));
+        }
+    }
+}
+
 /* ---- Module texts and names ------------------------------------------------------------------- */
 
 static struct image_slice slice(const char *text) {
@@ -306,6 +380,8 @@ int main(void) {
         cmocka_unit_test(test_elf_section_is_found),
         cmocka_unit_test(hazard_A17_elf_cut_and_changed_anywhere),
         cmocka_unit_test(test_elf_with_a_loader_is_not_static),
+        cmocka_unit_test(test_a_library_is_told_by_its_symbol),
+        cmocka_unit_test(hazard_A17_a_library_cut_and_changed_anywhere),
         cmocka_unit_test(test_module_names_match),
         cmocka_unit_test(test_modules_dep_lines),
         cmocka_unit_test(test_plain_paths),

@@ -8,11 +8,12 @@
 
 /* Of those that there are several of, the first. */
 static const char *const role_names[CONTROL_ROLE_COUNT] = {
-    [CONTROL_ROLE_KERNEL] = "kernel",         [CONTROL_ROLE_INITRAMFS] = "initramfs",
-    [CONTROL_ROLE_STATE] = "state",           [CONTROL_ROLE_MEMORY] = "memory",
-    [CONTROL_ROLE_NETWORK] = "network",       [CONTROL_ROLE_DISK_0] = "disk",
-    [CONTROL_ROLE_OVERLAY_0] = "overlay",     [CONTROL_ROLE_BITMAP_0] = "bitmap",
-    [CONTROL_ROLE_LAYER_0] = "diff's memory", [CONTROL_ROLE_PAGES_0] = "diff's pages",
+    [CONTROL_ROLE_KERNEL] = "kernel",        [CONTROL_ROLE_INITRAMFS] = "initramfs",
+    [CONTROL_ROLE_STATE] = "state",          [CONTROL_ROLE_MEMORY] = "memory",
+    [CONTROL_ROLE_NETWORK] = "network",      [CONTROL_ROLE_MEDIUM] = "boot disk",
+    [CONTROL_ROLE_DISK_0] = "disk",          [CONTROL_ROLE_OVERLAY_0] = "overlay",
+    [CONTROL_ROLE_BITMAP_0] = "bitmap",      [CONTROL_ROLE_LAYER_0] = "diff's memory",
+    [CONTROL_ROLE_PAGES_0] = "diff's pages",
 };
 
 enum control_role control_role_of_disk(enum control_role first, size_t index) {
@@ -75,6 +76,9 @@ void control_encode_machine(struct cursor_writer *writer, enum control_type type
     cursor_write_u8(writer, (uint8_t)machine->network);
     cursor_write_bytes(writer, machine->mac, sizeof(machine->mac));
     cursor_write_bytes(writer, machine->generation, sizeof(machine->generation));
+    cursor_write_u64(writer, machine->kernel_load);
+    cursor_write_u64(writer, machine->kernel_entry);
+    cursor_write_u8(writer, machine->has_medium);
     cursor_write_string(writer, machine->command_line);
     end(writer);
 }
@@ -97,6 +101,9 @@ bool control_decode_machine(const void *payload, size_t size, struct control_mac
     ret->network = (enum control_network)network;
     const uint8_t *mac = cursor_read_bytes(&reader, sizeof(ret->mac));
     const uint8_t *generation = cursor_read_bytes(&reader, sizeof(ret->generation));
+    ret->kernel_load = cursor_read_u64(&reader);
+    ret->kernel_entry = cursor_read_u64(&reader);
+    ret->has_medium = cursor_read_u8(&reader) != 0;
     const char *line = cursor_read_string(&reader, CONTROL_COMMAND_LINE_SIZE_MAX);
     if (!mac || !generation || !line || !cursor_reader_finished(&reader)) {
         return false;

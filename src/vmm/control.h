@@ -84,6 +84,7 @@ enum control_role {
     CONTROL_ROLE_STATE,
     CONTROL_ROLE_MEMORY,
     CONTROL_ROLE_NETWORK, /* a tap, or a stream socket */
+    CONTROL_ROLE_MEDIUM,  /* of a machine that has one */
     CONTROL_ROLE_DISK_0,
     CONTROL_ROLE_OVERLAY_0 = CONTROL_ROLE_DISK_0 + KELPIE_DISK_COUNT_MAX,
     CONTROL_ROLE_BITMAP_0 = CONTROL_ROLE_OVERLAY_0 + KELPIE_DISK_COUNT_MAX,
@@ -117,6 +118,12 @@ struct control_machine {
     uint8_t
         mac[MAC_SIZE]; /* of a network; a load keeps the saved one, which the guest's driver has */
     uint8_t generation[CONTROL_GENERATION_SIZE]; /* VMGenID: new for each boot and load */
+    /* A raw kernel (libkrunfw): where its first byte goes, and where it begins. Both 0: the file says. Of a BOOT. */
+    uint64_t kernel_load;
+    uint64_t kernel_entry;
+    /* The machine of a kernel that has neither initramfs nor ACPI nor a serial port: a read-only boot disk behind the
+     * others, then a virtio console; told of by the command line and an MP table. */
+    bool has_medium;
     char command_line[CONTROL_COMMAND_LINE_SIZE_MAX + 1];
 };
 

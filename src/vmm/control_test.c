@@ -23,6 +23,9 @@ static const struct control_machine machine = {
     .network = CONTROL_NETWORK_STREAM,
     .mac = {2, 1, 2, 3, 4, 5},
     .generation = "0123456789abcde",
+    .kernel_load = 0x1000000,
+    .kernel_entry = 0x1000123,
+    .has_medium = true,
     .command_line = "console=ttyS0",
 };
 
@@ -48,6 +51,9 @@ static void test_messages_survive(void **state) {
     assert_int_equal(back.network, CONTROL_NETWORK_STREAM);
     assert_memory_equal(back.mac, machine.mac, MAC_SIZE);
     assert_memory_equal(back.generation, machine.generation, CONTROL_GENERATION_SIZE);
+    assert_int_equal(back.kernel_load, machine.kernel_load);
+    assert_int_equal(back.kernel_entry, machine.kernel_entry);
+    assert_true(back.has_medium);
     assert_string_equal(back.command_line, machine.command_line);
 
     const struct control_stamps stamps = {1, 2, 3, 4};

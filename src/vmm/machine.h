@@ -29,6 +29,7 @@
 #include "vmm/device/serial.h"
 #include "vmm/device/virtio_balloon.h"
 #include "vmm/device/virtio_blk.h"
+#include "vmm/device/virtio_console.h"
 #include "vmm/device/virtio_mmio.h"
 #include "vmm/device/virtio_net.h"
 #include "vmm/device/virtio_rng.h"
@@ -91,6 +92,8 @@ struct machine {
     struct virtio_balloon balloon;
     struct virtio_net network;
     struct virtio_blk disks[VMM_DISK_COUNT_MAX];
+    struct virtio_blk medium;      /* if config.has_medium */
+    struct virtio_console console; /* if config.has_medium */
     struct virtio_mmio transports[VMM_MMIO_DEVICE_COUNT_MAX];
     size_t transport_count;
     int irq_fds[VMM_GSI_COUNT]; /* by GSI; the VM's; -1: no such line */

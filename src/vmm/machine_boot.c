@@ -40,11 +40,19 @@ static void unmap(const struct boot_bytes *bytes) {
 
 static enum kelpie_status load_images(struct machine *machine, const struct machine_files *files,
                                       struct boot_entry *ret_entry, struct kelpie_error *err) {
+    const struct control_machine *config = &machine->config;
     ASSERT(machine->prepared);
     ASSERT(ret_entry);
-    struct boot_image image = {.command_line = machine->config.command_line};
+    char line[BOOT_COMMAND_LINE_SIZE_MAX];
+    struct boot_image image = {
+        .command_line = config->has_medium ? line : config->command_line,
+        .raw_load_gpa = config->kernel_load,
+        .raw_entry_gpa = config->kernel_entry,
+    };
+    TRY(boot_command_line_devices(line, sizeof(line), machine->transport_count,
+                                  config->command_line, err));
     enum kelpie_status status = map_file(files, CONTROL_ROLE_KERNEL, &image.kernel, err);
-    if (status == KELPIE_OK) {
+    if (status == KELPIE_OK && !config->has_medium) {
         status = map_file(files, CONTROL_ROLE_INITRAMFS, &image.initramfs, err);
     }
     if (status == KELPIE_OK) {
@@ -55,6 +63,27 @@ static enum kelpie_status load_images(struct machine *machine, const struct mach
     return status;
 }
 
+/* The tables by which a kernel finds the machine. Those of ACPI do no harm to one that does not look for them. */
+static enum kelpie_status write_tables(struct machine *machine, struct kelpie_error *err) {
+    const struct control_machine *config = &machine->config;
+    const struct acpi_description description = {
+        .vcpu_count = config->vcpu_count,
+        .mmio_device_count = (uint32_t)machine->transport_count,
+        .has_serial = true,
+    };
+    ASSERT(machine->transport_count > 0);
+    ASSERT(machine->memory.host);
+    TRY(acpi_build(&machine->memory, &description, err));
+    if (config->has_medium) {
+        boot_mp_table_write(&machine->memory, config->vcpu_count);
+    }
+    if (!memory_write(&machine->memory, VMM_GENERATION_GPA, config->generation,
+                      sizeof(config->generation))) {
+        return error_set(err, KELPIE_INTERNAL, "cannot write the machine's generation");
+    }
+    return KELPIE_OK;
+}
+
 enum kelpie_status machine_boot(struct machine *machine, const struct control_machine *config,
                                 struct machine_files *files, struct kelpie_error *err) {
     ASSERT(machine && config);
@@ -62,16 +91,7 @@ enum kelpie_status machine_boot(struct machine *machine, const struct control_ma
     struct boot_entry entry = {0};
     TRY(machine_build(machine, config, files, MAP_SHARED, err));
     TRY(load_images(machine, files, &entry, err));
-    const struct acpi_description description = {
-        .vcpu_count = config->vcpu_count,
-        .mmio_device_count = (uint32_t)machine->transport_count,
-        .has_serial = true,
-    };
-    TRY(acpi_build(&machine->memory, &description, err));
-    if (!memory_write(&machine->memory, VMM_GENERATION_GPA, config->generation,
-                      sizeof(config->generation))) {
-        return error_set(err, KELPIE_INTERNAL, "cannot write the machine's generation");
-    }
+    TRY(write_tables(machine, err));
     const struct vcpu_boot registers = {
         .rip = entry.rip, .rsi = entry.rsi, .cr3 = BOOT_PML4_GPA, .gdt = BOOT_GDT_GPA};
     TRY(vcpu_boot(&machine->vcpus[0], &registers, err));

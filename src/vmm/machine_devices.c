@@ -73,6 +73,13 @@ static void serial_out(void *context, uint8_t byte) {
     (void)!send(CONTROL_CHILD_CONSOLE, &byte, sizeof(byte), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+/* The same for a piece; what does not fit is lost. */
+static void console_out(void *context, const void *data, size_t size) {
+    ASSERT(context);
+    ASSERT(data && size > 0);
+    (void)!send(CONTROL_CHILD_CONSOLE, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 /* ---- Lines ------------------------------------------------------------------------------------ */
 
 static void raise_line(void *context) {
@@ -211,6 +218,25 @@ static enum kelpie_status add_disk(struct machine *machine, size_t index,
     return add_virtio(machine, &machine->disks[index].device, err);
 }
 
+/* Behind all disks, so that theirs are the names that the caller counts on. */
+static enum kelpie_status add_medium(struct machine *machine, struct machine_files *files,
+                                     struct kelpie_error *err) {
+    ASSERT(machine->config.has_medium);
+    ASSERT(machine->memory.host);
+    struct device_irq irq;
+    TRY(machine_file_check(files, CONTROL_ROLE_MEDIUM, err));
+    const struct virtio_blk_options options = {.fd = machine_file_take(files, CONTROL_ROLE_MEDIUM),
+                                               .read_only = true,
+                                               .id = "kelpie-medium"};
+    TRY(next_line(machine, &irq, err));
+    TRY(virtio_blk_init(&machine->medium, &options, &machine->memory, irq, &machine->io, err));
+    TRY(add_virtio(machine, &machine->medium.device, err));
+    const struct virtio_console_line line = {.output = console_out, .context = machine};
+    TRY(next_line(machine, &irq, err));
+    TRY(virtio_console_init(&machine->console, line, &machine->memory, irq, &machine->io, err));
+    return add_virtio(machine, &machine->console.device, err);
+}
+
 static enum kelpie_status add_vsock(struct machine *machine, struct kelpie_error *err) {
     ASSERT(machine->transport_count == 0);
     ASSERT(machine->memory.host);
@@ -253,6 +279,9 @@ enum kelpie_status machine_add_files(struct machine *machine, struct machine_fil
     }
     for (size_t i = 0; i < machine->config.disk_count; i++) {
         TRY(add_disk(machine, i, files, err));
+    }
+    if (machine->config.has_medium) {
+        TRY(add_medium(machine, files, err));
     }
     return KELPIE_OK;
 }

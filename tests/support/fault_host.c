@@ -17,6 +17,7 @@
 
 #include "base/assert.h"
 #include "base/error.h"
+#include "host/host_krunfw.h"
 #include "host/host_kvm.h"
 
 /* Something that is open: what made it, in which call. */
@@ -341,6 +342,13 @@ static enum kelpie_status fault_kvm_probe(struct host *host, uint64_t budget_ns,
                                           struct kelpie_error *err) {
     TRY(fault_enter(host, "kvm_probe", err));
     return host_kvm_probe(inner_of(host), budget_ns, ret_ns, err);
+}
+
+static enum kelpie_status fault_krunfw_load(struct host *host, const char *path,
+                                            struct host_krunfw *ret_kernel,
+                                            struct kelpie_error *err) {
+    TRY(fault_enter(host, "krunfw_load", err));
+    return host_krunfw_load(inner_of(host), path, ret_kernel, err);
 }
 
 static enum kelpie_status fault_file_link(struct host *host, int fd, const char *path,
@@ -695,6 +703,7 @@ static const struct host_ops fault_ops = {
     .file_link = fault_file_link,
     .kvm_probe = fault_kvm_probe,
     .tap_open = fault_tap_open,
+    .krunfw_load = fault_krunfw_load,
     .file_next_data = fault_file_next_data,
     .file_lock = fault_file_lock,
     .file_map = fault_file_map,

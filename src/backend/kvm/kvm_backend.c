@@ -7,6 +7,7 @@
 
 #include "backend/kvm/kvm_instance.h"
 #include "base/assert.h"
+#include "host/host_krunfw.h"
 #include "host/host_kvm.h"
 
 /* ---- Probe ------------------------------------------------------------------------------------ */
@@ -91,6 +92,27 @@ static enum kelpie_status kvm_create(const struct backend_launch *launch,
 
 /* ---- Run -------------------------------------------------------------------------------------- */
 
+/* Kernel and initramfs, or a raw kernel and its boot disk. */
+static enum kelpie_status open_images(struct backend_instance *instance, int *ret_kernel_fd,
+                                      int *ret_initramfs_fd, struct kelpie_error *err) {
+    struct host *host = instance->host;
+    const struct image_boot *images = &instance->boot;
+    ASSERT(ret_kernel_fd && ret_initramfs_fd);
+    ASSERT(instance->medium.size == 0);
+    if (images->kernel.form != IMAGE_KERNEL_KRUNFW) {
+        TRY(host_file_open(host, images->kernel.path, HOST_OPEN_READ, 0, ret_kernel_fd, err));
+        return host_file_open(host, images->initramfs_path, HOST_OPEN_READ, 0, ret_initramfs_fd,
+                              err);
+    }
+    struct kvm_medium *medium = &instance->medium;
+    struct host_krunfw krunfw = {.fd = HOST_FD_NONE};
+    TRY(host_krunfw_load(host, images->kernel.path, &krunfw, err));
+    *ret_kernel_fd = krunfw.fd;
+    medium->kernel_load = krunfw.load_gpa;
+    medium->kernel_entry = krunfw.entry_gpa;
+    return image_medium_build(host, images, &medium->fd, &medium->size, err);
+}
+
 static enum kelpie_status boot(struct backend_instance *instance, const struct host_wait *wait,
                                struct kelpie_error *err) {
     kvm_instance_check(instance);
@@ -102,13 +124,14 @@ static enum kelpie_status boot(struct backend_instance *instance, const struct h
     if (!instance->boot.kernel.path[0]) {
         TRY(find_images(instance, wait, err)); /* it was made for a bundle */
     }
-    TRY(host_file_open(host, instance->boot.kernel.path, HOST_OPEN_READ, 0, &kernel.fd, err));
-    TRY(host_file_open(host, instance->boot.initramfs_path, HOST_OPEN_READ, 0, &initramfs.fd, err));
+    TRY(open_images(instance, &kernel.fd, &initramfs.fd, err));
     TRY(monitor_disks_open(&instance->disks, wait, err));
     TRY(kvm_process_start(instance, err));
     TRY(host_memory_file(host, "kelpie-memory", memory_size, &instance->memory_fd, err));
     TRY(kvm_pass(instance, CONTROL_ROLE_KERNEL, kernel.fd, err));
-    TRY(kvm_pass(instance, CONTROL_ROLE_INITRAMFS, initramfs.fd, err));
+    if (initramfs.fd != HOST_FD_NONE) {
+        TRY(kvm_pass(instance, CONTROL_ROLE_INITRAMFS, initramfs.fd, err));
+    }
     TRY(kvm_pass(instance, CONTROL_ROLE_MEMORY, instance->memory_fd, err));
     return kvm_order_machine(instance, CONTROL_BOOT, true, wait, err);
 }

@@ -17,6 +17,10 @@
  * its devices. A load maps the bundle's memory file privately: pages come lazily and writes never reach the
  * bundle.
  *
+ * A kernel of libkrunfw takes neither initramfs nor ACPI: its machine has one more disk, the medium (image.h), which
+ * the guest lets go of before it answers for the first time. So a snapshot does not hold it: a restored machine has one
+ * of the same size in its place, of zeros.
+ *
  * Diffs. The monitor counts changes from its last save or load; we keep the id of that bundle. While a save is under way
  * there is none, and so it stays when it fails, or is not answered in time: nobody knows then what was counted.
  */
@@ -28,6 +32,14 @@
 #include "backend/monitor/monitor_disks.h"
 #include "vmm/control.h"
 
+/* The boot disk of a machine whose kernel is libkrunfw's. */
+struct kvm_medium {
+    uint64_t size; /* bytes; 0: the machine has none */
+    int fd;
+    uint64_t kernel_load; /* of a boot (vmm/control.h) */
+    uint64_t kernel_entry;
+};
+
 struct backend_instance {
     struct host *host;
     const struct kelpie_config *config;
@@ -38,8 +50,9 @@ struct backend_instance {
     /* Of the running machine. */
     int control_fd; /* HOST_FD_NONE: none runs */
     bool prepared;  /* it waits for a boot or a load */
-    int memory_fd;  /* the file that is its memory; HOST_FD_NONE: memory is private to it */
-    bool tracked;   /* it notes what is written, since … */
+    struct kvm_medium medium;
+    int memory_fd; /* the file that is its memory; HOST_FD_NONE: memory is private to it */
+    bool tracked;  /* it notes what is written, since … */
     char base_id[KELPIE_ID_SIZE];     /* … this bundle; empty: since none that is known */
     char presaved_id[KELPIE_ID_SIZE]; /* the bundle whose diff is being written; or empty */
     size_t answers_owed;
@@ -92,6 +105,11 @@ KELPIE_CHECKED enum kelpie_status kvm_order_tell(struct backend_instance *instan
                                                  struct control_stamps *ret_stamps,
                                                  const struct host_wait *wait,
                                                  struct kelpie_error *err);
+
+/* ---- kvm_medium.c ----------------------------------------------------------------------------- */
+
+/* A decimal number of bytes, of whole sectors, 1 … KVM_MEDIUM_SIZE_MAX. False: it is none. Pure. */
+bool kvm_medium_size_parse(const char *text, uint64_t *ret_size);
 
 /* ---- kvm_snapshot.c --------------------------------------------------------------------------- */
 

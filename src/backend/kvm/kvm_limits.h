@@ -6,4 +6,7 @@
 #define KVM_PRESAVE_COUNT 2     /* the second takes what was written during the first */
 #define KVM_ANSWERS_OWED_MAX 16 /* late answers that are still awaited */
 
+/* Bytes of a boot disk: an initramfs and a program. */
+#define KVM_MEDIUM_SIZE_MAX 536870912ull
+
 #endif

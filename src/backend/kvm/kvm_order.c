@@ -7,6 +7,8 @@
 #include "base/assert.h"
 #include "protocol/protocol_limits.h"
 
+#define COMMAND_LINE_MACHINE_SIZE 192
+
 static enum kelpie_status gone(struct backend_instance *instance, struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(instance->control_fd != HOST_FD_NONE);
@@ -162,16 +164,26 @@ enum kelpie_status kvm_order_tell(struct backend_instance *instance,
 }
 
 /*
- * The kernel's command line. panic=-1 and reboot=t: a panic resets at once, which ends the monitor, and its text is on
- * the console. Devices are found through ACPI.
+ * The kernel's command line. panic=-1: a panic resets at once, which ends the monitor, and its text is on the console.
+ * Devices are found through ACPI, or, where there is a medium, by parameters that the monitor adds. Such a kernel has no
+ * driver for a serial port, resets by the keyboard controller (reboot=k), and has no way to power off: its guest
+ * resets instead. It would also wait for a CMOS clock, which no table says is missing: measured, 4 s of its boot.
  */
 static enum kelpie_status command_line(const struct backend_instance *instance, char *line,
                                        size_t line_size, struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(line_size > 0);
+    static_assert(KELPIE_DISK_COUNT_MAX < 26, "a disk's name is one letter");
+    char machine[COMMAND_LINE_MACHINE_SIZE] = "console=ttyS0 reboot=a";
+    if (instance->medium.size > 0) {
+        snprintf(machine, sizeof(machine),
+                 "console=hvc0 reboot=k kelpie.poweroff=reboot root=/dev/vd%c rootfstype=erofs ro "
+                 "init=/init initcall_blacklist=cmos_init",
+                 (char)('a' + instance->config->disk_count));
+    }
     const char *more = instance->config->kernel_args ? instance->config->kernel_args : "";
-    int size = snprintf(line, line_size, "console=ttyS0 quiet panic=-1 reboot=a%s%s",
-                        more[0] ? " " : "", more);
+    int size =
+        snprintf(line, line_size, "%s quiet panic=-1%s%s", machine, more[0] ? " " : "", more);
     ASSERT(size > 0);
     if ((size_t)size >= line_size) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "kernel_args",
@@ -228,6 +240,9 @@ enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum con
         .channel_port = PROTOCOL_VSOCK_PORT,
         .disk_count = (uint32_t)config->disk_count,
         .run = run,
+        .kernel_load = instance->medium.kernel_load,
+        .kernel_entry = instance->medium.kernel_entry,
+        .has_medium = instance->medium.size > 0,
     };
     if (config->network && type != CONTROL_PREPARE) {
         TRY(pass_network(instance, &machine, wait, err));
@@ -237,6 +252,9 @@ enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum con
         if (type != CONTROL_PREPARE) {
             TRY(pass_disk(instance, i, err));
         }
+    }
+    if (machine.has_medium && type != CONTROL_PREPARE) {
+        TRY(kvm_pass(instance, CONTROL_ROLE_MEDIUM, instance->medium.fd, err));
     }
     TRY(host_random(instance->host, machine.generation, sizeof(machine.generation), err));
     TRY(command_line(instance, machine.command_line, sizeof(machine.command_line), err));

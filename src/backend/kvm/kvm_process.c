@@ -9,6 +9,8 @@ extern const uint8_t kvm_vmm_end[];
 static_assert((int)CONTROL_CHILD_CHANNEL == (int)MONITOR_CHILD_CHANNEL, "one number");
 static_assert((int)CONTROL_CHILD_CONSOLE == (int)MONITOR_CHILD_CONSOLE, "one number");
 static_assert((int)CONTROL_CHILD_CONTROL == (int)MONITOR_CHILD_NEXT, "the first of ours");
+static_assert(CONTROL_CHILD_END - MONITOR_CHILD_STDERR <= HOST_PROCESS_FD_COUNT_MAX,
+              "a child can be given them all");
 static_assert(CONTROL_CHILD_PROGRAM == 7, "program_path has it");
 
 static const char program_path[] = "/proc/self/fd/7";
@@ -21,6 +23,7 @@ enum kelpie_status kvm_instance_init(struct backend_instance *instance, struct h
     instance->config = config;
     instance->control_fd = HOST_FD_NONE;
     instance->memory_fd = HOST_FD_NONE;
+    instance->medium.fd = HOST_FD_NONE;
     monitor_disks_init(&instance->disks, host, config, true);
     return monitor_init(&instance->monitor, host, config, "kelpie-vmm", err);
 }
@@ -89,6 +92,8 @@ void kvm_process_take_down(struct backend_instance *instance) {
     instance->control_fd = HOST_FD_NONE;
     host_close(instance->host, instance->memory_fd);
     instance->memory_fd = HOST_FD_NONE;
+    host_close(instance->host, instance->medium.fd);
+    instance->medium = (struct kvm_medium){.fd = HOST_FD_NONE};
     instance->prepared = false;
     instance->tracked = false;
     instance->base_id[0] = '\0';

@@ -7,6 +7,8 @@
 #include "base/assert.h"
 
 #define ARCHITECTURE "x86_64"
+#define MEDIUM_FEATURE "medium_bytes"
+#define MEDIUM_VALUE_SIZE 24
 
 /* ---- Save ------------------------------------------------------------------------------------- */
 
@@ -124,6 +126,12 @@ enum kelpie_status kvm_save(struct backend_instance *instance, enum kelpie_snaps
         return error_set(err, KELPIE_UNSUPPORTED, "the kvm backend cannot write this kind");
     }
     save_manifest(instance, snapshot_writer_manifest(writer));
+    if (instance->medium.size > 0) {
+        char size[MEDIUM_VALUE_SIZE];
+        snprintf(size, sizeof(size), "%llu", (unsigned long long)instance->medium.size);
+        TRY(snapshot_manifest_add_feature(snapshot_writer_manifest(writer), MEDIUM_FEATURE, size,
+                                          err));
+    }
     int state_fd = HOST_FD_NONE;
     TRY(snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &state_fd, err));
     TRY(kvm_pass(instance, CONTROL_ROLE_STATE, state_fd, err));
@@ -192,6 +200,27 @@ static enum kelpie_status pass_layers(struct backend_instance *instance,
                     snapshot_reader_part(reader, SNAPSHOT_PART_MEMORY), err);
 }
 
+/* Of a machine with a medium, the medium's size: it says what the machine is, whatever kernel this host would boot. */
+static enum kelpie_status load_medium(struct backend_instance *instance,
+                                      const struct snapshot_manifest *manifest,
+                                      struct kelpie_error *err) {
+    const char *text = snapshot_manifest_feature(manifest, MEDIUM_FEATURE);
+    struct kvm_medium *medium = &instance->medium;
+    uint64_t size = 0;
+    ASSERT(medium->fd == HOST_FD_NONE);
+    ASSERT(medium->size == 0);
+    if (!text) {
+        return KELPIE_OK;
+    }
+    if (!kvm_medium_size_parse(text, &size)) {
+        return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, MEDIUM_FEATURE,
+                               "no boot disk has the size that the snapshot says");
+    }
+    TRY(host_memory_file(instance->host, "kelpie-medium", size, &medium->fd, err));
+    medium->size = size;
+    return KELPIE_OK;
+}
+
 static enum kelpie_status load_once(struct backend_instance *instance,
                                     struct snapshot_reader *reader, bool run,
                                     const struct host_wait *wait, struct kelpie_error *err) {
@@ -199,6 +228,7 @@ static enum kelpie_status load_once(struct backend_instance *instance,
     ASSERT(instance->prepared || !instance->monitor.process);
     TRY(check_manifest(instance, snapshot_reader_manifest(reader), err));
     TRY(snapshot_reader_verify(reader, SNAPSHOT_PART_STATE, wait, err));
+    TRY(load_medium(instance, snapshot_reader_manifest(reader), err));
     TRY(monitor_disks_load(&instance->disks, reader, wait, err));
     TRY(kvm_process_start(instance, err));
     TRY(kvm_pass(instance, CONTROL_ROLE_STATE, snapshot_reader_part(reader, SNAPSHOT_PART_STATE),

@@ -52,8 +52,14 @@ static enum kelpie_status qemu_prepare(struct backend_instance *instance, int ca
     instance->tsc_start = qemu_tsc_sample(instance->host);
     TRY(qemu_probe_run(instance->host, cancel_fd, &instance->probe, err));
     const struct host_wait wait = host_wait_ms(instance->host, IMAGE_FETCH_TIMEOUT_MS, cancel_fd);
-    return image_boot_prepare(instance->host, instance->config->kernel, &wait, &instance->boot,
-                              err);
+    TRY(image_boot_prepare(instance->host, instance->config->kernel, &wait, &instance->boot, err));
+    if (instance->boot.kernel.form != IMAGE_KERNEL_BZIMAGE) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "kernel",
+                               "the qemu backend does not boot libkrunfw's kernel (%.512s): name a "
+                               "bzImage, or use the backend kvm",
+                               instance->boot.kernel.path);
+    }
+    return KELPIE_OK;
 }
 
 static enum kelpie_status qemu_create(const struct backend_launch *launch,

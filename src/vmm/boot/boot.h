@@ -22,6 +22,7 @@
  *     0x9fc00  BOOT_LOW_MEMORY_END     end of the memory map's first piece of memory
  *     0xe0000  VMM_ACPI_BASE           ACPI tables (acpi.h), "ACPI data" in the memory map
  *     0xf0000  VMM_GENERATION_GPA      VMGenID and the rest of the BIOS area, "reserved" in the memory map
+ *     0xf1000  BOOT_MP_TABLE_GPA       the MP table of a kernel without ACPI (libkrunfw's): boot_mp_table_write()
  *     0xffff0  BOOT_RESET_VECTOR_GPA   16 bytes of real-mode code that reboot: a Linux on a hardware-reduced machine (acpi.h)
  *                                      jumps there when it is told no other way ("reboot=a" tells one)
  *     1 MiB    BOOT_KERNEL_GPA_MIN     the kernel, where it wants to be: nothing below this
@@ -63,6 +64,8 @@
 #define BOOT_RESET_VECTOR_GPA 0xffff0ull
 #define BOOT_RESET_VECTOR_SIZE 16
 #define BOOT_KERNEL_GPA_MIN 0x100000ull
+#define BOOT_MP_TABLE_GPA 0xf1000ull /* a kernel looks for it in 0xf0000 … 0xfffff */
+#define BOOT_MP_TABLE_SIZE 0x1000ull
 
 /* The caller's bytes: a file that it read or mapped. */
 struct boot_bytes {
@@ -93,5 +96,15 @@ struct boot_entry {
 KELPIE_CHECKED enum kelpie_status boot_load(const struct memory *memory,
                                             const struct boot_image *image,
                                             struct boot_entry *ret_entry, struct kelpie_error *err);
+
+/* For a kernel without ACPI: the processors 0 … vcpu_count - 1, and a line for each GSI (mp_table.c). The memory has
+ * BOOT_KERNEL_GPA_MIN bytes and more. */
+void boot_mp_table_write(const struct memory *memory, uint32_t vcpu_count);
+
+/* The virtio-mmio devices from window 0 on as the kernel's parameters, and `rest` behind them. BAD_CONFIG, field
+ * "kernel_args": too long. */
+KELPIE_CHECKED enum kelpie_status boot_command_line_devices(char *line, size_t line_size,
+                                                            size_t device_count, const char *rest,
+                                                            struct kelpie_error *err);
 
 #endif

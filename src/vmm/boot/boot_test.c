@@ -15,7 +15,6 @@
 
 #include "base/assert.h"
 #include "vmm/boot/boot_internal.h"
-#include "vmm/boot/krunfw_library.h"
 
 #define MIB (1ull << 20)
 #define IMAGE_SIZE 8192u
@@ -453,18 +452,6 @@ static void hazard_a17_every_truncation_is_refused(void **state) {
     fixture_free(&fixture);
 }
 
-static void a_library_that_is_not_there_is_a_missing_backend(void **state) {
-    (void)state;
-    struct krunfw_library library = {.handle = NULL};
-    struct kelpie_error err = {.status = KELPIE_OK};
-    assert_int_equal(krunfw_library_open("/nowhere/libkrunfw.so.5", &library, &err),
-                     KELPIE_BACKEND_MISSING);
-    assert_non_null(strstr(err.message, "/nowhere/libkrunfw.so.5"));
-    assert_int_equal(krunfw_library_open("libc.so.6", &library, &err), KELPIE_BACKEND_MISSING);
-    assert_null(library.handle);
-    krunfw_library_close(&library);
-}
-
 /* A kernel as distributions build them, where an earlier run left one. */
 static void a_distributions_kernel_is_loaded(void **state) {
     (void)state;
@@ -520,7 +507,6 @@ int main(void) {
         cmocka_unit_test(hazard_a17_a_hostile_elf_is_refused),
         cmocka_unit_test(hazard_a17_every_truncation_is_refused),
         cmocka_unit_test(a_distributions_kernel_is_loaded),
-        cmocka_unit_test(a_library_that_is_not_there_is_a_missing_backend),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
