@@ -6,8 +6,8 @@
 #ifndef KELPIE_VMM_CONFINE_CALLS_H
 #define KELPIE_VMM_CONFINE_CALLS_H
 
-/* A vCPU's thread: KVM_RUN, and what devices do when the guest touches their registers. Queues are worked on by the I/O
- * thread alone, for their kicks are event descriptors. */
+/* A vCPU's thread: KVM_RUN, what devices do when the guest touches their registers, and, while it stands still, its share of
+ * writing memory to a file. Queues are worked on by the I/O thread alone, for their kicks are event descriptors. */
 #define CONFINE_VCPU_CALLS(X)                                                                      \
     X(clock_gettime)                                                                               \
     X(close)                                                                                       \
@@ -18,8 +18,10 @@
     X(getpid)                                                                                      \
     X(gettid)                                                                                      \
     X(ioctl)                                                                                       \
+    X(lseek)                                                                                       \
     X(madvise)                                                                                     \
     X(munmap)                                                                                      \
+    X(pwrite64)                                                                                    \
     X(read)                                                                                        \
     X(restart_syscall)                                                                             \
     X(rt_sigprocmask)                                                                              \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* Writing a machine to files. machine_load.c reads it back. */
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -10,7 +11,7 @@
 #include "base/checked.h"
 #include "vmm/machine.h"
 
-#define PIECE_SIZE_MAX (16u << 20)
+#define PIECE_SIZE_MAX (8u << 20)
 #define ZERO_STEP 128             /* bytes looked at at once */
 #define WRITE_SIZE_MAX (1u << 20) /* bytes of memory in one system call */
 
@@ -121,29 +122,86 @@ static enum kelpie_status save_piece(const struct machine *machine, int fd, uint
     return KELPIE_OK;
 }
 
-static enum kelpie_status save_memory(const struct machine *machine, int fd,
-                                      struct kelpie_error *err) {
+/* Memory on its way to a file: what the threads that write it share. `lock` guards all but the first three. */
+struct memory_save {
+    struct machine *machine;
+    int fd;
+    pthread_mutex_t lock;
+    uint64_t next; /* [next, data_end) holds data that nobody has taken */
+    uint64_t data_end;
+    enum kelpie_status status; /* the first failure */
+    struct kelpie_error error;
+};
+
+static void note_failure(struct memory_save *save, enum kelpie_status status,
+                         const struct kelpie_error *failure) {
+    ASSERT(status != KELPIE_OK);
+    pthread_mutex_lock(&save->lock);
+    if (save->status == KELPIE_OK) {
+        save->status = status;
+        save->error = *failure;
+    }
+    pthread_mutex_unlock(&save->lock);
+    ASSERT(save->status != KELPIE_OK);
+}
+
+/* With the lock. False: there is none left, or something failed. One search finds the end of what may be many pieces: it
+ * takes a look at every page. */
+static bool find_piece(struct memory_save *save, uint64_t *ret_start, uint64_t *ret_end) {
+    const uint64_t size = save->machine->memory.size;
+    ASSERT(save->next <= save->data_end);
+    ASSERT(save->data_end <= size);
+    if (save->status == KELPIE_OK && save->next == save->data_end && save->next < size) {
+        save->status =
+            next_data(save->machine, save->next, &save->next, &save->data_end, &save->error);
+    }
+    if (save->status != KELPIE_OK || save->next == size) {
+        return false;
+    }
+    *ret_start = save->next;
+    *ret_end = min_u64(save->data_end, save->next + PIECE_SIZE_MAX);
+    save->next = *ret_end;
+    return true;
+}
+
+/* In each of the threads. */
+static void save_pieces(void *context) {
+    struct memory_save *save = context;
+    uint64_t start = 0;
+    uint64_t end = 0;
+    ASSERT(save->fd >= 0);
+    for (;;) {
+        pthread_mutex_lock(&save->lock);
+        bool found = find_piece(save, &start, &end);
+        pthread_mutex_unlock(&save->lock);
+        if (!found) {
+            return;
+        }
+        ASSERT(start < end);
+        map_ahead(save->machine, start, end);
+        struct kelpie_error failure = {0};
+        enum kelpie_status status = save_piece(save->machine, save->fd, start, end, &failure);
+        if (status != KELPIE_OK) {
+            note_failure(save, status, &failure);
+        }
+    }
+}
+
+/* The vCPUs' threads, which have nothing else to do, help: what takes time is the kernel's copying. */
+static enum kelpie_status save_memory(struct machine *machine, int fd, struct kelpie_error *err) {
     ASSERT(machine->memory.host);
     ASSERT(machine->memory.size % VMM_PAGE_SIZE == 0);
     if (ftruncate(fd, (off_t)machine->memory.size) < 0) {
         return error_set_os(err, errno, "cannot size the bundle's memory");
     }
-    for (uint64_t offset = 0; offset < machine->memory.size;) {
-        uint64_t start = 0;
-        uint64_t end = 0;
-        TRY(next_data(machine, offset, &start, &end, err));
-        if (start == machine->memory.size) {
-            break;
-        }
-        /* Piece by piece, but one search for the end: it takes a look at every page. */
-        for (uint64_t piece = start; piece < end; piece += PIECE_SIZE_MAX) {
-            uint64_t piece_end = min_u64(end, piece + PIECE_SIZE_MAX);
-            map_ahead(machine, piece, piece_end);
-            TRY(save_piece(machine, fd, piece, piece_end, err));
-        }
-        offset = end;
+    struct memory_save save = {
+        .machine = machine, .fd = fd, .lock = PTHREAD_MUTEX_INITIALIZER, .status = KELPIE_OK};
+    vcpu_threads_lend(&machine->threads, save_pieces, &save);
+    pthread_mutex_destroy(&save.lock);
+    if (save.status != KELPIE_OK && err) {
+        *err = save.error;
     }
-    return KELPIE_OK;
+    return save.status;
 }
 
 /* ---- State ------------------------------------------------------------------------------------ */

@@ -7,6 +7,8 @@
  * itself yet sees that `going` is gone and stays. A kick (immediate_exit, then the signal) is given under the lock and
  * is taken back only by a resume, under the lock and with no vCPU running: none is lost, and none is left over. A
  * signal that comes late stays blocked and ends nothing: vcpu_run takes it off and goes on.
+ *
+ * Threads whose vCPUs stand still may be lent: each takes part once in a round of work, whose end the lender awaits.
  */
 #include "vmm/x86_64/vcpu_threads.h"
 
@@ -62,6 +64,19 @@ static void note_stop(struct vcpu_threads *threads, const struct vcpu_result *re
     ASSERT(written == (ssize_t)sizeof(one));
 }
 
+/* With the lock, which is let go meanwhile. */
+static void take_part(struct vcpu_thread *thread) {
+    struct vcpu_threads *threads = thread->owner;
+    ASSERT(threads->work);
+    ASSERT(threads->work_left > 0);
+    thread->work_done = threads->work_round;
+    unlock(threads);
+    threads->work(threads->work_context);
+    lock(threads);
+    threads->work_left--;
+    pthread_cond_broadcast(&threads->changed);
+}
+
 static void *thread_main(void *argument) {
     struct vcpu_thread *thread = argument;
     struct vcpu_threads *threads = thread->owner;
@@ -74,7 +89,11 @@ static void *thread_main(void *argument) {
     }
     while (!threads->ending) {
         if (!threads->going) {
-            pthread_cond_wait(&threads->changed, &threads->lock);
+            if (threads->work && thread->work_done != threads->work_round) {
+                take_part(thread);
+            } else {
+                pthread_cond_wait(&threads->changed, &threads->lock);
+            }
             continue;
         }
         thread->running = true;
@@ -196,6 +215,26 @@ enum kelpie_status vcpu_threads_resume(struct vcpu_threads *threads, struct kelp
     }
     unlock(threads);
     return status;
+}
+
+void vcpu_threads_lend(struct vcpu_threads *threads, void (*work)(void *context), void *context) {
+    ASSERT(threads && work);
+    lock(threads);
+    ASSERT(!threads->going && threads->running_count == 0);
+    ASSERT(!threads->work && !threads->ending);
+    threads->work = work;
+    threads->work_context = context;
+    threads->work_round++;
+    threads->work_left = threads->count;
+    pthread_cond_broadcast(&threads->changed);
+    unlock(threads);
+    work(context);
+    lock(threads);
+    while (threads->work_left > 0) {
+        pthread_cond_wait(&threads->changed, &threads->lock);
+    }
+    threads->work = NULL;
+    unlock(threads);
 }
 
 void vcpu_threads_stop(struct vcpu_threads *threads, enum vcpu_stop stop, const char *text) {

@@ -32,7 +32,8 @@ struct vcpu_thread {
     struct vcpu_threads *owner;
     struct vcpu *vcpu;
     pthread_t thread;
-    bool running; /* is in vcpu_run, or on its way there */
+    bool running;       /* is in vcpu_run, or on its way there */
+    uint64_t work_done; /* the last round of lent work that it took part in */
 };
 
 struct vcpu_threads {
@@ -45,8 +46,12 @@ struct vcpu_threads {
     bool going;  /* vCPUs are to run */
     bool ending; /* threads are to end */
     bool stopped;
-    struct vcpu_result result; /* of what stopped them */
-    int event_fd;              /* readable once stopped; owned */
+    struct vcpu_result result;   /* of what stopped them */
+    void (*work)(void *context); /* lent; NULL: none */
+    void *work_context;
+    uint64_t work_round;
+    size_t work_left; /* threads that have not finished this round */
+    int event_fd;     /* readable once stopped; owned */
 };
 
 /* vcpus[count] and ops outlive the threads; the vCPUs may still be booted or loaded while they are paused. */
@@ -63,6 +68,10 @@ KELPIE_CHECKED enum kelpie_status vcpu_threads_pause(struct vcpu_threads *thread
 /* Tells the guest's clock that it stood still, then runs. Does nothing to vCPUs that run. */
 KELPIE_CHECKED enum kelpie_status vcpu_threads_resume(struct vcpu_threads *threads,
                                                       struct kelpie_error *err);
+
+/* Runs work(context) in every vCPU's thread and in the caller's at once, and returns when all have returned. While they are
+ * paused. What work may do is what the threads' filters let through (vmm/confine_calls.h). */
+void vcpu_threads_lend(struct vcpu_threads *threads, void (*work)(void *context), void *context);
 
 /* For devices that end the machine (a reset port, ACPI's sleep register): as if a vCPU had stopped. text names the
  * device. Only the first stop counts. */

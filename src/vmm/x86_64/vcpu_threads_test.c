@@ -209,12 +209,56 @@ static void device_stops_the_machine(void **state) {
     guest_destroy(&guest);
 }
 
+struct round {
+    pthread_t seen[4];
+    uint32_t count; /* atomically */
+};
+
+static void take_part(void *context) {
+    struct round *round = context;
+    uint32_t index = __atomic_fetch_add(&round->count, 1, __ATOMIC_RELAXED);
+    assert_true(index < 4);
+    round->seen[index] = pthread_self();
+    usleep(1000);
+}
+
+/* Each round has all threads, each once, and none is left when it ends; in between the vCPUs run. */
+static void paused_threads_are_lent(void **state) {
+    (void)state;
+    struct guest guest;
+    struct vcpu_threads threads;
+    struct kelpie_error err;
+    uint64_t out_count = 0;
+    const struct vcpu_ops ops = counting_ops(&out_count);
+    create_two(&guest);
+    guest_check(vcpu_threads_start(&threads, guest.vcpus, 2, &ops, &err), &err);
+    for (int i = 0; i < 20; i++) {
+        struct round round = {.count = 0};
+        vcpu_threads_lend(&threads, take_part, &round);
+        assert_int_equal(round.count, 3);
+        assert_false(pthread_equal(round.seen[0], round.seen[1]) ||
+                     pthread_equal(round.seen[0], round.seen[2]) ||
+                     pthread_equal(round.seen[1], round.seen[2]));
+        uint64_t count = count_of(&guest, 1);
+        guest_check(vcpu_threads_resume(&threads, &err), &err);
+        for (int wait = 0; wait < 5000 && count_of(&guest, 1) == count; wait++) {
+            usleep(1000);
+        }
+        guest_check(vcpu_threads_pause(&threads, &err), &err);
+        assert_true(count_of(&guest, 1) > count);
+        assert_int_equal(round.count, 3);
+    }
+    vcpu_threads_join(&threads);
+    guest_destroy(&guest);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(two_vcpus_pause_and_resume_a_thousand_times),
         cmocka_unit_test(waiting_vcpu_pauses_too),
         cmocka_unit_test(one_that_stops_stops_all),
         cmocka_unit_test(device_stops_the_machine),
+        cmocka_unit_test(paused_threads_are_lent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
