@@ -258,7 +258,8 @@ static void measure_qemu(struct bench *bench, const char *program, size_t runs) 
 static void measure_kvm(struct bench *bench, const char *program, size_t runs) {
     char floor[4096];
     snprintf(floor, sizeof(floor), "%.*s/floor", (int)(strrchr(program, '/') - program), program);
-    kvm_fork_measure(bench->host, &bench->report, runs);
+    kvm_monitor_measure(bench->host, bench->dir, &bench->report);
+    kvm_fork_measure(bench->host, floor, &bench->report, runs);
     kvm_restore_measure(bench->host, bench->dir, floor, &bench->report, runs * KVM_RUNS_FACTOR);
     kvm_snapshot_measure(bench->host, bench->dir, &bench->report, runs * KVM_RUNS_FACTOR);
 }

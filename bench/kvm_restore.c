@@ -13,13 +13,6 @@
 /* mov $0x3f8,%dx; mov $'x',%al; 1: out %al,(%dx); pause; jmp 1b */
 static const uint8_t code[] = {0x66, 0xba, 0xf8, 0x03, 0xb0, 'x', 0xee, 0xf3, 0x90, 0xeb, 0xfb};
 
-/* What the floor program says of itself: moments on the monotonic clock. */
-struct floor_stamps {
-    uint64_t started_ns;
-    uint64_t ready_ns;
-    uint64_t first_exit_ns;
-};
-
 /* Four of the five stamps, each as milliseconds from the first, the request. */
 struct stamps {
     struct series *process;
@@ -72,33 +65,16 @@ static void take_once(struct rig *rig, struct snapshot_reader *reader,
     kvm_process_take_down(rig->instance);
 }
 
-/* The other program gets /dev/kvm and the memory's file, and says when its guest has made an exit. */
 static void floor_once(struct rig *rig, int memory_fd, const char *program,
                        const struct stamps *stamps) {
-    struct kelpie_error err;
-    struct floor_stamps told = {0};
-    const char *argv[] = {program, NULL};
-    size_t count = 0;
-    const struct host_wait wait = rig_wait(rig);
+    struct rig_floor_stamps told = {0};
     uint64_t start_ns = host_monotonic_ns(rig->host);
-    int kvm_fd = HOST_FD_NONE;
-    rig_check(
-        host_file_open(rig->host, KVM_DEVICE, HOST_OPEN_READ | HOST_OPEN_WRITE, 0, &kvm_fd, &err),
-        "open", &err);
-    const struct host_process_fd fds[] = {{CONTROL_CHILD_KVM, kvm_fd},
-                                          {CONTROL_CHILD_PROGRAM, memory_fd}};
-    const struct monitor_launch launch = {.argv = argv, .fds = fds, .fd_count = ARRAY_SIZE(fds)};
-    rig_check(monitor_launch(&rig->instance->monitor, &launch, &err), "floor", &err);
-    rig_check(host_read(rig->host, rig->instance->monitor.console_fd, &told, sizeof(told), &wait,
-                        &count, &err),
-              "floor", &err);
-    ASSERT(count == sizeof(told));
+    rig_floor_start(rig, &rig->instance->monitor, memory_fd, program, &told);
     series_put(stamps->byte, rig_ms_since(rig, start_ns));
     series_put(stamps->process, ms_between(start_ns, told.started_ns));
     series_put(stamps->ready, ms_between(start_ns, told.ready_ns));
     series_put(stamps->exit, ms_between(start_ns, told.first_exit_ns));
     monitor_take_down(&rig->instance->monitor, NULL);
-    host_close(rig->host, kvm_fd);
 }
 
 void kvm_restore_measure(struct host *host, const char *folder, const char *floor_program,

@@ -138,6 +138,27 @@ void rig_boot(struct rig *rig, const struct rig_payload *payload) {
     rig_await_console(rig);
 }
 
+void rig_floor_start(struct rig *rig, struct monitor *monitor, int memory_fd, const char *program,
+                     struct rig_floor_stamps *ret_stamps) {
+    struct kelpie_error err;
+    const char *argv[] = {program, NULL};
+    size_t count = 0;
+    const struct host_wait wait = rig_wait(rig);
+    int kvm_fd = HOST_FD_NONE;
+    rig_check(
+        host_file_open(rig->host, KVM_DEVICE, HOST_OPEN_READ | HOST_OPEN_WRITE, 0, &kvm_fd, &err),
+        "open", &err);
+    const struct host_process_fd fds[] = {{CONTROL_CHILD_KVM, kvm_fd},
+                                          {CONTROL_CHILD_PROGRAM, memory_fd}};
+    const struct monitor_launch launch = {.argv = argv, .fds = fds, .fd_count = ARRAY_SIZE(fds)};
+    rig_check(monitor_launch(monitor, &launch, &err), "floor", &err);
+    host_close(rig->host, kvm_fd);
+    rig_check(host_read(rig->host, monitor->console_fd, ret_stamps, sizeof(*ret_stamps), &wait,
+                        &count, &err),
+              "floor", &err);
+    ASSERT(count == sizeof(*ret_stamps));
+}
+
 double rig_ms_since(struct rig *rig, uint64_t start_ns) {
     return (double)(host_monotonic_ns(rig->host) - start_ns) / 1e6;
 }

@@ -55,4 +55,15 @@ struct snapshot_reader *rig_save_in_memory(struct rig *rig);
 
 void rig_await_console(struct rig *rig); /* takes one byte */
 
+/* What the floor program says of itself: moments on the monotonic clock. */
+struct rig_floor_stamps {
+    uint64_t started_ns;
+    uint64_t ready_ns;
+    uint64_t first_exit_ns;
+};
+
+/* Starts it as the monitor's child: it gets /dev/kvm and the memory's file, and says when its guest has made an exit. */
+void rig_floor_start(struct rig *rig, struct monitor *monitor, int memory_fd, const char *program,
+                     struct rig_floor_stamps *ret_stamps);
+
 #endif
