@@ -5,8 +5,8 @@
  * THEORY OF OPERATION
  *
  * The monitor is given every descriptor that it works with. Once the machine is made and before its guest runs, it gives
- * up the rest: it gains no privileges any more (no_new_privs), opens no file (Landlock, where the kernel has it, and a
- * system call filter everywhere), starts no process, leaves no core. Each vCPU's thread has a filter of its own,
+ * up the rest: it gains no privileges any more (no_new_privs) and keeps none (no capabilities, an empty root), opens no
+ * file (Landlock, where the kernel has it, and a system call filter everywhere), starts no process, leaves no core. Each vCPU's thread has a filter of its own,
  * narrower than that of the I/O thread.
  *
  * The filters are lists of system calls: confine_calls.h. They are made into programs when Kelpie is built

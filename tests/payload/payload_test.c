@@ -90,11 +90,13 @@ static void make_disk(struct rig *rig) {
 
 static int setup(void **state) {
     struct kelpie_error err = {0};
-    if (access(KVM_DEVICE, R_OK | W_OK) != 0) {
+    int kvm_fd = open(KVM_DEVICE, O_RDWR | O_CLOEXEC);
+    if (kvm_fd < 0) {
         print_message("skipped: " KVM_DEVICE " cannot be opened\n");
         *state = NULL;
         return 0;
     }
+    close(kvm_fd);
     struct rig *rig = calloc(1, sizeof(*rig));
     assert_non_null(rig);
     rig->state_fd = rig->memory_fd = HOST_FD_NONE;
