@@ -137,8 +137,9 @@ $(BUILD)/tests/payload/%.elf: tests/payload/%.S tests/payload/payload.inc
 	@mkdir -p $(@D)
 	$(CC) -nostdlib -static -Wl,-n,-Ttext=0x100000,-e,start,--build-id=none,-z,noexecstack $< -o $@
 
-$(BUILD)/tests/payload/payload_test.o: CFLAGS_COMMON += -DPAYLOAD_FOLDER='"$(BUILD)/tests/payload/"'
-$(BUILD)/tests/payload/payload_test.o: $(PAYLOADS)
+PAYLOAD_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/payload/*_test.c))
+$(PAYLOAD_TEST_OBJECTS): CFLAGS_COMMON += -DPAYLOAD_FOLDER='"$(BUILD)/tests/payload/"'
+$(PAYLOAD_TEST_OBJECTS): $(PAYLOADS)
 
 $(BUILD)/%_test: $(BUILD)/%_test.o $(SUPPORT_OBJECTS) $(GUEST_TEST_OBJECTS) $(BUILD)/libvmm.a \
 		$(BUILD)/libkelpie.a

@@ -140,13 +140,15 @@ static void hazard_B3_members_of_a_diff_contradict_each_other(void **state) {
 /* ---- Chains ----------------------------------------------------------------------------------- */
 
 /* A bundle whose parts hold zeros, with whatever manifest. */
-static void craft(const char *name, char id, char parent_id, const char *parent_path) {
+static void craft_sized(const char *name, char id, char parent_id, const char *parent_path,
+                        uint64_t memory_size) {
     struct snapshot_manifest *manifest = make_manifest(parent_path);
     struct place place = place_of(name);
     char *text = NULL;
     memset(manifest->info.id, id, sizeof(manifest->info.id) - 1);
     memset(manifest->info.parent_id, parent_id, sizeof(manifest->info.parent_id) - 1);
     assert_int_equal(mkdir(place.path, 0700), 0);
+    manifest->parts[SNAPSHOT_PART_MEMORY].size = memory_size;
     for (unsigned i = 0; i <= SNAPSHOT_PART_PAGES; i++) {
         char path[256];
         snprintf(path, sizeof(path), "%s/%s", place.path, snapshot_part_name(i));
@@ -162,6 +164,10 @@ static void craft(const char *name, char id, char parent_id, const char *parent_
     assert_int_equal(host_file_store(host, path, text, strlen(text), 0600, NULL), KELPIE_OK);
     free(text);
     snapshot_manifest_destroy(manifest);
+}
+
+static void craft(const char *name, char id, char parent_id, const char *parent_path) {
+    craft_sized(name, id, parent_id, parent_path, MEMORY_SIZE);
 }
 
 /* How many bundles the chain has; 0: it cannot be opened, with the error's field. */
@@ -193,6 +199,9 @@ static void hazard_E5_parents_that_are_not_there(void **state) {
     remove_bundle("base");
     expect_parent_error("two", KELPIE_SNAPSHOT_CORRUPT);
     craft("base", '5', '0', ""); /* another one in its place */
+    expect_parent_error("two", KELPIE_SNAPSHOT_INCOMPATIBLE);
+    remove_bundle("base");
+    craft_sized("base", '1', '0', "", 2 * MEMORY_SIZE); /* of another machine */
     expect_parent_error("two", KELPIE_SNAPSHOT_INCOMPATIBLE);
     remove_bundle("base");
     craft("base", '1', '0', "");

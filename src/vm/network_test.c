@@ -136,6 +136,27 @@ static void hazard_c5_each_vm_draws_a_mac_of_its_own(void **state) {
     host_destroy(host);
 }
 
+/* What only one VM can have stays with the parent: its address, its ports, its log. */
+static void hazard_c5_a_child_takes_what_can_be_shared(void **state) {
+    (void)state;
+    const struct kelpie_network network = {USER, .mac = "02:00:00:00:00:0A", .host_loopback = true,
+                                           .forwards = forwards, .forward_count = 3};
+    struct kelpie_config config = {.console_log = "log", .network = &network, .vcpu_count = 3};
+    struct kelpie_network storage = {0};
+    vm_child_config(&config, &storage);
+    assert_null(config.console_log);
+    assert_int_equal(config.vcpu_count, 3);
+    assert_ptr_equal(config.network, &storage);
+    assert_int_equal(config.network->kind, KELPIE_NETWORK_USER);
+    assert_true(config.network->host_loopback);
+    assert_null(config.network->mac);
+    assert_null(config.network->forwards);
+    assert_int_equal(config.network->forward_count, 0);
+    config = (struct kelpie_config){0};
+    vm_child_config(&config, &storage);
+    assert_null(config.network);
+}
+
 /* ---- The guest -------------------------------------------------------------------------------- */
 
 static void test_what_the_guest_is_told(void **state) {
@@ -230,6 +251,7 @@ int main(void) {
         cmocka_unit_test(test_what_a_config_may_say),
         cmocka_unit_test(test_a_copy_owns_what_it_points_to),
         cmocka_unit_test(hazard_c5_each_vm_draws_a_mac_of_its_own),
+        cmocka_unit_test(hazard_c5_a_child_takes_what_can_be_shared),
         cmocka_unit_test(test_what_the_guest_is_told),
         cmocka_unit_test(test_the_bundle_says_whether_the_caller_through_what),
         cmocka_unit_test(test_a_bundle_fits_no_vm_that_differs),

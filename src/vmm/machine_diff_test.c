@@ -23,6 +23,7 @@
 #define ORDER_GPA 0x200000ull  /* where the guest reads what to write */
 #define DEVICE_GPA 0x300000ull /* what the processor never touches */
 #define WAIT_S 20
+#define IMAGE_COUNT_MAX 16
 #define MACHINE_COUNT 16
 #define ELF_SIZE 120
 #define LOAD_GPA 0x100000ull
@@ -174,9 +175,14 @@ struct bundle {
     uint8_t *image; /* what its guest's memory held */
 };
 
+static uint8_t *images[IMAGE_COUNT_MAX]; /* of all bundles, freed at the end */
+static size_t image_count;
+
 static void keep_image(const struct machine *machine, struct bundle *bundle) {
     bundle->image = malloc(MEMORY_SIZE);
     assert_non_null(bundle->image);
+    assert_true(image_count < IMAGE_COUNT_MAX);
+    images[image_count++] = bundle->image;
     memcpy(bundle->image, machine->memory.host, MEMORY_SIZE);
 }
 
@@ -416,6 +422,14 @@ static void diff_in_many_pieces_is_copied(void **state) {
     check(machine_pause(loaded, &err), &err);
 }
 
+static int free_images(void **state) {
+    (void)state;
+    while (image_count > 0) {
+        free(images[--image_count]);
+    }
+    return 0;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(hazard_c8_each_diff_of_a_chain_is_its_moment),
@@ -425,5 +439,5 @@ int main(void) {
         cmocka_unit_test(hazard_b3_files_of_a_diff_have_another_size),
         cmocka_unit_test(diff_in_many_pieces_is_copied),
     };
-    return cmocka_run_group_tests(tests, set_up, NULL);
+    return cmocka_run_group_tests(tests, set_up, free_images);
 }

@@ -190,6 +190,11 @@ static void test_a_pool_gives_vms(void **state) {
         expect_shell(taken[i], "cat /tmp/past", 0, "stored\n");
     }
     expect_different(taken[0], taken[1], "head -c 32 /dev/urandom");
+    for (size_t i = 1; i < CHILD_COUNT; i++) {
+        assert_string_not_equal(kelpie_vm_config(taken[i])->name,
+                                kelpie_vm_config(taken[i - 1])->name);
+        expect_different(taken[i], taken[i - 1], "hostname");
+    }
     for (size_t i = 0; i < CHILD_COUNT; i++) {
         kelpie_vm_destroy(taken[i]);
     }

@@ -54,6 +54,123 @@ static void hazard_c9_save_after_load_is_the_same(void **state) {
     guest_destroy(&twin);
 }
 
+/* ---- what a fresh vCPU has already -------------------------------------------------------------- */
+
+#define VCPU_DEBUGREGS (VCPU_LAPIC - 48) /* DB0 to DB3, DR6, DR7 */
+
+static void create_unused(struct guest *guest) {
+    guest_create(guest, GUEST_MEMORY_SIZE, 2, PAYLOAD_OF(chips));
+}
+
+/* One register of each kind differs from what it is after a reset, and all others do not. */
+static void one_debug_register_is_enough(void **state) {
+    (void)state;
+    static struct saved saved, again;
+    static const uint64_t values[] = {0x400000, 0x401000, 0x402000, 0x403000, 0xffff0ff1, 0x401};
+    struct guest guest;
+    struct kelpie_error err;
+    create_unused(&guest);
+    save(&guest, &saved);
+    guest_destroy(&guest);
+    for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
+        size_t size = 0;
+        guest_create_bare(&guest, GUEST_MEMORY_SIZE, 2);
+        guest_check(load_with(&guest, &saved,
+                              (struct change){TAG_VCPU, VCPU_DEBUGREGS + 8 * i, values[i], 8},
+                              &err),
+                    &err);
+        save(&guest, &again);
+        const uint8_t *vcpu = section_of(&again, TAG_VCPU, 0, &size);
+        assert_int_equal(guest_value(vcpu + VCPU_DEBUGREGS + 8 * i, 8), values[i]);
+        guest_destroy(&guest);
+    }
+}
+
+/* What a load leaves out for a fresh vCPU, the next does not: there it has another value. */
+static void second_load_sets_what_the_first_left_out(void **state) {
+    (void)state;
+    static struct saved used, unused, again;
+    struct guest guest;
+    struct kelpie_error err;
+    create_used(&guest);
+    save(&guest, &used);
+    guest_destroy(&guest);
+    create_unused(&guest);
+    save(&guest, &unused);
+    guest_destroy(&guest);
+    guest_create_bare(&guest, GUEST_MEMORY_SIZE, 2);
+    guest_check(load(&guest, &used, &err), &err);
+    guest_check(load(&guest, &unused, &err), &err);
+    save(&guest, &again);
+    for (uint16_t i = 0; i < 2; i++) {
+        size_t sizes[2];
+        const uint8_t *wanted = section_of(&unused, TAG_VCPU, i, &sizes[0]);
+        const uint8_t *vcpu = section_of(&again, TAG_VCPU, i, &sizes[1]);
+        assert_int_equal(sizes[0], sizes[1]);
+        assert_memory_equal(vcpu, wanted, sizes[0]);
+    }
+    guest_destroy(&guest);
+}
+
+/* The first vCPU is made ready to run, the others are not. */
+static void processors_stand_as_they_stood(void **state) {
+    (void)state;
+    static struct saved saved;
+    static const uint32_t states[][2] = {
+        {KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED},
+        {KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_RUNNABLE},
+        {KVM_MP_STATE_HALTED, KVM_MP_STATE_HALTED},
+    };
+    struct guest guest;
+    struct kelpie_error err;
+    for (size_t i = 0; i < ARRAY_SIZE(states); i++) {
+        create_unused(&guest);
+        for (uint32_t j = 0; j < 2; j++) {
+            struct kvm_mp_state mp_state = {.mp_state = states[i][j]};
+            assert_int_equal(kvm_ioctl(guest.vcpus[j].fd, KVM_SET_MP_STATE, &mp_state), 0);
+        }
+        save(&guest, &saved);
+        guest_destroy(&guest);
+        guest_create_bare(&guest, GUEST_MEMORY_SIZE, 2);
+        guest_check(load(&guest, &saved, &err), &err);
+        for (uint32_t j = 0; j < 2; j++) {
+            struct kvm_mp_state mp_state = {.mp_state = UINT32_MAX};
+            assert_int_equal(kvm_ioctl(guest.vcpus[j].fd, KVM_GET_MP_STATE, &mp_state), 0);
+            assert_int_equal(mp_state.mp_state, states[i][j]);
+        }
+        guest_destroy(&guest);
+    }
+}
+
+/* One bit of CPUID is another than a fresh vCPU has: a feature that the snapshot's host did not have. */
+static void hazard_c4_one_bit_of_cpuid_is_enough(void **state) {
+    (void)state;
+    static struct saved saved;
+    struct guest guest;
+    struct kelpie_error err;
+    size_t size = 0;
+    create_unused(&guest);
+    save(&guest, &saved);
+    guest_destroy(&guest);
+    const uint8_t *cpuid = section_of(&saved, TAG_CPUID, 0, &size);
+    uint32_t i = 0;
+    while (guest_value(cpuid + CPUID_ENTRIES + i * CPUID_ENTRY_SIZE, 8) != 7) { /* 7.0 */
+        i++;
+        assert_true(CPUID_ENTRIES + (i + 1) * CPUID_ENTRY_SIZE <= size);
+    }
+    const size_t ebx = CPUID_ENTRIES + i * CPUID_ENTRY_SIZE + 16;
+    const uint64_t features = guest_value(cpuid + ebx, 4);
+    assert_true(features != 0);
+    guest_create_bare(&guest, GUEST_MEMORY_SIZE, 2);
+    guest_check(load_with(&guest, &saved,
+                          (struct change){TAG_CPUID, ebx, features & (features - 1), 4}, &err),
+                &err);
+    assert_int_equal(guest.vcpus[0].cpuid.entries[i].ebx, features & (features - 1));
+    guest_destroy(&guest);
+}
+
+/* ---- runs --------------------------------------------------------------------------------------- */
+
 /* rax = a step of a generator, rdx steps; then ends. */
 PAYLOAD(steps, "mov $1, %eax\n"
                "mov $20000, %edx\n"
@@ -304,6 +421,10 @@ static void hazard_c3_tsc_never_goes_back(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(hazard_c9_save_after_load_is_the_same),
+        cmocka_unit_test(one_debug_register_is_enough),
+        cmocka_unit_test(second_load_sets_what_the_first_left_out),
+        cmocka_unit_test(processors_stand_as_they_stood),
+        cmocka_unit_test(hazard_c4_one_bit_of_cpuid_is_enough),
         cmocka_unit_test(interrupted_run_gives_the_same_result),
         cmocka_unit_test(hazard_c2_clock_goes_on_and_never_back),
         cmocka_unit_test(hazard_c3_other_tsc_frequency_is_refused),
