@@ -18,6 +18,7 @@
 #include "base/assert.h"
 #include "by_hand.h"
 #include "kvm_fork.h"
+#include "kvm_prefetch.h"
 #include "kvm_restore.h"
 #include "kvm_snapshot.h"
 #include "series.h"
@@ -261,6 +262,7 @@ static void measure_kvm(struct bench *bench, const char *program, size_t runs) {
     kvm_monitor_measure(bench->host, bench->dir, &bench->report);
     kvm_fork_measure(bench->host, floor, &bench->report, runs);
     kvm_restore_measure(bench->host, bench->dir, floor, &bench->report, runs * KVM_RUNS_FACTOR);
+    kvm_prefetch_measure(bench->host, bench->dir, &bench->report, runs);
     kvm_snapshot_measure(bench->host, bench->dir, &bench->report, runs * KVM_RUNS_FACTOR);
 }
 

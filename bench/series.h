@@ -5,7 +5,7 @@
 
 #include <stddef.h>
 
-#define SERIES_COUNT_MAX 32
+#define SERIES_COUNT_MAX 48
 #define SERIES_VALUE_COUNT_MAX 1000
 
 struct series {

@@ -483,7 +483,9 @@ struct kelpie_restore_options {
                             * elsewhere */
     bool track;            /* note from now on what is written, for diffs to this bundle */
     uint32_t timeout_ms;   /* 0: KELPIE_BOOT_TIMEOUT_MS_DEFAULT */
-    uint64_t reserved[8];
+    bool no_prefetch; /* read nothing ahead, also where kelpie_vm_record_working_set() noted what */
+    bool note_working_set; /* kelpie_vm_record_working_set() will be called: be exact */
+    uint64_t reserved[7];
 };
 
 enum kelpie_outcome {
@@ -541,6 +543,21 @@ kelpie_vm_create_from_snapshot(const char *directory, const struct kelpie_config
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_vm_restore_report(struct kelpie_vm *vm, struct kelpie_restore_report *ret_report,
                          struct kelpie_error *err);
+
+/*
+ * Notes beside the bundle that this VM was restored from which of its pages of memory the guest has touched so far. The next
+ * restores ask the disk for them all at once before the guest runs, when the bundle is not in this host's page cache;
+ * when it is, that would not pay and is not done. What was noted before is replaced. It is a hint: the bundle stays what it
+ * is, and a note that is damaged is ignored. Of a VM that was restored with note_working_set, not from a pool, on Linux 6.7
+ * or later, just those pages are noted; else up to 15 neighbours of each too, and the disk has the more to read. To be
+ * done when the guest is where restores usually become useful, and before a snapshot or fork of this VM, which touch
+ * everything.
+ * Errors: WRONG_STATE (not running or paused, not restored from a bundle on disk, or a snapshot came before), UNSUPPORTED
+ * (another backend than kvm), NOT_FOUND and SNAPSHOT_INCOMPATIBLE (the bundle is gone, or another is in its place),
+ * SNAPSHOT_CORRUPT, SNAPSHOT_FAILED, NO_SPACE, IO_FAILED, CRASHED.
+ */
+KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_record_working_set(struct kelpie_vm *vm,
+                                                                          struct kelpie_error *err);
 
 /* Reads a bundle's manifest and checks it, its parts' presence and sizes. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status

@@ -91,6 +91,14 @@ struct backend_ops {
     enum kelpie_status (*presave)(struct backend_instance *instance, struct snapshot_writer *writer,
                                   const struct host_wait *wait, struct kelpie_error *err);
 
+    /* For backends that can read ahead what a restored guest touches; NULL: it cannot. touched: writes into the file the
+     * bitmap of a working set (snapshot/working_set.h), of a machine that was loaded and whose memory no save has read
+     * since (WRONG_STATE). expect: what the next load may use; fd becomes the instance's, HOST_FD_NONE: nothing is read
+     * ahead. note: touched will be asked for. */
+    enum kelpie_status (*touched)(struct backend_instance *instance, int fd,
+                                  const struct host_wait *wait, struct kelpie_error *err);
+    void (*expect)(struct backend_instance *instance, int fd, bool note);
+
     /* Writes state, memory and disks into the writer's parts, and what a load must check into its manifest
      * (backend_version, features, digests, disks). The vCPUs are stopped and stay so. A writer in memory is one for a
      * fork: what it is given may be shared with the machine, as long as neither's writes reach the other. */

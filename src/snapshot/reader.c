@@ -254,6 +254,12 @@ struct snapshot_reader *snapshot_reader_parent(const struct snapshot_reader *rea
     return reader->parent;
 }
 
+const char *snapshot_reader_directory(const struct snapshot_reader *reader) {
+    ASSERT(reader);
+    ASSERT(reader->directory.text[HOST_PATH_SIZE_MAX] == '\0');
+    return reader->directory.text;
+}
+
 size_t snapshot_reader_chain_length(const struct snapshot_reader *reader) {
     size_t length = 0;
     ASSERT(reader);

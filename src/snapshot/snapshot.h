@@ -224,6 +224,9 @@ KELPIE_CHECKED enum kelpie_status snapshot_reader_open(struct host *host, const 
                                                        struct kelpie_error *err);
 const struct snapshot_manifest *snapshot_reader_manifest(const struct snapshot_reader *reader);
 
+/* Where it was opened; empty: in memory. */
+const char *snapshot_reader_directory(const struct snapshot_reader *reader);
+
 /* The bundle that this one is a diff to, owned by the reader; NULL: it is none. */
 struct snapshot_reader *snapshot_reader_parent(const struct snapshot_reader *reader);
 

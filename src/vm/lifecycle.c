@@ -154,6 +154,7 @@ enum kelpie_status kelpie_vm_start(struct kelpie_vm *vm, struct kelpie_error *er
     vm->fresh_wanted = false;
     vm->quiesced = false;
     vm->parent_id[0] = 0;
+    vm->bundle_directory[0] = 0;
     vm->saved_session_count = 0;
     vm_unlock(vm);
     vm_starting(vm);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "snapshot/working_set.h"
 #include "vm/vm.h"
 
 /* ---- Restore ---------------------------------------------------------------------------------- */
@@ -127,6 +128,10 @@ static enum kelpie_status load_bundle(struct kelpie_vm *vm, struct snapshot_read
     }
     TRY(verify_parts(reader, options->verify_memory, wait, err));
     TRY(verify_parents(reader, options->verify_memory, wait, err));
+    if (vm->ops->expect) {
+        int fd = options->no_prefetch ? HOST_FD_NONE : snapshot_working_set_open(vm->host, reader);
+        vm->ops->expect(vm->instance, fd, options->note_working_set);
+    }
     bool run = !options->paused && !options->track && vm->ops->load_running;
     TRY((run ? vm->ops->load_running : vm->ops->load)(vm->instance, reader, wait, err));
     if (options->track) {
@@ -139,6 +144,8 @@ static enum kelpie_status load_bundle(struct kelpie_vm *vm, struct snapshot_read
     vm->paused_ns = host_monotonic_ns(vm->host);
     vm->report = (struct kelpie_restore_report){0};
     memcpy(vm->parent_id, manifest->info.id, sizeof(vm->parent_id));
+    snprintf(vm->bundle_directory, sizeof(vm->bundle_directory), "%s",
+             snapshot_reader_directory(reader));
     vm->saved_session_count = manifest->session_count;
     memcpy(vm->saved_sessions, manifest->sessions, sizeof(vm->saved_sessions));
     vm_unlock(vm);

@@ -315,6 +315,7 @@ static uint32_t capability_of(enum vm_operation operation) {
         return KELPIE_CAN_COPY;
     case VM_OPERATION_START:
     case VM_OPERATION_STOP:
+    case VM_OPERATION_RECORD:
         return 0;
     case VM_OPERATION_COUNT:
     default:

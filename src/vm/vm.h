@@ -48,6 +48,7 @@ enum vm_operation {
     VM_OPERATION_SNAPSHOT,
     VM_OPERATION_RESTORE,
     VM_OPERATION_FORK,
+    VM_OPERATION_RECORD,
     VM_OPERATION_COUNT
 };
 
@@ -203,6 +204,7 @@ struct kelpie_vm {
     bool allow_incomplete;
     struct kelpie_restore_report report;
     char parent_id[KELPIE_ID_SIZE];
+    char bundle_directory[KELPIE_PATH_SIZE_MAX + 1]; /* where the bundle parent_id was; or empty */
     struct snapshot_session saved_sessions[KELPIE_EXEC_COUNT_MAX]; /* of the bundle */
     size_t saved_session_count;
 };

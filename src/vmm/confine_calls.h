@@ -59,6 +59,7 @@
     X(ioctl)                                                                                       \
     X(lseek)                                                                                       \
     X(madvise)                                                                                     \
+    X(mincore)                                                                                     \
     X(mmap)                                                                                        \
     X(mprotect)                                                                                    \
     X(munmap)                                                                                      \

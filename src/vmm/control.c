@@ -8,11 +8,17 @@
 
 /* Of those that there are several of, the first. */
 static const char *const role_names[CONTROL_ROLE_COUNT] = {
-    [CONTROL_ROLE_KERNEL] = "kernel",        [CONTROL_ROLE_INITRAMFS] = "initramfs",
-    [CONTROL_ROLE_STATE] = "state",          [CONTROL_ROLE_MEMORY] = "memory",
-    [CONTROL_ROLE_NETWORK] = "network",      [CONTROL_ROLE_MEDIUM] = "boot disk",
-    [CONTROL_ROLE_DISK_0] = "disk",          [CONTROL_ROLE_OVERLAY_0] = "overlay",
-    [CONTROL_ROLE_BITMAP_0] = "bitmap",      [CONTROL_ROLE_LAYER_0] = "diff's memory",
+    [CONTROL_ROLE_KERNEL] = "kernel",
+    [CONTROL_ROLE_INITRAMFS] = "initramfs",
+    [CONTROL_ROLE_STATE] = "state",
+    [CONTROL_ROLE_MEMORY] = "memory",
+    [CONTROL_ROLE_NETWORK] = "network",
+    [CONTROL_ROLE_MEDIUM] = "boot disk",
+    [CONTROL_ROLE_WORKING_SET] = "working set",
+    [CONTROL_ROLE_DISK_0] = "disk",
+    [CONTROL_ROLE_OVERLAY_0] = "overlay",
+    [CONTROL_ROLE_BITMAP_0] = "bitmap",
+    [CONTROL_ROLE_LAYER_0] = "diff's memory",
     [CONTROL_ROLE_PAGES_0] = "diff's pages",
 };
 
@@ -73,6 +79,7 @@ void control_encode_machine(struct cursor_writer *writer, enum control_type type
         cursor_write_u8(writer, machine->disk_read_only[i]);
     }
     cursor_write_u8(writer, machine->run);
+    cursor_write_u8(writer, machine->note);
     cursor_write_u8(writer, (uint8_t)machine->network);
     cursor_write_bytes(writer, machine->mac, sizeof(machine->mac));
     cursor_write_bytes(writer, machine->generation, sizeof(machine->generation));
@@ -97,6 +104,7 @@ bool control_decode_machine(const void *payload, size_t size, struct control_mac
         ret->disk_read_only[i] = cursor_read_u8(&reader) != 0;
     }
     ret->run = cursor_read_u8(&reader) != 0;
+    ret->note = cursor_read_u8(&reader) != 0;
     uint8_t network = cursor_read_u8(&reader);
     ret->network = (enum control_network)network;
     const uint8_t *mac = cursor_read_bytes(&reader, sizeof(ret->mac));

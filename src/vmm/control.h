@@ -22,11 +22,16 @@
  *     SEAL              the file of the guest's memory stays as it is from now on, for others to map: the machine
  *                       goes on over a private mapping of it. With MEMORY: memory is written there first, and that is
  *                       the file. While the vCPUs stand
+ *     TOUCHED           writes into WORKING_SET which pages of memory were touched since the LOAD, also while the vCPUs run
  *     TELL              answered by TOLD: when things happened
  *
  * A diff is what was written since the last SAVE or LOAD: MEMORY holds those pages in their places and holes elsewhere,
  * and PAGES_0 a bit for each page, bit n % 8 of byte n / 8, set for those that are in it. SAVE's MEMORY is that of the
  * PRESAVE before it, or comes with it. A LOAD takes diffs over MEMORY: LAYER_0 with PAGES_0 is the oldest, and so on.
+ *
+ * WORKING_SET is a file as in a bundle (snapshot/working_set.h); only the bitmap behind its header is read or written here. A
+ * LOAD that has one reads those pages ahead of the guest, where they are not in the host's memory. It is a hint, and
+ * what is wrong with it is no error.
  *
  * Trust: the owner is trusted, and is checked all the same, for a monitor that misunderstands is worth nothing. What the
  * monitor says is not trusted: it runs a hostile guest. The owner takes no sizes or places from it, only whether
@@ -70,6 +75,7 @@ enum control_type {
     CONTROL_SEAL,
     CONTROL_TRACK,
     CONTROL_PRESAVE,
+    CONTROL_TOUCHED,
     CONTROL_TELL,
     CONTROL_ORDER_END,
     CONTROL_DONE = 64,
@@ -85,6 +91,7 @@ enum control_role {
     CONTROL_ROLE_MEMORY,
     CONTROL_ROLE_NETWORK, /* a tap, or a stream socket */
     CONTROL_ROLE_MEDIUM,  /* of a machine that has one */
+    CONTROL_ROLE_WORKING_SET,
     CONTROL_ROLE_DISK_0,
     CONTROL_ROLE_OVERLAY_0 = CONTROL_ROLE_DISK_0 + KELPIE_DISK_COUNT_MAX,
     CONTROL_ROLE_BITMAP_0 = CONTROL_ROLE_OVERLAY_0 + KELPIE_DISK_COUNT_MAX,
@@ -113,7 +120,8 @@ struct control_machine {
     uint32_t channel_port; /* the host's vsock port of the channel */
     uint32_t disk_count;
     bool disk_read_only[KELPIE_DISK_COUNT_MAX];
-    bool run; /* LOAD: let the vCPUs run at once */
+    bool run;  /* LOAD: let the vCPUs run at once */
+    bool note; /* LOAD: TOUCHED will be asked for: be exact, and so a little slower */
     enum control_network network;
     uint8_t
         mac[MAC_SIZE]; /* of a network; a load keeps the saved one, which the guest's driver has */

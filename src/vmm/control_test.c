@@ -20,6 +20,7 @@ static const struct control_machine machine = {
     .disk_count = 2,
     .disk_read_only = {false, true},
     .run = true,
+    .note = true,
     .network = CONTROL_NETWORK_STREAM,
     .mac = {2, 1, 2, 3, 4, 5},
     .generation = "0123456789abcde",
@@ -47,6 +48,7 @@ static void test_messages_survive(void **state) {
     assert_int_equal(back.vcpu_count, 3);
     assert_int_equal(back.memory_mib, 512);
     assert_true(back.run);
+    assert_true(back.note);
     assert_true(!back.disk_read_only[0] && back.disk_read_only[1]);
     assert_int_equal(back.network, CONTROL_NETWORK_STREAM);
     assert_memory_equal(back.mac, machine.mac, MAC_SIZE);
@@ -98,7 +100,7 @@ static void hazard_d1_what_is_no_message_is_refused(void **state) {
     writer = cursor_writer_init(bytes, sizeof(bytes));
     control_encode_machine(&writer, CONTROL_BOOT, &wrong);
     assert_false(control_decode_machine(bytes + CONTROL_HEADER_SIZE, size, &back));
-    const size_t network_at = CONTROL_HEADER_SIZE + 16 + KELPIE_DISK_COUNT_MAX + 1;
+    const size_t network_at = CONTROL_HEADER_SIZE + 16 + KELPIE_DISK_COUNT_MAX + 2; /* run, note */
     assert_int_equal(bytes[network_at], CONTROL_NETWORK_STREAM);
     bytes[network_at] = CONTROL_NETWORK_NONE;
     assert_true(control_decode_machine(bytes + CONTROL_HEADER_SIZE, size, &back));

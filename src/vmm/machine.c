@@ -125,6 +125,8 @@ static enum kelpie_status init(struct machine *machine, struct kelpie_error *err
         machine->irq_fds[i] = -1;
     }
     machine->memory_fd = -1;
+    machine->pagemap_fd = -1;
+    machine->faults_fd = -1;
     machine->changes.layer_fd = -1;
     int result = pthread_mutex_init(&machine->lock, NULL);
     ASSERT(result == 0);
@@ -146,6 +148,9 @@ static enum kelpie_status prepare(struct machine *machine, const struct control_
     TRY(init(machine, err));
     TRY(machine_map_memory(machine, memory_fd, memory_flags, err));
     TRY(machine_changes_init(machine, err));
+    if (memory_flags & MAP_PRIVATE) {
+        machine_pagemap_open(machine);
+    }
     TRY(kvm_create(&machine->kvm, CONTROL_CHILD_KVM, &machine->memory, err));
     TRY(make_vcpus(machine, err));
     TRY(machine_add_fixed_devices(machine, err));

@@ -73,6 +73,9 @@ struct machine {
     void *host_memory;   /* NULL: it has no place yet */
     bool memory_is_away; /* nothing is mapped in its place */
     int memory_fd;       /* the file that memory is a shared mapping of; owned; -1: it is private */
+    int pagemap_fd; /* what of a private memory is in the process's page tables; owned; -1: unknown */
+    int faults_fd; /* that keeps the kernel from mapping more than is touched; owned; -1: none */
+    bool memory_was_read; /* whole, by a save: what the page tables have says nothing any more */
     struct memory memory;
     struct machine_changes changes;
     struct kvm kvm;
@@ -142,6 +145,11 @@ machine_presave(struct machine *machine, struct machine_files *files, struct kel
 KELPIE_CHECKED enum kelpie_status machine_seal(struct machine *machine, struct machine_files *files,
                                                struct kelpie_error *err);
 
+/* Writes the bitmap of WORKING_SET: the pages that were touched since the load, by whomever, and what the kernel mapped
+ * around them. WRONG_STATE: a save has touched all. UNSUPPORTED: there was no load, or the kernel does not tell. */
+KELPIE_CHECKED enum kelpie_status
+machine_touched(struct machine *machine, struct machine_files *files, struct kelpie_error *err);
+
 /* ---- For machine_*.c -------------------------------------------------------------------------- */
 
 void machine_lock(void *context);
@@ -176,6 +184,11 @@ machine_save_diff(struct machine *machine, struct machine_files *files, struct k
 KELPIE_CHECKED enum kelpie_status machine_load_layers(struct machine *machine,
                                                       const struct machine_files *files,
                                                       struct kelpie_error *err);
+
+/* machine_working_set.c: before the process is confined; then for a load, of WORKING_SET, if there is one. */
+void machine_pagemap_open(struct machine *machine);
+void machine_note_exactly(struct machine *machine);
+void machine_prefetch(struct machine *machine, const struct machine_files *files);
 
 /* A whole file or a piece of one. */
 KELPIE_CHECKED enum kelpie_status machine_write_file(int fd, const void *data, size_t size,

@@ -111,10 +111,15 @@ enum kelpie_status machine_load(struct machine *machine, const struct control_ma
     ASSERT(machine && config);
     ASSERT(files);
     size_t state_size = 0;
+    const bool confined = machine->prepared; /* since then */
     TRY(machine_file_check(files, CONTROL_ROLE_STATE, err));
     TRY(check_state(files->fds[CONTROL_ROLE_STATE], &state_size, err));
     TRY(machine_build(machine, config, files, MAP_PRIVATE, err));
     TRY(machine_load_layers(machine, files, err));
+    if (config->note && !confined) {
+        machine_note_exactly(machine);
+    }
+    machine_prefetch(machine, files);
     machine->changes.complete = true; /* from here on, devices may write */
     TRY(load_file(machine, files->fds[CONTROL_ROLE_STATE], state_size, err));
     TRY(kvm_connect(&machine->kvm, err));

@@ -39,6 +39,10 @@
 #define VMM_DIFF_RUN_PAGES_MAX 1024ull /* of a diff, written or mapped at once */
 #define VMM_DIFF_MAPPING_COUNT_MAX                                                                 \
     8192 /* pieces of diffs in memory; more are copied. The host allows 65530 */
+#define VMM_PREFETCH_GAP_PAGES 4ull  /* between pages to be read ahead: they are read too */
+#define VMM_PREFETCH_RUN_PAGES 32ull /* read ahead at once: the kernel cuts longer requests off */
+#define VMM_PREFETCH_SAMPLE_COUNT                                                                  \
+    64 /* pages looked up to tell whether a file is in the page cache */
 #define VMM_STATE_SIZE_MAX (16u << 20)
 #define VMM_SECTION_COUNT_MAX 256
 #define VMM_SECTION_SIZE_MAX (4u << 20)

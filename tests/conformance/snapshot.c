@@ -478,6 +478,47 @@ static void test_injected_failures_change_nothing(void **state) {
     bundle_remove(host_path("bundle"));
 }
 
+/* ---- The working set -------------------------------------------------------------------------- */
+
+static void restore_with(const struct kelpie_restore_options *options, struct kelpie_vm **ret_vm) {
+    struct kelpie_error err = {0};
+    OK(kelpie_vm_create_from_snapshot(host_path("bundle"), NULL, options, ret_vm, &err));
+    expect_shell(*ret_vm, "cat /tmp/word", 0, "word\n");
+}
+
+static void test_a_working_set_is_noted(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = make_vm();
+    if (strcmp(suite()->backend, "kvm") != 0) {
+        FAILS(kelpie_vm_record_working_set(vm, &err), KELPIE_UNSUPPORTED);
+        kelpie_vm_destroy(vm);
+        return;
+    }
+    FAILS(kelpie_vm_record_working_set(vm, &err), KELPIE_WRONG_STATE);
+    OK(kelpie_vm_start(vm, &err));
+    FAILS(kelpie_vm_record_working_set(vm, &err), KELPIE_WRONG_STATE);
+    expect_shell(vm, "echo word > /tmp/word", 0, "");
+    take(vm, host_path("bundle"));
+    kelpie_vm_destroy(vm);
+    restore_with(&(struct kelpie_restore_options){.note_working_set = true}, &vm);
+    OK(kelpie_vm_record_working_set(vm, &err));
+    kelpie_vm_destroy(vm);
+    assert_int_equal(access(host_path("bundle/working-set"), F_OK), 0);
+    OK(kelpie_snapshot_verify(host_path("bundle"), &err));
+    restore_with(NULL, &vm);
+    take(vm, host_path("second"));
+    FAILS(kelpie_vm_record_working_set(vm, &err), KELPIE_WRONG_STATE);
+    kelpie_vm_destroy(vm);
+    restore_with(&(struct kelpie_restore_options){.no_prefetch = true}, &vm);
+    bundle_remove(host_path("bundle"));
+    FAILS(kelpie_vm_record_working_set(vm, &err), KELPIE_NOT_FOUND);
+    assert_int_equal(rename(host_path("second"), host_path("bundle")), 0);
+    FAILS(kelpie_vm_record_working_set(vm, &err), KELPIE_SNAPSHOT_INCOMPATIBLE);
+    kelpie_vm_destroy(vm);
+    bundle_remove(host_path("bundle"));
+}
+
 /* ---- A new process ---------------------------------------------------------------------------- */
 
 /* Restores, takes the session up, and checks that it goes on at the byte where the other process stopped. */
@@ -594,6 +635,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_damage_is_named),
     cmocka_unit_test(test_another_architecture_is_refused),
     cmocka_unit_test(test_injected_failures_change_nothing),
+    cmocka_unit_test(test_a_working_set_is_noted),
     cmocka_unit_test(test_a_session_goes_on_in_a_new_process),
     cmocka_unit_test(test_stdin_goes_on_after_a_restore),
 };

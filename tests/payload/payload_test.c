@@ -5,12 +5,16 @@
  * long mode, is skipped there, aloud; tests/lab/suites/ring0 runs it all.
  */
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -44,6 +48,7 @@ PAYLOAD(ends);
 PAYLOAD(interrupts);
 PAYLOAD(processors);
 PAYLOAD(steps);
+PAYLOAD(touches);
 
 /* One machine, which may be saved and go on in another process. */
 struct rig {
@@ -540,6 +545,230 @@ static void thirty_two_processors_start_and_are_restored(void **state) {
     start_and_move_processors(rig_of(state), VMM_VCPU_COUNT_MAX);
 }
 
+/* ---- The working set -------------------------------------------------------------------------- */
+
+#define PAGE_COUNT (MEMORY_SIZE / VMM_PAGE_SIZE)
+#define TOUCH_AREA_PAGE 0x800u /* touches.S: one in 64 of 4,096 pages is read from there on */
+#define TOUCH_PAGES 4096u
+#define TOUCH_STRIDE 64u
+#define TOUCH_OTHER_PAGE 0x1900u
+#define TOUCH_TEXT "133120 touched\n" /* 64 + 128 + … + 4096 */
+#define AROUND 16u                    /* what an inexact kernel notes */
+
+static struct host_file_info fd_info(struct rig *rig, int fd) {
+    struct kelpie_error err = {0};
+    struct host_file_info info = {0};
+    check(host_file_stat(rig->host, fd, &info, &err), &err);
+    return info;
+}
+
+static void forget_console(struct rig *rig) {
+    struct kelpie_error err = {0};
+    read_console(rig);
+    monitor_console_deinit(&rig->instance->monitor.console);
+    check(monitor_console_init(&rig->instance->monitor.console, rig->host, NULL,
+                               KELPIE_CONSOLE_BYTES_DEFAULT, &err),
+          &err);
+}
+
+/* The saved machine, with its memory in a file on a disk, as a bundle's is. */
+static void save_on_disk(struct rig *rig) {
+    char path[] = "/tmp/kelpie-payload-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    unlink(path);
+    pass_empty(rig, CONTROL_ROLE_STATE, &rig->state_fd);
+    host_close(rig->host, rig->memory_fd);
+    rig->memory_fd = fd;
+    pass(rig, CONTROL_ROLE_MEMORY, fd);
+    order(rig, CONTROL_SAVE);
+    assert_int_equal(fsync(fd), 0);
+}
+
+/* How many of memory's pages from `page` on are in the page cache. */
+static size_t cached(struct rig *rig, size_t page, size_t count) {
+    unsigned char states[PAGE_COUNT];
+    size_t result = 0;
+    void *map = mmap(NULL, count * VMM_PAGE_SIZE, PROT_READ, MAP_SHARED, rig->memory_fd,
+                     (off_t)(page * VMM_PAGE_SIZE));
+    assert_true(map != MAP_FAILED);
+    assert_int_equal(mincore(map, count * VMM_PAGE_SIZE, states), 0);
+    munmap(map, count * VMM_PAGE_SIZE);
+    for (size_t i = 0; i < count; i++) {
+        result += states[i] & 1;
+    }
+    return result;
+}
+
+static bool evict(struct rig *rig) {
+    assert_int_equal(posix_fadvise(rig->memory_fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    return cached(rig, 0, PAGE_COUNT) == 0;
+}
+
+/* Goes on in a new process, paused, with what is to be read ahead, or (HOST_FD_NONE) noting what is touched. */
+static void move_with(struct rig *rig, int working_set_fd, bool prepared) {
+    kvm_process_take_down(rig->instance);
+    forget_console(rig);
+    start(rig);
+    if (prepared) {
+        make(rig, CONTROL_PREPARE);
+    }
+    rig->instance->note = working_set_fd == HOST_FD_NONE;
+    pass(rig, CONTROL_ROLE_STATE, rig->state_fd);
+    pass(rig, CONTROL_ROLE_MEMORY, rig->memory_fd);
+    if (working_set_fd != HOST_FD_NONE) {
+        pass(rig, CONTROL_ROLE_WORKING_SET, working_set_fd);
+    }
+    make(rig, CONTROL_LOAD);
+}
+
+/* Runs until it has touched what it touches, and is paused. */
+static void touch(struct rig *rig) {
+    order(rig, CONTROL_RESUME);
+    await(rig, TOUCH_TEXT);
+    order(rig, CONTROL_PAUSE);
+}
+
+static int working_set_file(struct rig *rig, size_t size, uint8_t byte) {
+    struct kelpie_error err = {0};
+    static uint8_t bytes[2 * PAGE_COUNT / 8];
+    int fd = HOST_FD_NONE;
+    assert_true(size <= sizeof(bytes));
+    memset(bytes, byte, sizeof(bytes));
+    check(host_memory_file(rig->host, "working set", size, &fd, &err), &err);
+    check(host_file_write_at(rig->host, fd, bytes, size, 0, &err), &err);
+    return fd;
+}
+
+static enum kelpie_status touched(struct rig *rig, int fd) {
+    struct kelpie_error err = {0};
+    const struct host_wait wait = wait_of(rig);
+    return kvm_touched(rig->instance, fd, &wait, &err);
+}
+
+static bool bit_of(const uint8_t *bitmap, size_t page) {
+    return (bitmap[page / 8] >> (page % 8) & 1) != 0;
+}
+
+/* Whether this kernel can be kept from mapping neighbours of what is touched (machine_working_set.c). */
+static bool kernel_is_exact(void) {
+    struct uffdio_api api = {.api = UFFD_API, .features = 1ull << 15}; /* WP_ASYNC */
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | 1);             /* USER_MODE_ONLY */
+    bool exact = fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return exact;
+}
+
+/* All that was touched, and nothing beside it, but for neighbours. */
+static void expect_touched(int fd, bool exact) {
+    uint8_t bitmap[PAGE_COUNT / 8];
+    assert_int_equal(pread(fd, bitmap, sizeof(bitmap), SNAPSHOT_WORKING_SET_HEADER_SIZE),
+                     sizeof(bitmap));
+    const size_t around = exact ? 1 : AROUND;
+    for (size_t i = 0; i < TOUCH_PAGES; i++) {
+        const size_t place = i % TOUCH_STRIDE;
+        const bool set = bit_of(bitmap, TOUCH_AREA_PAGE + i);
+        assert_true(set || place != 0);
+        assert_true(!set || place < around || place > TOUCH_STRIDE - around);
+    }
+    assert_true(bit_of(bitmap, TOUCH_OTHER_PAGE) && bit_of(bitmap, TOUCH_OTHER_PAGE + 8));
+    assert_false(bit_of(bitmap, TOUCH_OTHER_PAGE + 100));
+}
+
+/* Before its guest runs, what was noted comes into the page cache, and nothing else of what lies around. */
+static void expect_read_ahead(struct rig *rig) {
+    const uint64_t end_ns = host_monotonic_ns(rig->host) + WAIT_MS * HOST_NS_PER_MS;
+    for (size_t i = 0; i < TOUCH_PAGES; i += TOUCH_STRIDE) {
+        while (cached(rig, TOUCH_AREA_PAGE + i, 1) == 0) {
+            assert_true(host_monotonic_ns(rig->host) < end_ns);
+            usleep(1000);
+        }
+        assert_int_equal(cached(rig, TOUCH_AREA_PAGE + i + AROUND, TOUCH_STRIDE - 2 * AROUND), 0);
+    }
+    assert_int_equal(cached(rig, TOUCH_OTHER_PAGE + 1, 7), 0);
+}
+
+static void a_working_set_is_noted_and_read_ahead(void **state) {
+    struct rig *rig = rig_of(state);
+    boot(rig, PAYLOAD_OF(touches));
+    order(rig, CONTROL_RESUME);
+    await(rig, "ready\n");
+    order(rig, CONTROL_PAUSE);
+    int noted = working_set_file(rig, SNAPSHOT_WORKING_SET_HEADER_SIZE + PAGE_COUNT / 8, 0xff);
+    assert_int_equal(touched(rig, noted), KELPIE_UNSUPPORTED); /* it was not loaded */
+    save_on_disk(rig);
+    move_with(rig, HOST_FD_NONE, false);
+    touch(rig);
+    assert_int_equal(touched(rig, noted), KELPIE_OK);
+    assert_int_equal(fd_info(rig, noted).size, SNAPSHOT_WORKING_SET_HEADER_SIZE + PAGE_COUNT / 8);
+    const bool exact = kernel_is_exact();
+    if (!exact) {
+        print_message("skipped: exactness: this kernel maps neighbours of what is touched\n");
+    }
+    expect_touched(noted, exact);
+    const int state_fd = dup(rig->state_fd);
+    const int memory_fd = dup(rig->memory_fd);
+    save(rig);
+    struct bytes without = bytes_of(rig->memory_fd);
+    assert_int_equal(touched(rig, noted), KELPIE_WRONG_STATE); /* the save touched all */
+    host_close(rig->host, rig->state_fd);
+    host_close(rig->host, rig->memory_fd);
+    rig->state_fd = state_fd;
+    rig->memory_fd = memory_fd;
+    kvm_process_take_down(rig->instance); /* lets go of the file's pages */
+    if (evict(rig)) {
+        move_with(rig, noted, false);
+        expect_read_ahead(rig);
+    } else {
+        print_message("skipped: reading ahead: /tmp keeps files in memory\n");
+        move_with(rig, noted, false);
+    }
+    touch(rig);
+    save(rig);
+    expect_same_memory(without, bytes_of(rig->memory_fd));
+    host_close(rig->host, noted);
+}
+
+/* It may come from anywhere: the guest runs all the same. */
+static void hazard_b1_a_working_set_may_hold_anything(void **state) {
+    static const struct {
+        size_t size;
+        uint8_t byte;
+    } files[] = {
+        {0, 0},
+        {1, 0xff},
+        {SNAPSHOT_WORKING_SET_HEADER_SIZE, 0xff},
+        {SNAPSHOT_WORKING_SET_HEADER_SIZE + PAGE_COUNT / 8 - 1, 0xff},
+        {SNAPSHOT_WORKING_SET_HEADER_SIZE + PAGE_COUNT / 8, 0},
+        {SNAPSHOT_WORKING_SET_HEADER_SIZE + PAGE_COUNT / 8, 0x11},
+        {SNAPSHOT_WORKING_SET_HEADER_SIZE + PAGE_COUNT / 8, 0xff},
+        {2 * PAGE_COUNT / 8, 0xff},
+    };
+    struct rig *rig = rig_of(state);
+    boot(rig, PAYLOAD_OF(touches));
+    order(rig, CONTROL_RESUME);
+    await(rig, "ready\n");
+    order(rig, CONTROL_PAUSE);
+    save_on_disk(rig);
+    for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+        AUTO_FD struct host_fd fd = {rig->host,
+                                     working_set_file(rig, files[i].size, files[i].byte)};
+        kvm_process_take_down(rig->instance);
+        (void)evict(rig);
+        move_with(rig, fd.fd, i % 2 == 1);
+        touch(rig);
+    }
+    kvm_process_take_down(rig->instance);
+    move_with(rig, HOST_FD_NONE, true); /* confined already: it notes what it can */
+    touch(rig);
+    AUTO_FD struct host_fd noted = {
+        rig->host, working_set_file(rig, SNAPSHOT_WORKING_SET_HEADER_SIZE + PAGE_COUNT / 8, 0)};
+    assert_int_equal(touched(rig, noted.fd), KELPIE_OK);
+    expect_touched(noted.fd, false);
+}
+
 #define RIG_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void) {
@@ -550,6 +779,8 @@ int main(void) {
         RIG_TEST(ends_are_told_apart),
         RIG_TEST(hazard_c9_process_saves_what_it_loaded),
         RIG_TEST(moved_run_equals_a_straight_one),
+        RIG_TEST(a_working_set_is_noted_and_read_ahead),
+        RIG_TEST(hazard_b1_a_working_set_may_hold_anything),
         RIG_TEST(four_processors_start_and_are_restored),
         RIG_TEST(thirty_two_processors_start_and_are_restored),
     };

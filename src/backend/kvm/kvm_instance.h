@@ -51,8 +51,10 @@ struct backend_instance {
     int control_fd; /* HOST_FD_NONE: none runs */
     bool prepared;  /* it waits for a boot or a load */
     struct kvm_medium medium;
-    int memory_fd; /* the file that is its memory; HOST_FD_NONE: memory is private to it */
-    bool tracked;  /* it notes what is written, since … */
+    int memory_fd;      /* the file that is its memory; HOST_FD_NONE: memory is private to it */
+    int working_set_fd; /* of the next load; HOST_FD_NONE: nothing is read ahead */
+    bool note;          /* of the next load: what the guest touches will be asked for */
+    bool tracked;       /* it notes what is written, since … */
     char base_id[KELPIE_ID_SIZE];     /* … this bundle; empty: since none that is known */
     char presaved_id[KELPIE_ID_SIZE]; /* the bundle whose diff is being written; or empty */
     size_t answers_owed;
@@ -123,6 +125,10 @@ KELPIE_CHECKED enum kelpie_status kvm_presave(struct backend_instance *instance,
                                               struct snapshot_writer *writer,
                                               const struct host_wait *wait,
                                               struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status kvm_touched(struct backend_instance *instance, int fd,
+                                              const struct host_wait *wait,
+                                              struct kelpie_error *err);
+void kvm_expect(struct backend_instance *instance, int fd, bool note);
 KELPIE_CHECKED enum kelpie_status kvm_prepare(struct backend_instance *instance,
                                               struct snapshot_reader *reader,
                                               const struct host_wait *wait,

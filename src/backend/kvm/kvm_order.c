@@ -240,6 +240,7 @@ enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum con
         .channel_port = PROTOCOL_VSOCK_PORT,
         .disk_count = (uint32_t)config->disk_count,
         .run = run,
+        .note = instance->note && type == CONTROL_LOAD,
         .kernel_load = instance->medium.kernel_load,
         .kernel_entry = instance->medium.kernel_entry,
         .has_medium = instance->medium.size > 0,

@@ -23,6 +23,7 @@ enum kelpie_status kvm_instance_init(struct backend_instance *instance, struct h
     instance->config = config;
     instance->control_fd = HOST_FD_NONE;
     instance->memory_fd = HOST_FD_NONE;
+    instance->working_set_fd = HOST_FD_NONE;
     instance->medium.fd = HOST_FD_NONE;
     monitor_disks_init(&instance->disks, host, config, true);
     return monitor_init(&instance->monitor, host, config, "kelpie-vmm", err);
@@ -33,6 +34,7 @@ void kvm_instance_deinit(struct backend_instance *instance) {
     ASSERT(instance->config);
     if (instance->monitor.lock) {
         kvm_process_take_down(instance);
+        kvm_expect(instance, HOST_FD_NONE, false);
     }
     monitor_deinit(&instance->monitor);
 }

@@ -234,11 +234,34 @@ static enum kelpie_status load_once(struct backend_instance *instance,
     TRY(kvm_pass(instance, CONTROL_ROLE_STATE, snapshot_reader_part(reader, SNAPSHOT_PART_STATE),
                  err));
     TRY(pass_layers(instance, reader, err));
+    if (instance->working_set_fd != HOST_FD_NONE) {
+        TRY(kvm_pass(instance, CONTROL_ROLE_WORKING_SET, instance->working_set_fd, err));
+    }
     TRY(kvm_order_machine(instance, CONTROL_LOAD, run, wait, err));
     take_digests(instance, snapshot_reader_manifest(reader));
     memcpy(instance->base_id, snapshot_reader_manifest(reader)->info.id, sizeof(instance->base_id));
     return KELPIE_OK;
 }
+
+/* ---- The working set -------------------------------------------------------------------------- */
+
+enum kelpie_status kvm_touched(struct backend_instance *instance, int fd,
+                               const struct host_wait *wait, struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(fd != HOST_FD_NONE);
+    TRY(kvm_pass(instance, CONTROL_ROLE_WORKING_SET, fd, err));
+    return kvm_order_plain(instance, CONTROL_TOUCHED, wait, err);
+}
+
+void kvm_expect(struct backend_instance *instance, int fd, bool note) {
+    kvm_instance_check(instance);
+    ASSERT(fd == HOST_FD_NONE || fd != instance->working_set_fd);
+    host_close(instance->host, instance->working_set_fd);
+    instance->working_set_fd = fd;
+    instance->note = note;
+}
+
+/* ---- Load, ahead and in one go ---------------------------------------------------------------- */
 
 enum kelpie_status kvm_prepare(struct backend_instance *instance, struct snapshot_reader *reader,
                                const struct host_wait *wait, struct kelpie_error *err) {
@@ -268,6 +291,7 @@ static enum kelpie_status load(struct backend_instance *instance, struct snapsho
         kvm_process_take_down(instance);
         status = load_once(instance, reader, run, wait, err);
     }
+    kvm_expect(instance, HOST_FD_NONE, false);
     if (status != KELPIE_OK) {
         kvm_process_take_down(instance);
     }
