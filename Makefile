@@ -258,6 +258,10 @@ $(BUILD)/bench/floor: bench/floor/floor.c
 bench: all $(if $(BENCH_SOURCES),$(BUILD)/bench/bench $(BUILD)/bench/floor) ## measure; print a table and write build/bench.json
 	@$(if $(BENCH_SOURCES),$(BUILD)/bench/bench,echo 'there is nothing in bench/ yet'; exit 1)
 
+.PHONY: lab-bench
+lab-bench: all $(BUILD)/bench/bench ## measure our monitor beside QEMU, with KVM in the lab; print a table and write build/lab-bench.json
+	@BUILD=$(BUILD) tools/lab-bench $(RUNS)
+
 # ---- how the code looks --------------------------------------------------------------------------
 
 FORMATTED = $(shell find include src guest sim tests fuzz bench examples -name '*.[ch]' 2>/dev/null | sort)
