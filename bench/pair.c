@@ -11,7 +11,7 @@
 
 #define STILL_MS 500 /* after the last command, until a machine is taken for idle */
 #define PEER_TIMEOUT_MS 60000
-#define PEER_TIMEOUT_KVM_MS 20000 /* a boot takes 3 to 9 s in the lab */
+#define PEER_TIMEOUT_KVM_MS 20000
 #define PEER_ATTEMPTS_KVM_MAX 6
 #define OUR_MEMORY "/memfd:kelpie-memory (deleted)"
 

@@ -2,8 +2,8 @@
 /*
  * A backend of ours and its peer, a QEMU by hand, with the same guest: measured in turn, so that a machine whose
  * speed drifts drifts for both. Whatever fails ends the program, but for one thing: with KVM the peer may be started anew,
- * which is said, and only the attempt that came up counts. In the lab, Linux stands still, or panics, in many of QEMU's
- * boots, by whatever is wrong with the emulated processor.
+ * which is said, and only the attempt that came up counts: an emulated machine with an old QEMU stood still in many of the
+ * peer's boots.
  */
 #ifndef KELPIE_BENCH_PAIR_H
 #define KELPIE_BENCH_PAIR_H
