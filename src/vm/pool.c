@@ -203,7 +203,6 @@ void kelpie_pool_destroy(struct kelpie_pool *pool) {
     struct host *host = pool->host;
     bool owned = pool->host_owned;
     ASSERT(host);
-    ASSERT(pool->ready_count <= KELPIE_POOL_SIZE_MAX);
     if (pool->thread) {
         host_mutex_lock(pool->mutex);
         pool->ending = true;
@@ -211,6 +210,7 @@ void kelpie_pool_destroy(struct kelpie_pool *pool) {
         host_mutex_unlock(pool->mutex);
         host_thread_join(pool->thread);
     }
+    ASSERT(pool->ready_count <= pool->size);
     for (size_t i = 0; i < pool->ready_count; i++) {
         kelpie_vm_destroy(pool->ready[i]);
     }
