@@ -206,6 +206,9 @@ KELPIE_CHECKED enum kelpie_status machine_build(struct machine *machine,
                                                 struct machine_files *files, int memory_flags,
                                                 struct kelpie_error *err);
 
+/* machine_diff.c: the first set bit of a bitmap in [from, end); end: there is none. */
+uint64_t machine_next_set(const uint64_t *bitmap, uint64_t from, uint64_t end);
+
 /* machine_devices.c, in the order of their windows: what every machine has, and what files were given for. */
 KELPIE_CHECKED enum kelpie_status machine_add_fixed_devices(struct machine *machine,
                                                             struct kelpie_error *err);

@@ -108,21 +108,26 @@ enum kelpie_status machine_track(struct machine *machine, struct kelpie_error *e
 
 /* ---- Writing ---------------------------------------------------------------------------------- */
 
+uint64_t machine_next_set(const uint64_t *bitmap, uint64_t from, uint64_t end) {
+    ASSERT(bitmap);
+    ASSERT(from <= end);
+    while (from < end) {
+        uint64_t word = bitmap[from / PAGES_IN_WORD] >> (from % PAGES_IN_WORD);
+        if (word != 0) {
+            return min_u64(end, from + (uint64_t)__builtin_ctzll(word));
+        }
+        from = (from / PAGES_IN_WORD + 1) * PAGES_IN_WORD;
+    }
+    return end;
+}
+
 /* The next run of set bits from `page` on, of at most VMM_DIFF_RUN_PAGES_MAX pages. False: there is none. */
 static bool next_run(const uint64_t *bitmap, uint64_t page_count, uint64_t *page,
                      uint64_t *ret_end) {
-    uint64_t first = *page;
     ASSERT(bitmap && ret_end);
     ASSERT(page_count % PAGES_IN_WORD == 0);
-    while (first < page_count) {
-        uint64_t word = bitmap[first / PAGES_IN_WORD] >> (first % PAGES_IN_WORD);
-        if (word != 0) {
-            first += (uint64_t)__builtin_ctzll(word);
-            break;
-        }
-        first = (first / PAGES_IN_WORD + 1) * PAGES_IN_WORD;
-    }
-    if (first >= page_count) {
+    uint64_t first = machine_next_set(bitmap, *page, page_count);
+    if (first == page_count) {
         return false;
     }
     uint64_t end = first + 1;

@@ -191,6 +191,7 @@ static void save_pieces(void *context) {
 static enum kelpie_status save_memory(struct machine *machine, int fd, struct kelpie_error *err) {
     ASSERT(machine->memory.host);
     ASSERT(machine->memory.size % VMM_PAGE_SIZE == 0);
+    machine->memory_was_read = true;
     if (ftruncate(fd, (off_t)machine->memory.size) < 0) {
         return error_set_os(err, errno, "cannot size the bundle's memory");
     }
@@ -278,6 +279,7 @@ enum kelpie_status machine_seal(struct machine *machine, struct machine_files *f
     } else {
         fd = machine->memory_fd;
     }
+    machine->memory_was_read = true; /* or its page tables are to be empty: the same to who asks */
     TRY(machine_map_memory(machine, fd, MAP_PRIVATE, err));
     if (machine->memory_fd >= 0) {
         close(machine->memory_fd);

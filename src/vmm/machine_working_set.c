@@ -113,20 +113,6 @@ enum kelpie_status machine_touched(struct machine *machine, struct machine_files
 
 /* ---- Reading ahead ---------------------------------------------------------------------------- */
 
-/* The first set bit in [from, end); end: there is none. */
-static uint64_t next_set(const uint64_t *bitmap, uint64_t from, uint64_t end) {
-    ASSERT(bitmap);
-    ASSERT(from <= end);
-    while (from < end) {
-        uint64_t word = bitmap[from / PAGES_IN_WORD] >> (from % PAGES_IN_WORD);
-        if (word != 0) {
-            return min_u64(end, from + (uint64_t)__builtin_ctzll(word));
-        }
-        from = (from / PAGES_IN_WORD + 1) * PAGES_IN_WORD;
-    }
-    return end;
-}
-
 /* Whether so many of the pages are missing in the page cache that reading ahead pays. */
 static bool is_cold(const struct machine *machine, const uint64_t *bitmap, uint64_t page_count) {
     size_t seen = 0;
@@ -135,7 +121,8 @@ static bool is_cold(const struct machine *machine, const uint64_t *bitmap, uint6
     ASSERT(page_count > 0);
     for (uint64_t i = 0; i < VMM_PREFETCH_SAMPLE_COUNT; i++) {
         const uint64_t end = (i + 1) * page_count / VMM_PREFETCH_SAMPLE_COUNT;
-        const uint64_t page = next_set(bitmap, i * page_count / VMM_PREFETCH_SAMPLE_COUNT, end);
+        const uint64_t page =
+            machine_next_set(bitmap, i * page_count / VMM_PREFETCH_SAMPLE_COUNT, end);
         unsigned char state = 1;
         if (page < end &&
             mincore(machine->memory.host + page * VMM_PAGE_SIZE, VMM_PAGE_SIZE, &state) == 0) {
@@ -153,7 +140,7 @@ static uint64_t run_end(const uint64_t *bitmap, uint64_t page, uint64_t page_cou
     ASSERT(page < page_count);
     while (end < limit) {
         const uint64_t look_end = min_u64(limit, end + VMM_PREFETCH_GAP_PAGES + 1);
-        const uint64_t next = next_set(bitmap, end, look_end);
+        const uint64_t next = machine_next_set(bitmap, end, look_end);
         if (next == look_end) {
             break;
         }
@@ -175,11 +162,11 @@ void machine_prefetch(struct machine *machine, const struct machine_files *files
         !is_cold(machine, bitmap, page_count)) {
         return;
     }
-    uint64_t page = next_set(bitmap, 0, page_count);
+    uint64_t page = machine_next_set(bitmap, 0, page_count);
     while (page < page_count) {
         const uint64_t end = run_end(bitmap, page, page_count);
         (void)!madvise(machine->memory.host + page * VMM_PAGE_SIZE,
                        (size_t)((end - page) * VMM_PAGE_SIZE), MADV_WILLNEED);
-        page = next_set(bitmap, end, page_count);
+        page = machine_next_set(bitmap, end, page_count);
     }
 }

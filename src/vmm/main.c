@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
  * kelpie-vmm: one machine, on orders from its owner (control.h). It is started with its descriptors open and opens
- * nothing. Its last line on stderr says why it ended; exit code 0: the guest powered off or reset its machine, or the
+ * nothing but its own page map. Its last line on stderr says why it ended; exit code 0: the guest powered off or reset its machine, or the
  * owner is gone; 1: anything else.
  */
 #include <errno.h>
@@ -129,13 +129,6 @@ static enum kelpie_status make(struct session *session, const struct control_hea
     return header->type == CONTROL_BOOT || config.run ? machine_resume(machine, err) : KELPIE_OK;
 }
 
-/* Whether a save with these files looks at every page. */
-static bool reads_memory(const struct machine_files *files) {
-    ASSERT(files);
-    static_assert(CONTROL_ROLE_PAGES_0 < CONTROL_ROLE_COUNT, "in the table");
-    return files->fds[CONTROL_ROLE_MEMORY] >= 0 && files->fds[CONTROL_ROLE_PAGES_0] < 0;
-}
-
 static enum kelpie_status obey(struct session *session, const struct control_header *header,
                                const void *payload, struct kelpie_error *err) {
     ASSERT(session);
@@ -155,14 +148,12 @@ static enum kelpie_status obey(struct session *session, const struct control_hea
     case CONTROL_TOUCHED:
         return machine_touched(&session->machine, &session->files, err);
     case CONTROL_SAVE:
-        session->machine.memory_was_read |= reads_memory(&session->files);
         return machine_save(&session->machine, &session->files, err);
     case CONTROL_TRACK:
         return machine_track(&session->machine, err);
     case CONTROL_PRESAVE:
         return machine_presave(&session->machine, &session->files, err);
     case CONTROL_SEAL:
-        session->machine.memory_was_read = true;
         return machine_seal(&session->machine, &session->files, err);
     default:
         return error_set(err, KELPIE_INTERNAL, "that is no order");
