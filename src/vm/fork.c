@@ -38,13 +38,15 @@ void vm_child_config(struct kelpie_config *config, struct kelpie_network *networ
     }
 }
 
-enum kelpie_status vm_child_name(const char *prefix, size_t number,
-                                 char ret_name[KELPIE_NAME_SIZE_MAX + 1],
-                                 struct kelpie_error *err) {
-    ASSERT(prefix);
-    ASSERT(number > 0);
+/* "<prefix>-<number>". BAD_CONFIG, field name_prefix: it is too long. */
+static enum kelpie_status child_name(const struct vm_child *child,
+                                     char ret_name[KELPIE_NAME_SIZE_MAX + 1],
+                                     struct kelpie_error *err) {
+    ASSERT(child->name_prefix);
+    ASSERT(child->number > 0);
     char name[KELPIE_NAME_SIZE_MAX + 32];
-    int size = snprintf(name, sizeof(name), "%.*s-%zu", KELPIE_NAME_SIZE_MAX, prefix, number);
+    int size = snprintf(name, sizeof(name), "%.*s-%zu", KELPIE_NAME_SIZE_MAX, child->name_prefix,
+                        child->number);
     ASSERT(size > 0);
     if (size > KELPIE_NAME_SIZE_MAX) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "name_prefix",
@@ -55,19 +57,30 @@ enum kelpie_status vm_child_name(const char *prefix, size_t number,
     return KELPIE_OK;
 }
 
+enum kelpie_status vm_create_child(const struct snapshot_reader *reader,
+                                   const struct kelpie_config *siblings, struct host *host,
+                                   const struct vm_child *child, struct kelpie_vm **ret_vm,
+                                   struct kelpie_error *err) {
+    ASSERT(reader && host);
+    ASSERT(siblings && ret_vm);
+    char name[KELPIE_NAME_SIZE_MAX + 1];
+    struct kelpie_config config = *siblings;
+    TRY(child_name(child, name, err));
+    config.name = name;
+    config.hostname = NULL; /* the name */
+    config.host = host;
+    TRY(vm_create_of_bundle(reader, &config, ret_vm, err));
+    vm_share_host(*ret_vm);
+    return KELPIE_OK;
+}
+
 static enum kelpie_status make_child(struct nursery *nursery, size_t index,
                                      struct kelpie_vm **ret_vm, struct kelpie_error *err) {
     ASSERT(index < nursery->count);
     ASSERT(!*ret_vm);
-    char name[KELPIE_NAME_SIZE_MAX + 1];
-    struct kelpie_config config = nursery->config;
     struct kelpie_vm *vm = NULL;
-    TRY(vm_child_name(nursery->name_prefix, index + 1, name, err));
-    config.name = name;
-    config.hostname = NULL; /* the name */
-    config.host = nursery->host;
-    TRY(vm_create_of_bundle(nursery->reader, &config, &vm, err));
-    vm_share_host(vm);
+    const struct vm_child child = {nursery->name_prefix, index + 1};
+    TRY(vm_create_child(nursery->reader, &nursery->config, nursery->host, &child, &vm, err));
     enum kelpie_status status = vm_restore_from(vm, nursery->reader, &nursery->restore, err);
     if (status != KELPIE_OK) {
         kelpie_vm_destroy(vm);
@@ -134,7 +147,8 @@ static enum kelpie_status bear(struct host *host, struct snapshot_reader *reader
         vm_child_config(&nursery.config, &nursery.network);
     }
     char last_name[KELPIE_NAME_SIZE_MAX + 1];
-    TRY(vm_child_name(nursery.name_prefix, count, last_name, err));
+    const struct vm_child last = {nursery.name_prefix, count};
+    TRY(child_name(&last, last_name, err));
     TRY(host_mutex_create(host, &nursery.mutex, err));
     memset(children, 0, count * sizeof(*children));
     run_nursery(&nursery);

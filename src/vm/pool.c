@@ -39,18 +39,11 @@ static enum kelpie_status make_vm(struct kelpie_pool *pool, struct kelpie_vm **r
                                   struct kelpie_error *err) {
     ASSERT(pool->reader);
     ASSERT(ret_vm);
-    char name[KELPIE_NAME_SIZE_MAX + 1];
-    struct kelpie_config config = pool->config;
+    struct vm_child child = {.name_prefix = pool->name_prefix};
     host_mutex_lock(pool->mutex);
-    size_t number = ++pool->named_count;
+    child.number = ++pool->named_count;
     host_mutex_unlock(pool->mutex);
-    TRY(vm_child_name(pool->name_prefix, number, name, err));
-    config.name = name;
-    config.hostname = NULL; /* the name */
-    config.host = pool->host;
-    TRY(vm_create_of_bundle(pool->reader, &config, ret_vm, err));
-    vm_share_host(*ret_vm);
-    return KELPIE_OK;
+    return vm_create_child(pool->reader, &pool->config, pool->host, &child, ret_vm, err);
 }
 
 static enum kelpie_status prepare_vm(struct kelpie_pool *pool, struct kelpie_vm **ret_vm,

@@ -348,10 +348,19 @@ vm_check_restore_options(const struct kelpie_restore_options **options, struct k
  * where the config's network is kept. */
 void vm_child_config(struct kelpie_config *config, struct kelpie_network *network);
 
-/* fork.c: "<prefix>-<number>". BAD_CONFIG, field name_prefix: it is too long. */
-KELPIE_CHECKED enum kelpie_status vm_child_name(const char *prefix, size_t number,
-                                                char ret_name[KELPIE_NAME_SIZE_MAX + 1],
-                                                struct kelpie_error *err);
+/* One of several VMs of a bundle: it is called "<name_prefix>-<number>". */
+struct vm_child {
+    const char *name_prefix;
+    size_t number; /* from 1 */
+};
+
+/* fork.c: a VM with the bundle's config, and what vm_child_config() left of the siblings', on a host that it becomes an owner
+ * of. BAD_CONFIG, field name_prefix: the name is too long. */
+KELPIE_CHECKED enum kelpie_status vm_create_child(const struct snapshot_reader *reader,
+                                                  const struct kelpie_config *siblings,
+                                                  struct host *host, const struct vm_child *child,
+                                                  struct kelpie_vm **ret_vm,
+                                                  struct kelpie_error *err);
 
 /* snapshot.c: the status of a snapshot that failed: CRASHED if the VM did, and what a caller treats differently stays;
  * anything else is SNAPSHOT_FAILED. */
