@@ -25,18 +25,23 @@ CFLAGS_ALL = $(CFLAGS_COMMON) -fPIC -fvisibility=hidden -pthread \
 LDLIBS_ALL = $(shell pkg-config --libs $(PACKAGES)) -pthread $(SANITIZE) $(LDFLAGS)
 
 VMM_SOURCES := $(filter-out %_test.c,$(shell find src/vmm -name '*.c' | sort))
+SIM_SOURCES := $(filter-out %_test.c,$(wildcard sim/*.c) $(wildcard sim/peer/*.c))
+SIM_ASSEMBLY := $(wildcard sim/*.S)
+SIM_RUN_SOURCES := $(filter-out %_test.c,$(wildcard sim/run/*.c))
 LIB_SOURCES := $(filter-out %_test.c src/cli/% src/vmm/%,$(shell find src -name '*.c' | sort)) \
-               src/vmm/control.c
+               src/vmm/control.c $(SIM_SOURCES)
 CLI_SOURCES := $(filter-out %_test.c,$(wildcard src/cli/*.c))
 GUEST_SOURCES := $(filter-out %_test.c,$(wildcard guest/*.c) $(wildcard src/protocol/*.c) \
                  $(wildcard src/base/*.c))
 SUPPORT_SOURCES := $(wildcard tests/support/*.c)
-UNIT_SOURCES := $(shell find src guest -name '*_test.c' 2>/dev/null | sort)
+UNIT_SOURCES := $(shell find src guest sim -name '*_test.c' 2>/dev/null | sort)
 SUITE_SOURCES := $(shell find tests -name '*_test.c' 2>/dev/null | sort)
 FUZZ_SOURCES := $(wildcard fuzz/*_fuzz.c)
 BENCH_SOURCES := $(wildcard bench/*.c)
 
-LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/guest_embed.o $(BUILD)/vmm_embed.o
+LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o) $(SIM_ASSEMBLY:%.S=$(BUILD)/%.o) $(BUILD)/guest_embed.o \
+               $(BUILD)/vmm_embed.o
+SIM_RUN_OBJECTS := $(SIM_RUN_SOURCES:%.c=$(BUILD)/%.o)
 VMM_OBJECTS := $(VMM_SOURCES:%.c=$(BUILD)/%.o)
 BASE_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(filter-out %_test.c,$(wildcard src/base/*.c)))
 CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/%.o)
@@ -68,6 +73,13 @@ all: $(BUILD)/kelpie $(BUILD)/libkelpie.a $(BUILD)/libkelpie.so.$(VERSION) $(BUI
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -c $< -o $@
+
+$(BUILD)/%.o: %.S
+	@mkdir -p $(@D)
+	$(CC) -c $< -o $@
+
+# Nothing in src/ can include the simulator.
+$(BUILD)/sim/%.o: CFLAGS_COMMON += -I.
 
 # What only tests may include: "support/x.h".
 $(BUILD)/%_test.o $(BUILD)/%_fuzz.o: TEST_INCLUDES := -Itests
@@ -147,6 +159,9 @@ $(BUILD)/%_test: $(BUILD)/%_test.o $(SUPPORT_OBJECTS) $(GUEST_TEST_OBJECTS) $(BU
 
 $(BUILD)/src/cli/%_test: $(BUILD)/src/cli/%_test.o $(CLI_OBJECTS) $(BUILD)/libkelpie.a
 	$(CC) $< $(filter-out %/main.o,$(CLI_OBJECTS)) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
+
+$(BUILD)/sim/run/%_test: $(BUILD)/sim/run/%_test.o $(SIM_RUN_OBJECTS) $(BUILD)/libkelpie.a
+	$(CC) $< $(filter-out %/main.o,$(SIM_RUN_OBJECTS)) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
 
 # RESULTS=file adds the counts to that file, for whoever sums several runs up.
 TEST_SECONDS ?= 600
@@ -334,6 +349,6 @@ help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
 
 # What the objects depend on; not those of another build below this one.
--include $(shell find $(wildcard $(BUILD)/src $(BUILD)/guest $(BUILD)/tests $(BUILD)/fuzz \
+-include $(shell find $(wildcard $(BUILD)/src $(BUILD)/sim $(BUILD)/guest $(BUILD)/tests $(BUILD)/fuzz \
            $(BUILD)/bench) /dev/null -name '*.d')
 .SECONDARY:
