@@ -66,6 +66,12 @@ uint64_t host_realtime_ns(struct host *host) {
     return host->ops->realtime_ns(host);
 }
 
+uint64_t host_ticks(struct host *host) {
+    ASSERT(host);
+    ASSERT(host->ops->ticks);
+    return host->ops->ticks(host);
+}
+
 enum kelpie_status host_sleep(struct host *host, const struct host_wait *wait,
                               struct kelpie_error *err) {
     ASSERT(host);

@@ -130,6 +130,7 @@ struct host_ops {
 
     uint64_t (*monotonic_ns)(struct host *host);
     uint64_t (*realtime_ns)(struct host *host);
+    uint64_t (*ticks)(struct host *host);
     enum kelpie_status (*sleep)(struct host *host, const struct host_wait *wait,
                                 struct kelpie_error *err);
     enum kelpie_status (*random)(struct host *host, void *buffer, size_t size,
@@ -270,6 +271,9 @@ void host_destroy(struct host *host);
 
 uint64_t host_monotonic_ns(struct host *host); /* never goes back; not counted from anything */
 uint64_t host_realtime_ns(struct host *host);  /* since 1970-01-01 UTC */
+
+/* The processor's time stamp counter; 0: there is none. */
+uint64_t host_ticks(struct host *host);
 
 /* A wait that ends timeout_ms from now (saturating), or when cancel_fd is set. */
 struct host_wait host_wait_ms(struct host *host, uint64_t timeout_ms, int cancel_fd);

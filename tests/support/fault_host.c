@@ -222,6 +222,10 @@ static uint64_t fault_realtime_ns(struct host *host) {
     return host_realtime_ns(inner_of(host));
 }
 
+static uint64_t fault_ticks(struct host *host) {
+    return host_ticks(inner_of(host));
+}
+
 static const char *fault_environment(struct host *host, const char *name) {
     return host_environment(inner_of(host), name);
 }
@@ -708,6 +712,7 @@ static const struct host_ops fault_ops = {
     .destroy = fault_destroy,
     .monotonic_ns = fault_monotonic_ns,
     .realtime_ns = fault_realtime_ns,
+    .ticks = fault_ticks,
     .sleep = fault_sleep,
     .random = fault_random,
     .environment = fault_environment,
