@@ -18,6 +18,7 @@
 #include "host/host_krunfw.h"
 #include "sim/world.h"
 
+#define TICKS_PER_NS 3u
 #define KVM_NS 400000u /* of the ring-0 payload, natively */
 
 /* The process is the host: it goes when the process does. */
@@ -31,6 +32,14 @@ static uint64_t sim_host_monotonic_ns(struct host *host) {
     ASSERT(process->machine);
     ASSERT(process->world);
     return sim_machine_monotonic_ns(process->machine);
+}
+
+/* A counter at 3 GHz that goes by true time, as a processor's does. */
+static uint64_t sim_host_ticks(struct host *host) {
+    const struct sim_process *process = sim_process_of(host);
+    ASSERT(process->world);
+    ASSERT(process->world->now_ns > 0);
+    return process->world->now_ns * TICKS_PER_NS;
 }
 
 static uint64_t sim_host_realtime_ns(struct host *host) {
@@ -65,6 +74,7 @@ static const char *sim_host_environment(struct host *host, const char *name) {
         const char *value;
     } variables[] = {
         {"HOME", "/root"},
+        {"KELPIE_KERNEL", SIM_KERNEL_PATH},
         {"PATH", "/usr/bin:/bin"},
         {"XDG_RUNTIME_DIR", "/run/user/1000"},
     };
@@ -134,6 +144,7 @@ const struct host_ops sim_host_ops = {
     .destroy = sim_host_destroy,
     .monotonic_ns = sim_host_monotonic_ns,
     .realtime_ns = sim_host_realtime_ns,
+    .ticks = sim_host_ticks,
     .sleep = sim_host_sleep,
     .random = sim_host_random,
     .environment = sim_host_environment,
@@ -166,6 +177,8 @@ const struct host_ops sim_host_ops = {
     .socket_listen = sim_host_socket_listen,
     .socket_accept = sim_host_socket_accept,
     .socket_connect = sim_host_socket_connect,
+    .socket_listen_tcp = sim_host_socket_listen_tcp,
+    .socket_connect_tcp = sim_host_socket_connect_tcp,
     .socket_peer = sim_host_socket_peer,
     .socket_send_fd = sim_host_socket_send_fd,
     .read = sim_host_read,

@@ -280,7 +280,7 @@ enum kelpie_status sim_host_socket_pair(struct host *host, int ret_fds[2],
                      os_error == 0 ? KELPIE_OK : sim_error(err, os_error, "make two sockets"));
 }
 
-static struct sim_listener *find_listener(struct sim_machine *machine, const char *address) {
+struct sim_listener *sim_listener_find(struct sim_machine *machine, const char *address) {
     struct sim_listener *listener = machine->listeners;
     ASSERT(address);
     while (listener && strcmp(listener->address, address) != 0) {
@@ -304,7 +304,7 @@ static int make_name(struct sim_process *process, const char *path) {
     return os_error == EEXIST ? EADDRINUSE : os_error;
 }
 
-static int listen_at(struct sim_process *process, const char *address, int *ret_fd) {
+int sim_listen_at(struct sim_process *process, const char *address, int *ret_fd) {
     struct sim_handle *handle = sim_handle_create(process->world, SIM_HANDLE_LISTENER);
     struct sim_listener *listener = calloc(1, sizeof(*listener));
     ASSERT(strlen(address) <= SIM_PROGRAM_SIZE_MAX);
@@ -341,7 +341,7 @@ enum kelpie_status sim_host_socket_listen(struct host *host, const char *path, i
         os_error = ENAMETOOLONG;
     }
     os_error = os_error == 0 ? make_name(process, full) : os_error;
-    os_error = os_error == 0 ? listen_at(process, full, ret_fd) : os_error;
+    os_error = os_error == 0 ? sim_listen_at(process, full, ret_fd) : os_error;
     ASSERT(os_error >= 0);
     return sim_leave(host, SIM_EVENT_SOCKET_LISTEN,
                      os_error == 0 ? KELPIE_OK
@@ -379,8 +379,7 @@ enum kelpie_status sim_host_socket_accept(struct host *host, int fd, const struc
     return sim_leave(host, SIM_EVENT_SOCKET_ACCEPT, accept_one(host, fd, wait, ret_fd, err));
 }
 
-/* A stream to the listener, one end of which waits to be accepted. */
-static int connect_to(struct sim_process *process, struct sim_listener *listener, int *ret_fd) {
+int sim_connect_to(struct sim_process *process, struct sim_listener *listener, int *ret_fd) {
     struct sim_handle *handles[2] = {NULL, NULL};
     ASSERT(listener->open);
     ASSERT(ret_fd);
@@ -414,8 +413,8 @@ static int connect_path(struct sim_process *process, const char *path, int *ret_
     if (os_error != 0) {
         return os_error;
     }
-    struct sim_listener *listener = find_listener(process->machine, full);
-    return listener ? connect_to(process, listener, ret_fd) : ECONNREFUSED;
+    struct sim_listener *listener = sim_listener_find(process->machine, full);
+    return listener ? sim_connect_to(process, listener, ret_fd) : ECONNREFUSED;
 }
 
 enum kelpie_status sim_host_socket_connect(struct host *host, const char *path,

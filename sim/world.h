@@ -150,7 +150,7 @@ struct sim_listener {
     struct sim_listener *next;
     struct sim_machine *machine;
     struct sim_process *process;
-    char address[SIM_PROGRAM_SIZE_MAX + 1]; /* a path, or "tcp:address:port" */
+    char address[SIM_PROGRAM_SIZE_MAX + 1]; /* a path, or "tcp:port" */
     bool open;
     uint32_t uid;
     size_t count; /* that wait to be accepted */
@@ -174,6 +174,10 @@ struct sim_machine {
 /* A machine that is up. NULL: no memory, or too many. */
 struct sim_machine *sim_machine_create(struct sim_world *world, const char *name);
 void sim_machine_destroy(struct sim_machine *machine);
+
+/* furnish.c: what the library looks for on a machine. False: no memory. */
+#define SIM_KERNEL_PATH "/boot/vmlinuz-sim"
+bool sim_machine_furnish(struct sim_machine *machine);
 
 /* Power loss: every process is gone, the disk keeps what it kept. Then it is up again. Called by a process of that
  * machine, it does not return. */
@@ -436,6 +440,22 @@ enum kelpie_status sim_host_socket_accept(struct host *host, int fd, const struc
 enum kelpie_status sim_host_socket_connect(struct host *host, const char *path,
                                            const struct host_wait *wait, int *ret_fd,
                                            struct kelpie_error *err);
+/* By its address on that machine, a path or "tcp:port"; NULL: none. */
+struct sim_listener *sim_listener_find(struct sim_machine *machine, const char *address);
+
+/* Return 0 or an errno. */
+int sim_listen_at(struct sim_process *process, const char *address, int *ret_fd);
+
+/* A stream to the listener, one end of which waits to be accepted. */
+int sim_connect_to(struct sim_process *process, struct sim_listener *listener, int *ret_fd);
+
+/* host_sim_tcp.c */
+enum kelpie_status sim_host_socket_listen_tcp(struct host *host, const char *address, uint16_t port,
+                                              int *ret_fd, uint16_t *ret_port,
+                                              struct kelpie_error *err);
+enum kelpie_status sim_host_socket_connect_tcp(struct host *host, const char *address,
+                                               uint16_t port, const struct host_wait *wait,
+                                               int *ret_fd, struct kelpie_error *err);
 enum kelpie_status sim_host_socket_peer(struct host *host, int fd, uint32_t *ret_uid,
                                         struct kelpie_error *err);
 enum kelpie_status sim_host_socket_send_fd(struct host *host, int fd, const void *data, size_t size,
