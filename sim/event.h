@@ -6,7 +6,6 @@
 #define KELPIE_SIM_EVENT_H
 
 #include <stdint.h>
-#include <stdio.h>
 
 /* The kinds, with their names in a timeline. */
 #define SIM_EVENTS(X)                                                                              \
@@ -74,14 +73,24 @@ enum sim_event {
         SIM_EVENT_COUNT
 };
 
+#define SIM_LINE_SIZE 512
+
+/* Takes one line of a timeline, without its end. */
+typedef void (*sim_line)(void *argument, const char *text);
+
 struct sim_log {
     uint64_t hash;
-    FILE *timeline; /* NULL: none */
+    sim_line line; /* NULL: nobody reads */
+    void *line_argument;
 };
 
 const char *sim_event_name(enum sim_event event);
 
 /* Mixes it into the hash: who (a fiber's id, or 0), what, and a number that says more. */
 void sim_log_add(struct sim_log *log, uint32_t who, enum sim_event event, uint64_t value);
+
+/* A line for whoever reads the timeline; one that is too long is cut. */
+void sim_log_print(const struct sim_log *log, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -26,6 +26,7 @@ static void listener_close(struct sim_handle *handle) {
         ASSERT(*place);
         place = &(*place)->next;
     }
+    ASSERT(listener->count <= SIM_BACKLOG_COUNT_MAX);
     *place = listener->next;
     for (size_t i = 0; i < listener->count; i++) {
         sim_handle_release(listener->backlog[i]);

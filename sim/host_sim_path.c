@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* The simulated host's names: links, folders, renaming. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -46,6 +47,7 @@ enum kelpie_status sim_host_path_stat(struct host *host, const char *path,
     struct sim_process *process = sim_process_of(host);
     char full[PATH_SIZE];
     ASSERT(ret_info);
+    ASSERT(path);
     sim_enter(host, SIM_EVENT_PATH_STAT, strlen(path));
     int os_error = path_begin(process, SIM_FAULT_PATH_STAT_FAILS, path, full);
     if (os_error == 0) {
@@ -76,6 +78,7 @@ enum kelpie_status sim_host_path_unlink(struct host *host, const char *path,
     struct sim_process *process = sim_process_of(host);
     char full[PATH_SIZE];
     ASSERT(path);
+    ASSERT(host);
     sim_enter(host, SIM_EVENT_PATH_UNLINK, strlen(path));
     int os_error = path_begin(process, SIM_FAULT_PATH_UNLINK_FAILS, path, full);
     if (os_error == 0) {
@@ -89,6 +92,7 @@ enum kelpie_status sim_host_path_mkdir(struct host *host, const char *path, uint
     struct sim_process *process = sim_process_of(host);
     char full[PATH_SIZE];
     ASSERT(mode <= 07777);
+    ASSERT(path);
     sim_enter(host, SIM_EVENT_PATH_MKDIR, strlen(path));
     int os_error = path_begin(process, SIM_FAULT_PATH_MKDIR_FAILS, path, full);
     if (os_error == 0) {
@@ -102,6 +106,7 @@ enum kelpie_status sim_host_path_rmdir(struct host *host, const char *path,
     struct sim_process *process = sim_process_of(host);
     char full[PATH_SIZE];
     ASSERT(path);
+    ASSERT(host);
     sim_enter(host, SIM_EVENT_PATH_RMDIR, strlen(path));
     int os_error = path_begin(process, SIM_FAULT_PATH_UNLINK_FAILS, path, full);
     if (os_error == 0) {
@@ -115,6 +120,7 @@ enum kelpie_status sim_host_path_symlink(struct host *host, const char *target, 
     struct sim_process *process = sim_process_of(host);
     char full[PATH_SIZE];
     ASSERT(target);
+    ASSERT(path);
     sim_enter(host, SIM_EVENT_PATH_SYMLINK, strlen(path));
     int os_error = path_begin(process, SIM_FAULT_PATH_MKDIR_FAILS, path, full);
     if (os_error == 0) {
@@ -128,6 +134,7 @@ enum kelpie_status sim_host_path_readlink(struct host *host, const char *path, c
     struct sim_process *process = sim_process_of(host);
     char full[PATH_SIZE];
     ASSERT(buffer && size > 0);
+    ASSERT(path);
     sim_enter(host, SIM_EVENT_PATH_READLINK, strlen(path));
     int os_error = path_begin(process, SIM_FAULT_PATH_STAT_FAILS, path, full);
     if (os_error == 0) {
@@ -143,6 +150,7 @@ enum kelpie_status sim_host_path_sync(struct host *host, const char *path,
     struct sim_process *process = sim_process_of(host);
     char full[PATH_SIZE];
     ASSERT(path);
+    ASSERT(host);
     sim_enter(host, SIM_EVENT_PATH_SYNC, strlen(path));
     int os_error = path_begin(process, SIM_FAULT_PATH_SYNC_FAILS, path, full);
     if (os_error == 0) {
@@ -157,6 +165,7 @@ enum kelpie_status sim_host_dir_list(struct host *host, const char *path,
     struct sim_process *process = sim_process_of(host);
     char full[PATH_SIZE];
     ASSERT(ret_count);
+    ASSERT(path);
     sim_enter(host, SIM_EVENT_DIR_LIST, strlen(path));
     int os_error = path_begin(process, SIM_FAULT_PATH_LIST_FAILS, path, full);
     if (os_error == 0) {

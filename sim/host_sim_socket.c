@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* The simulated host's waiting, streams, sockets and events. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -292,14 +293,8 @@ struct sim_listener *sim_listener_find(struct sim_machine *machine, const char *
 
 /* A UNIX socket's name is a file, which stays when the listener has gone. */
 static int make_name(struct sim_process *process, const char *path) {
-    struct sim_inode *inode = NULL;
     ASSERT(path[0] == '/');
-    int os_error = sim_fs_open(
-        process->machine->fs, path,
-        HOST_OPEN_READ | HOST_OPEN_WRITE | HOST_OPEN_CREATE | HOST_OPEN_EXCLUSIVE, 0600, &inode);
-    if (os_error == 0) {
-        sim_inode_release(inode);
-    }
+    int os_error = sim_fs_socket(process->machine->fs, path, 0600);
     ASSERT(os_error >= 0);
     return os_error == EEXIST ? EADDRINUSE : os_error;
 }
@@ -439,6 +434,7 @@ enum kelpie_status sim_host_socket_peer(struct host *host, int fd, uint32_t *ret
     ASSERT(handle->kind == SIM_HANDLE_STREAM);
     (void)err;
     sim_enter(host, SIM_EVENT_SOCKET_PEER, 0);
+    ASSERT(handle->world);
     *ret_uid = handle->peer_uid;
     return sim_leave(host, SIM_EVENT_SOCKET_PEER, KELPIE_OK);
 }
@@ -530,6 +526,7 @@ void sim_host_event_clear(struct host *host, int fd) {
     sim_enter(host, SIM_EVENT_EVENT_CLEAR, 0);
     struct sim_handle *handle = sim_fd_get(sim_process_of(host), fd);
     ASSERT(handle->kind == SIM_HANDLE_EVENT);
+    ASSERT(handle->reference_count > 0);
     handle->set = false;
     (void)sim_leave(host, SIM_EVENT_EVENT_CLEAR, KELPIE_OK);
 }
@@ -537,6 +534,7 @@ void sim_host_event_clear(struct host *host, int fd) {
 void sim_host_close(struct host *host, int fd) {
     ASSERT(fd >= 0);
     sim_enter(host, SIM_EVENT_CLOSE, 0);
+    ASSERT(fd < (int)SIM_FD_COUNT_MAX);
     sim_fd_close(sim_process_of(host), fd);
     (void)sim_leave(host, SIM_EVENT_CLOSE, KELPIE_OK);
 }

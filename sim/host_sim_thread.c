@@ -100,6 +100,7 @@ void sim_host_thread_join(struct host_thread *thread) {
         sim_wait_add(world, &thread->ended);
         (void)sim_wait(world, UINT64_MAX, "a thread to end");
     }
+    ASSERT(!thread->fiber);
     sim_object_remove(&thread->object);
     free(thread);
     (void)sim_leave(host, SIM_EVENT_THREAD_JOIN, KELPIE_OK);
@@ -161,6 +162,7 @@ void sim_host_mutex_unlock(struct host_mutex *mutex) {
     struct host *host = host_of(&mutex->object);
     struct sim_world *world = sim_process_of(host)->world;
     ASSERT(mutex->owner == world->current);
+    ASSERT(mutex->object.release == object_free);
     sim_enter(host, SIM_EVENT_MUTEX_UNLOCK, 0);
     give(world, mutex);
     (void)sim_leave(host, SIM_EVENT_MUTEX_UNLOCK, KELPIE_OK);
@@ -207,7 +209,9 @@ bool sim_host_condition_wait(struct host_condition *condition, struct host_mutex
     /* From unlock to wait nothing comes in between: no broadcast is missed. */
     give(world, mutex);
     sim_wait_add(world, &condition->changed);
+    ASSERT(mutex->owner != world->current);
     bool woken = sim_wait(world, early ? world->now_ns : wake_ns, "a condition") || early;
+    ASSERT(condition->waiting > 0);
     condition->waiting--;
     take(world, mutex);
     (void)sim_leave(host, SIM_EVENT_CONDITION_WAIT, KELPIE_OK);

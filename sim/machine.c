@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* Machines: their clocks, their disks, the networks between them, and power loss. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,9 +121,9 @@ void sim_machine_crash(struct sim_machine *machine) {
     bool suicide = self && self->machine == machine;
     ASSERT(machine->up);
     sim_log_add(&world->log, 0, SIM_EVENT_MACHINE_CRASHES, machine->index);
-    if (world->log.timeline) {
-        fprintf(world->log.timeline, "%12.6f ms  %s: the power goes\n", (double)world->now_ns / 1e6,
-                machine->name);
+    if (world->log.line) {
+        sim_log_print(&world->log, "%14.6f ms  %s: the power goes", (double)world->now_ns / 1e6,
+                      machine->name);
     }
     for (struct sim_process *p = world->processes; p; p = p->next) {
         if (p->machine == machine && !p->ended && p != self) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* Processes: starting, ending, who waits for their end, and what is left of them. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +25,7 @@ struct host_process {
 void sim_object_add(struct sim_process *process, struct sim_object *object) {
     ASSERT(object->release);
     ASSERT(!process->ended);
+    ASSERT(!object->next && !object->previous);
     object->process = process;
     object->next = process->objects.next;
     object->previous = &process->objects;
@@ -93,6 +95,7 @@ static void note_leaks(struct sim_process *process) {
 static void own_main(void *argument) {
     struct sim_process *process = argument;
     ASSERT(process->main);
+    ASSERT(!process->ended && process->fiber_count > 0);
     int code = process->main(process->main_argument);
     note_leaks(process);
     process->exit = (struct host_process_exit){.code = code};
@@ -107,6 +110,7 @@ struct sim_process *sim_process_start(struct sim_machine *machine,
     if (!process) {
         return NULL;
     }
+    ASSERT(process->fiber_count == 0);
     process->main = options->main;
     process->main_argument = options->argument;
     process->immune = options->immune;
@@ -157,10 +161,10 @@ static void end(struct sim_process *process, int signal_number) {
         world->lost_memory = true;
     }
     sim_log_add(&world->log, 0, SIM_EVENT_PROCESS_ENDS, (uint64_t)process->id);
-    if (world->log.timeline) {
-        fprintf(world->log.timeline, "%12.6f ms  %s/%s[%d] ends: code %d, signal %d\n",
-                (double)world->now_ns / 1e6, process->machine->name, process->program, process->id,
-                process->exit.code, process->exit.signal);
+    if (world->log.line) {
+        sim_log_print(&world->log, "%14.6f ms  %s/%s[%d] ends: code %d, signal %d",
+                      (double)world->now_ns / 1e6, process->machine->name, process->program,
+                      process->id, process->exit.code, process->exit.signal);
     }
     while (process->fibers) {
         ASSERT(process->fibers->state != SIM_FIBER_DONE);
@@ -251,6 +255,7 @@ static void program_main(void *argument) {
         .argc = process->argc,
         .argv = (const char *const *)process->argv,
     };
+    ASSERT(peer.argc > 0);
     int code = program->main(&peer);
     process->exit = (struct host_process_exit){.code = code};
     ASSERT(process->world == world);
@@ -366,6 +371,7 @@ static enum kelpie_status spawn(struct sim_process *parent, const struct host_pr
     if (!child) {
         return sim_error(err, ENOMEM, "start a program");
     }
+    ASSERT(child->holder_count == 0);
     child->parent = parent;
     child->dies_with_parent = spec->dies_with_owner;
     child->immune = parent->immune;
@@ -380,6 +386,7 @@ static enum kelpie_status spawn(struct sim_process *parent, const struct host_pr
         }
         return sim_error(err, ENOMEM, "start a program");
     }
+    ASSERT(process->fd >= 0);
     *ret_process = process;
     return KELPIE_OK;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* Whose turn it is, and what time. The theory of operation is in world.h. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

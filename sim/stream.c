@@ -27,6 +27,7 @@ static struct sim_pipe *pipe_create(struct sim_process *from, struct sim_process
     pipe->world = from->world;
     pipe->from = from->machine;
     pipe->to = to->machine;
+    ASSERT(!pipe->segment_count && !pipe->passed_count);
     pipe->data = data;
     pipe->capacity = capacity;
     return pipe;
@@ -35,6 +36,7 @@ static struct sim_pipe *pipe_create(struct sim_process *from, struct sim_process
 static void pipe_free(struct sim_pipe *pipe) {
     pipe_check(pipe);
     ASSERT(!pipe->changed.first);
+    ASSERT(pipe->writer_closed == pipe->reader_closed);
     for (size_t i = 0; i < pipe->passed_count; i++) {
         sim_handle_release(pipe->passed[i].handle);
     }
@@ -78,6 +80,7 @@ void sim_stream_close(struct sim_handle *handle) {
     struct sim_pipe *out = handle->out;
     ASSERT(handle->kind == SIM_HANDLE_STREAM);
     ASSERT(in && out);
+    ASSERT(!in->reader_closed && !out->writer_closed);
     in->reader_closed = true;
     out->writer_closed = true;
     sim_wake(&in->changed);
@@ -134,6 +137,7 @@ static void segments_trim(struct sim_pipe *pipe) {
         gone++;
     }
     pipe->segment_count -= gone;
+    ASSERT(gone <= SIM_STREAM_SEGMENT_COUNT_MAX);
     memmove(pipe->segments, pipe->segments + gone, pipe->segment_count * sizeof(pipe->segments[0]));
 }
 
@@ -148,6 +152,7 @@ static void passed_take(struct sim_pipe *pipe, struct sim_pipe_taken *taken) {
             sim_handle_release(handle);
         }
     }
+    ASSERT(gone <= pipe->passed_count);
     pipe->passed_count -= gone;
     memmove(pipe->passed, pipe->passed + gone, pipe->passed_count * sizeof(pipe->passed[0]));
 }
@@ -157,6 +162,7 @@ void sim_pipe_take(struct sim_pipe *pipe, void *buffer, size_t size, struct sim_
     ASSERT(size > 0 && size <= pipe->written - pipe->read);
     size_t start = (size_t)(pipe->read % pipe->capacity);
     size_t first = min_size(size, pipe->capacity - start);
+    ASSERT(buffer);
     memcpy(buffer, pipe->data + start, first);
     memcpy((uint8_t *)buffer + first, pipe->data, size - first);
     pipe->read += size;
@@ -170,6 +176,7 @@ void sim_pipe_put(struct sim_pipe *pipe, const void *data, size_t size, uint64_t
     ASSERT(size > 0 && size <= sim_pipe_room(pipe));
     size_t start = (size_t)(pipe->written % pipe->capacity);
     size_t first = min_size(size, pipe->capacity - start);
+    ASSERT(data);
     memcpy(pipe->data + start, data, first);
     memcpy(pipe->data, (const uint8_t *)data + first, size - first);
     pipe->written += size;
@@ -192,6 +199,7 @@ bool sim_pipe_attach(struct sim_pipe *pipe, struct sim_handle *handle) {
     if (pipe->passed_count == SIM_STREAM_FD_COUNT_MAX) {
         return false;
     }
+    ASSERT(pipe->passed_count < SIM_STREAM_FD_COUNT_MAX);
     handle->reference_count++;
     pipe->passed[pipe->passed_count++] =
         (struct sim_passed){.offset = pipe->written, .handle = handle};

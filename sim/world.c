@@ -3,6 +3,7 @@
 #include "sim/world.h"
 
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,7 +45,8 @@ struct sim_world *sim_world_create(const struct sim_options *options) {
     world->next_step_ns = START_NS + SIM_STEP_NS;
     world->event_count_max =
         options->event_count_max ? options->event_count_max : SIM_EVENT_COUNT_DEFAULT;
-    world->log.timeline = options->timeline;
+    world->log.line = options->line;
+    world->log.line_argument = options->line_argument;
     draw_policy(world);
     return world;
 }
@@ -94,12 +96,14 @@ void sim_world_quiet(struct sim_world *world) {
 
 /* ---- Events ----------------------------------------------------------------------------------- */
 
-static void timeline_head(struct sim_world *world, const struct sim_process *process) {
-    const struct sim_fiber *fiber = world->current;
-    ASSERT(world->log.timeline);
-    ASSERT(process->machine);
-    fprintf(world->log.timeline, "%12.6f ms  %s/%s[%d] %-15s ", (double)world->now_ns / 1e6,
-            process->machine->name, process->program, process->id, fiber ? fiber->name : "-");
+/* When, where and who; then what. */
+static void tell(const struct sim_process *process, const char *what, const char *more) {
+    const struct sim_world *world = process->world;
+    ASSERT(world->log.line);
+    ASSERT(what && more);
+    sim_log_print(&world->log, "%14.6f ms  %s/%s[%d] %-15s %s%s%s", (double)world->now_ns / 1e6,
+                  process->machine->name, process->program, process->id,
+                  world->current ? world->current->name : "-", what, more[0] ? ": " : "", more);
 }
 
 bool sim_fault(struct sim_process *process, enum sim_fault fault) {
@@ -111,10 +115,11 @@ bool sim_fault(struct sim_process *process, enum sim_fault fault) {
     }
     sim_log_add(&world->log, world->current ? world->current->id : 0, SIM_EVENT_FAULT,
                 (uint64_t)fault);
-    if (world->log.timeline) {
-        timeline_head(world, process);
-        fprintf(world->log.timeline, "FAULT %s#%u: %s\n", sim_fault_info(fault)->name,
-                world->faults.asked[fault] - 1, sim_fault_info(fault)->what);
+    if (world->log.line) {
+        char name[SIM_LINE_SIZE / 2];
+        snprintf(name, sizeof(name), "FAULT %s#%u", sim_fault_info(fault)->name,
+                 world->faults.asked[fault] - 1);
+        tell(process, name, sim_fault_info(fault)->what);
     }
     return true;
 }
@@ -169,11 +174,8 @@ enum kelpie_status sim_leave(struct host *host, enum sim_event event, enum kelpi
     ASSERT(world->current);
     ASSERT((unsigned)event < SIM_EVENT_COUNT);
     sim_log_add(&world->log, world->current->id, event, (uint64_t)status);
-    if (world->log.timeline) {
-        timeline_head(world, process);
-        fprintf(world->log.timeline, "%s%s%s\n", sim_event_name(event),
-                status == KELPIE_OK ? "" : ": ",
-                status == KELPIE_OK ? "" : kelpie_status_name(status));
+    if (world->log.line) {
+        tell(process, sim_event_name(event), status == KELPIE_OK ? "" : kelpie_status_name(status));
     }
     return status;
 }

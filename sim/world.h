@@ -28,8 +28,6 @@
 #ifndef KELPIE_SIM_WORLD_H
 #define KELPIE_SIM_WORLD_H
 
-#include <stdio.h>
-
 #include "host/host.h"
 #include "sim/event.h"
 #include "sim/fault.h"
@@ -87,7 +85,8 @@ struct sim_options {
     const uint8_t *bytes; /* choices from bytes; NULL: from the seed */
     size_t byte_count;
     uint64_t event_count_max; /* 0: SIM_EVENT_COUNT_DEFAULT */
-    FILE *timeline;           /* NULL: none */
+    sim_line line;            /* takes the timeline; NULL: nobody does */
+    void *line_argument;
 };
 
 enum sim_end {
