@@ -34,7 +34,9 @@ enum {
 static void babble(void) {
     char nonsense[4096];
     struct stat stat;
+    const uint32_t kind = 2; /* a run ended: as a message begins */
     memset(nonsense, 0x5a, sizeof(nonsense));
+    memcpy(nonsense, &kind, sizeof(kind));
     for (int fd = 3; fd < PIPE_FD_MAX; fd++) {
         int flags = fcntl(fd, F_GETFD);
         int mode = fcntl(fd, F_GETFL);
@@ -207,6 +209,28 @@ static void nothing_but_deaths(void **state) {
     test_free(summary);
 }
 
+#define SHORT_MS 20
+#define LIMIT_MS 250
+
+static void takes_a_while(const struct run_options *options, struct run_result *result) {
+    numbers(options->seed, result);
+    usleep(SHORT_MS * 1000);
+}
+
+/* Sixteen runs of a worker take longer than one may: the limit is each one's. */
+static void each_run_has_the_whole_time(void **state) {
+    (void)state;
+    struct batch_options options = {.run = takes_a_while,
+                                    .seed_first = 1,
+                                    .run_count = 60,
+                                    .job_count = 1,
+                                    .run_ms_max = LIMIT_MS};
+    struct batch_summary *summary = summary_of(&options);
+    assert_int_equal(summary->failed_count, 0);
+    assert_int_equal(summary->ended_count, 60);
+    test_free(summary);
+}
+
 static void run_of_one_seed(const struct run_options *options, struct run_result *result) {
     ASSERT(options->seed == 77);
     numbers(options->seed, result);
@@ -267,6 +291,7 @@ int main(void) {
         cmocka_unit_test(each_kind_of_failure_is_told_by_its_seed),
         cmocka_unit_test(the_first_failures_are_told_whoever_was_faster),
         cmocka_unit_test(nothing_but_deaths),
+        cmocka_unit_test(each_run_has_the_whole_time),
         cmocka_unit_test(a_repeated_seed_has_one_hash),
         cmocka_unit_test(progress_comes_to_the_end),
     };

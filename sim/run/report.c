@@ -229,10 +229,14 @@ void report_progress(FILE *out, uint64_t *last_ns, uint64_t done_count, uint64_t
     ASSERT(out && last_ns);
     ASSERT(done_count <= run_count);
     uint64_t now_ns = child_clock_ns();
+    /* The last line stands: it is written once. */
+    if (*last_ns == UINT64_MAX) {
+        return;
+    }
     if (done_count < run_count && now_ns - *last_ns < (uint64_t)REPORT_PROGRESS_MS * NS_PER_MS) {
         return;
     }
-    *last_ns = now_ns;
+    *last_ns = done_count == run_count ? UINT64_MAX : now_ns;
     fprintf(out, "\r%" PRIu64 " of %" PRIu64 " runs, %" PRIu64 " failed%s", done_count, run_count,
             failed_count, done_count == run_count ? "\n" : "");
     fflush(out);
