@@ -163,6 +163,9 @@ $(BUILD)/src/cli/%_test: $(BUILD)/src/cli/%_test.o $(CLI_OBJECTS) $(BUILD)/libke
 $(BUILD)/sim/run/%_test: $(BUILD)/sim/run/%_test.o $(SIM_RUN_OBJECTS) $(BUILD)/libkelpie.a
 	$(CC) $< $(filter-out %/main.o,$(SIM_RUN_OBJECTS)) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
 
+$(BUILD)/kelpie-sim: $(SIM_RUN_OBJECTS) $(BUILD)/libkelpie.a
+	$(CC) $(SIM_RUN_OBJECTS) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -o $@
+
 # RESULTS=file adds the counts to that file, for whoever sums several runs up.
 TEST_SECONDS ?= 600
 RUN_TESTS = tools/run-tests -t $(TEST_SECONDS) $(if $(RESULTS),-r $(RESULTS))
@@ -181,7 +184,7 @@ demo: setup ## boot a VM, use it, snapshot and restore it, with timings
 	@tools/demo
 
 .PHONY: build-tests
-build-tests: all $(UNIT_TESTS) $(SUITE_TESTS)
+build-tests: all $(UNIT_TESTS) $(SUITE_TESTS) $(BUILD)/kelpie-sim
 
 .PHONY: unit
 unit: $(UNIT_TESTS) ## run the unit tests
@@ -255,12 +258,32 @@ COVER_SIM ?=
 cover-sim: cover-run
 	@if [ -x $(BUILD)/kelpie-sim ]; then $(BUILD)/kelpie-sim $(COVER_SIM); fi
 
+# ---- the simulator -------------------------------------------------------------------------------
+
+SEEDS ?= 1..1000
+SIM_JOBS = $(or $(JOBS),$(shell nproc))
+
+.PHONY: sim
+sim: $(BUILD)/kelpie-sim ## run the simulator: SEED=n one run, SEEDS=a..b all of them (1..1000), JOBS=j at once
+	@$(BUILD)/kelpie-sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --jobs $(SIM_JOBS) $(SIM_OPTIONS)
+
+# Each fault fires in so many runs, and one seed is always one run.
+SIM_CHECKED_SEEDS ?= 1..10000
+SIM_REPEATED_SEED ?= 1
+.PHONY: sim-check
+sim-check: $(BUILD)/kelpie-sim ## run the simulator as continuous integration does
+	@tools/sim-check $(if $(RESULTS),-r $(RESULTS)) $(BUILD)/kelpie-sim $(SIM_CHECKED_SEEDS) $(SIM_REPEATED_SEED) $(SIM_JOBS)
+
 # ---- fuzzing -------------------------------------------------------------------------------------
 
 FUZZ_SECONDS ?= 60
 
+# This one has the simulator's runs too.
+$(BUILD)/fuzz/sim_fuzz.o: CFLAGS_COMMON += -I.
+$(BUILD)/fuzz/sim_fuzz: $(filter-out %/main.o,$(SIM_RUN_OBJECTS))
+
 $(BUILD)/fuzz/%_fuzz: $(BUILD)/fuzz/%_fuzz.o $(BUILD)/libvmm.a $(BUILD)/libkelpie.a
-	$(CC) -fsanitize=fuzzer $< $(BUILD)/libvmm.a $(BUILD)/libkelpie.a $(LDLIBS_ALL) -o $@
+	$(CC) -fsanitize=fuzzer $(filter %.o,$^) $(BUILD)/libvmm.a $(BUILD)/libkelpie.a $(LDLIBS_ALL) -o $@
 
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)

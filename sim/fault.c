@@ -231,9 +231,39 @@ void sim_faults_suppress(struct sim_faults *faults, const struct sim_fault_event
     }
     faults->suppressed = events;
     faults->suppressed_count = count;
+    faults->suppress_others = false;
 }
 
-static bool is_suppressed(const struct sim_faults *faults, const struct sim_fault_event *event) {
+void sim_faults_allow(struct sim_faults *faults, const struct sim_fault_event *events,
+                      size_t count) {
+    sim_faults_suppress(faults, events, count);
+    faults->suppress_others = true;
+    ASSERT(faults->suppressed_count == count);
+}
+
+void sim_faults_copy(struct sim_faults *faults, struct sim_fault_event *copy, size_t *copy_count) {
+    ASSERT(faults);
+    ASSERT(copy && copy_count);
+    ASSERT(faults->event_count == 0);
+    faults->copy = copy;
+    faults->copy_count = copy_count;
+    *copy_count = 0;
+}
+
+static void remember(struct sim_faults *faults, const struct sim_fault_event *event) {
+    ASSERT(event->fault < SIM_FAULT_COUNT);
+    ASSERT(faults->event_count <= SIM_FAULT_FIRED_COUNT_MAX);
+    if (faults->event_count == SIM_FAULT_FIRED_COUNT_MAX) {
+        return;
+    }
+    if (faults->copy) {
+        faults->copy[faults->event_count] = *event;
+        *faults->copy_count = faults->event_count + 1;
+    }
+    faults->events[faults->event_count++] = *event;
+}
+
+static bool is_listed(const struct sim_faults *faults, const struct sim_fault_event *event) {
     size_t low = 0;
     size_t high = faults->suppressed_count;
     ASSERT(event->fault < SIM_FAULT_COUNT);
@@ -253,10 +283,25 @@ static bool is_suppressed(const struct sim_faults *faults, const struct sim_faul
     return false;
 }
 
+void sim_faults_begin_step(struct sim_faults *faults, uint32_t step) {
+    ASSERT(faults);
+    ASSERT(step < SIM_FAULT_STEP_COUNT_MAX);
+    faults->number_base = SIM_FAULT_NUMBER(step, 0);
+    memcpy(faults->asked_before, faults->asked, sizeof(faults->asked_before));
+}
+
+static uint32_t next_number(const struct sim_faults *faults, enum sim_fault fault) {
+    uint32_t question = faults->asked[fault] - faults->asked_before[fault];
+    ASSERT(faults->asked[fault] >= faults->asked_before[fault]);
+    ASSERT(SIM_FAULT_QUESTION(faults->number_base) == 0);
+    return faults->number_base | SIM_FAULT_QUESTION(question);
+}
+
 bool sim_faults_ask(struct sim_faults *faults, enum sim_fault fault) {
     ASSERT(faults);
     ASSERT((unsigned)fault < SIM_FAULT_COUNT);
-    const struct sim_fault_event event = {.fault = (uint32_t)fault, .number = faults->asked[fault]};
+    const struct sim_fault_event event = {.fault = (uint32_t)fault,
+                                          .number = next_number(faults, fault)};
     uint32_t ppm = faults->ppm[fault];
     faults->asked[fault]++;
     if (faults->quiet || ppm == 0) {
@@ -264,12 +309,10 @@ bool sim_faults_ask(struct sim_faults *faults, enum sim_fault fault) {
     }
     bool now = faults->choices ? sim_chance(faults->choices, ppm)
                                : sim_mix(faults->seed, event.fault, event.number) % SIM_PPM < ppm;
-    if (!now || is_suppressed(faults, &event)) {
+    if (!now || is_listed(faults, &event) != faults->suppress_others) {
         return false;
     }
     faults->fired[fault]++;
-    if (faults->event_count < SIM_FAULT_FIRED_COUNT_MAX) {
-        faults->events[faults->event_count++] = event;
-    }
+    remember(faults, &event);
     return true;
 }

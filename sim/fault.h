@@ -9,6 +9,9 @@
  * not only in luck. The n-th question about one fault is answered by the seed, the fault and n alone: leaving one fault
  * out (sim_faults_suppress) does not change the answers about the others, which is what makes a failing run small.
  *
+ * A run of many steps says when each begins (sim_faults_begin_step). From then on questions are numbered within that step, so that
+ * leaving a step out does not change the answers in the others either: what is asked of step 7 stays what it was.
+ *
  * In the quiet phase nothing goes wrong any more. What went wrong before stays so: a killed process stays dead.
  */
 #ifndef KELPIE_SIM_FAULT_H
@@ -113,11 +116,20 @@ enum sim_fault sim_fault_find(const char *name);
 
 #define SIM_FAULT_FIRED_COUNT_MAX 4096 /* of one run, that are remembered */
 
-/* The n-th question about a fault, from 0. */
+/* The n-th question about a fault, from 0: of a step, or before the first one. */
 struct sim_fault_event {
     uint32_t fault;
-    uint32_t number;
+    uint32_t number; /* SIM_FAULT_NUMBER(); before the first step just n */
 };
+
+#define SIM_FAULT_QUESTION_BITS                                                                    \
+    19u /* of a number; more questions in one step get the same answers again */
+#define SIM_FAULT_STEP_COUNT_MAX 4096u
+#define SIM_FAULT_NUMBER(step, n)                                                                  \
+    (((uint32_t)(step) + 1u) << SIM_FAULT_QUESTION_BITS | (uint32_t)(n))
+#define SIM_FAULT_IN_STEP(number) ((number) >> SIM_FAULT_QUESTION_BITS != 0)
+#define SIM_FAULT_STEP(number) (((number) >> SIM_FAULT_QUESTION_BITS) - 1u)
+#define SIM_FAULT_QUESTION(number) ((number) & ((1u << SIM_FAULT_QUESTION_BITS) - 1u))
 
 struct sim_faults {
     uint64_t seed;
@@ -126,10 +138,15 @@ struct sim_faults {
     uint32_t ppm[SIM_FAULT_COUNT];
     uint32_t asked[SIM_FAULT_COUNT];
     uint32_t fired[SIM_FAULT_COUNT];
+    uint32_t number_base;                                     /* of the step's questions */
+    uint32_t asked_before[SIM_FAULT_COUNT];                   /* asked when the step began */
     struct sim_fault_event events[SIM_FAULT_FIRED_COUNT_MAX]; /* those that fired */
     size_t event_count;
     const struct sim_fault_event *suppressed; /* sorted, the caller's */
     size_t suppressed_count;
+    bool suppress_others;         /* the other way round: these alone may fire */
+    struct sim_fault_event *copy; /* of events, the caller's; NULL: none */
+    size_t *copy_count;
 };
 
 /* All rates are 0. */
@@ -141,6 +158,17 @@ void sim_faults_draw(struct sim_faults *faults, uint32_t intensity_ppm);
 /* These events do not fire. Sorted by fault, then number. */
 void sim_faults_suppress(struct sim_faults *faults, const struct sim_fault_event *events,
                          size_t count);
+
+/* No other events than these fire. They fire only where the seed says so too. Sorted as well. */
+void sim_faults_allow(struct sim_faults *faults, const struct sim_fault_event *events,
+                      size_t count);
+
+/* Writes each event that fires to copy too (room for SIM_FAULT_FIRED_COUNT_MAX), and how many there are to copy_count: for
+ * memory that is shared with another process, which wants to know them when this one aborts. Sets *copy_count to 0. */
+void sim_faults_copy(struct sim_faults *faults, struct sim_fault_event *copy, size_t *copy_count);
+
+/* From now on questions belong to step n, until the next one begins. Each step begins once. */
+void sim_faults_begin_step(struct sim_faults *faults, uint32_t step);
 
 /* Does it happen now? */
 bool sim_faults_ask(struct sim_faults *faults, enum sim_fault fault);

@@ -7,7 +7,7 @@
  * A run makes a world from a seed, lets owners use VMs in it while faults happen, then ends the faults and lets everything
  * come to rest, and looks at what is left. What the owners do is a list of steps, which the seed alone makes: step n is the
  * same whatever became of those before it. So a failing run is made small by leaving out steps and faults (minimise.h): both
- * are named by numbers that stay the same.
+ * are named by numbers that stay the same. For that a step tells the faults that it begins (sim_faults_begin_step).
  */
 #ifndef KELPIE_SIM_RUN_RUN_H
 #define KELPIE_SIM_RUN_RUN_H
@@ -17,7 +17,7 @@
 #include "sim/fault.h"
 
 #define RUN_REASON_SIZE 1024
-#define RUN_STEP_COUNT_MAX 4096 /* of one run */
+#define RUN_STEP_COUNT_MAX SIM_FAULT_STEP_COUNT_MAX /* of one run */
 
 struct run_options {
     uint64_t seed;
@@ -26,9 +26,12 @@ struct run_options {
     size_t byte_count;
     const struct sim_fault_event *suppressed; /* faults left out; sorted by fault, then number */
     size_t suppressed_count;
+    bool suppress_others;    /* the other way round: all faults but `suppressed` are left out */
     const uint32_t *skipped; /* steps left out; sorted */
     size_t skipped_count;
-    FILE *timeline; /* one line for each event; NULL: none */
+    bool skip_others;        /* the other way round: all steps but `skipped` are left out */
+    uint32_t step_count_max; /* no more than so many steps; 0: as many as the seed makes */
+    FILE *timeline;          /* one line for each event; NULL: none */
 };
 
 struct run_result {
@@ -44,7 +47,20 @@ struct run_result {
     size_t event_fault_count;
 };
 
-/* Runs it. A failed assertion of production code aborts the process: the caller forks. */
+/*
+ * Runs it. A failed assertion of production code aborts the process: the caller forks, and has ret_result in memory that
+ * both processes share. So step_count is set before the first step, and events and event_fault_count are written when
+ * a fault fires (sim_faults_copy): without them the caller cannot make a run small that aborts.
+ */
 void run_seed(const struct run_options *options, struct run_result *ret_result);
+
+/* What has run_seed's shape: tests have their own. */
+typedef void run_function(const struct run_options *options, struct run_result *ret_result);
+
+/* Hands the options' lists of faults to faults. Nothing may have been asked yet. */
+void run_options_limit_faults(const struct run_options *options, struct sim_faults *faults);
+
+/* True: step n is left out. */
+bool run_options_skip(const struct run_options *options, uint32_t step);
 
 #endif
