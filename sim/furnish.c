@@ -77,21 +77,32 @@ static bool add_file(struct sim_fs *fs, const char *path, const void *data, size
     return os_error == 0;
 }
 
+static bool add_files(struct sim_machine *machine) {
+    uint8_t kernel[KERNEL_SIZE];
+    const struct program_file busybox = busybox_make();
+    ASSERT(machine->fs);
+    kernel_fill(kernel);
+    return add_file(machine->fs, "/dev/kvm", "", 0) &&
+           add_file(machine->fs, SIM_KERNEL_PATH, kernel, sizeof(kernel)) &&
+           add_file(machine->fs, "/bin/busybox", &busybox, sizeof(busybox));
+}
+
+bool sim_machine_repair(struct sim_machine *machine) {
+    ASSERT(machine->up);
+    ASSERT(machine->world);
+    return add_files(machine);
+}
+
 bool sim_machine_furnish(struct sim_machine *machine) {
     static const char *const folders[] = {"/",    "/root", "/dev",      "/boot",         "/bin",
                                           "/tmp", "/run",  "/run/user", "/run/user/1000"};
-    uint8_t kernel[KERNEL_SIZE];
-    const struct program_file busybox = busybox_make();
     bool made = true;
     ASSERT(machine->fs);
     sim_fs_set_time(machine->fs, sim_machine_realtime_ns(machine) - BEFORE_NS);
     for (size_t i = 1; i < ARRAY_SIZE(folders); i++) {
         made = made && sim_fs_mkdir(machine->fs, folders[i], 0755) == 0;
     }
-    kernel_fill(kernel);
-    made = made && add_file(machine->fs, "/dev/kvm", "", 0) &&
-           add_file(machine->fs, SIM_KERNEL_PATH, kernel, sizeof(kernel)) &&
-           add_file(machine->fs, "/bin/busybox", &busybox, sizeof(busybox));
+    made = made && add_files(machine);
     for (size_t i = 0; i < ARRAY_SIZE(folders); i++) {
         made = made && sim_fs_sync_folder(machine->fs, folders[i]) == 0;
     }

@@ -54,16 +54,16 @@ struct sim_world *sim_world_create(const struct sim_options *options) {
 void sim_world_destroy(struct sim_world *world) {
     ASSERT(world);
     ASSERT(!world->current);
-    while (world->processes) {
-        struct sim_process *process = world->processes;
-        if (!process->ended) {
-            sim_process_kill(process, 9);
-        }
-        process->holder_count = 0;
-        sim_process_forget(process);
-        sim_processes_collect(world);
-        ASSERT(world->processes != process);
+    for (struct sim_process *process = world->processes; process; process = process->next) {
+        sim_process_kill(process, 9);
     }
+    for (struct sim_process *process = world->processes; process; process = process->next) {
+        ASSERT(process->ended);
+        process->holder_count = 0;
+    }
+    world->collect_wanted = true;
+    sim_processes_collect(world);
+    ASSERT(!world->processes);
     for (size_t i = 0; i < world->machine_count; i++) {
         sim_machine_destroy(world->machines[i]);
     }

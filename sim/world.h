@@ -178,6 +178,9 @@ void sim_machine_destroy(struct sim_machine *machine);
 #define SIM_KERNEL_PATH "/boot/vmlinuz-sim"
 bool sim_machine_furnish(struct sim_machine *machine);
 
+/* Its files that have become unreadable are written again. */
+bool sim_machine_repair(struct sim_machine *machine);
+
 /* Power loss: every process is gone, the disk keeps what it kept. Then it is up again. Called by a process of that
  * machine, it does not return. */
 void sim_machine_crash(struct sim_machine *machine);

@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* Steps on a VM's life, its files, and those that look. Commands are in actions_exec.c, bundles in actions_bundle.c. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "sim/run/scenario.h"
+
+#define SETTLE_MS 100
+#define SMALL_MIB 64
+
+/* ---- The model -------------------------------------------------------------------------------- */
+
+size_t actions_begin(struct scenario *scenario, struct scenario_vm *slot,
+                     const struct model_op *op) {
+    ASSERT(op);
+    ASSERT(slot->vm);
+    size_t index = history_begin(&slot->history, op);
+    sim_log_add(&scenario->world->log, (uint32_t)op->kind, SIM_EVENT_STEP, index);
+    return index;
+}
+
+void actions_end(struct scenario *scenario, struct scenario_vm *slot, size_t index,
+                 enum kelpie_status status, uint32_t value) {
+    ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
+    ASSERT(slot->vm);
+    if (index != HISTORY_FULL) {
+        history_end(&slot->history, index, status, value);
+    }
+    sim_log_add(&scenario->world->log, (uint32_t)status, SIM_EVENT_STEP, value);
+}
+
+void actions_expect_clear(struct scenario *scenario, const char *what, enum kelpie_status status,
+                          const struct kelpie_error *err) {
+    ASSERT(what);
+    ASSERT(scenario->world);
+    if (scenario->options->timeline) {
+        fprintf(scenario->options->timeline, "             %s: %s%s%s\n", what,
+                kelpie_status_name(status), status == KELPIE_OK ? "" : ": ",
+                status == KELPIE_OK ? "" : err->message);
+    }
+    if (status == KELPIE_OK) {
+        return;
+    }
+    if (err->status != status || strlen(err->message) < 10 || strstr(err->message, "(null)")) {
+        sim_world_fail(scenario->world, "unclear error: %s: %s says \"%.200s\"", what,
+                       kelpie_status_name(status), err->message);
+    }
+}
+
+/* ---- Life ------------------------------------------------------------------------------------- */
+
+struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm) {
+    static const char *const env[] = {"A=1", NULL};
+    ASSERT(vm < scenario->plan.vm_count);
+    ASSERT(scenario->host);
+    return (struct kelpie_config){
+        .backend = scenario->plan.backends[vm],
+        .memory_mib = SMALL_MIB,
+        .env = env,
+        .boot_timeout_ms = SCENARIO_TIMEOUT_MS,
+        .operation_timeout_ms = SCENARIO_TIMEOUT_MS,
+        .stop_timeout_ms = SCENARIO_TIMEOUT_MS / 10,
+        .host = scenario->host,
+    };
+}
+
+void actions_create(struct scenario *scenario, uint32_t vm) {
+    struct scenario_vm *slot = &scenario->vms[vm];
+    struct kelpie_vm *made = NULL;
+    struct kelpie_error err = {0};
+    ASSERT(vm < scenario->plan.vm_count);
+    if (slot->vm || slot->closing) {
+        return;
+    }
+    slot->closing = true; /* nobody else makes it meanwhile */
+    const struct kelpie_config config = actions_config(scenario, vm);
+    enum kelpie_status status = kelpie_vm_create(&config, &made, &err);
+    slot->closing = false;
+    actions_expect_clear(scenario, "create", status, &err);
+    ASSERT((status == KELPIE_OK) == (made != NULL));
+    if (made) {
+        slot->vm = made;
+        slot->session_id = 0;
+        slot->parent = -1;
+        history_init(&slot->history, !scenario->world->faults.quiet);
+    }
+}
+
+void actions_check_history(struct scenario *scenario, uint32_t vm) {
+    const struct scenario_vm *slot = &scenario->vms[vm];
+    struct model start;
+    char reason[RUN_REASON_SIZE / 2];
+    ASSERT(vm < scenario->plan.vm_count);
+    model_init(&start);
+    for (uint32_t i = 0; i < scenario->bundle_count; i++) {
+        if (scenario->bundles[i].vm != vm && scenario->vms[scenario->bundles[i].vm].vm) {
+            model_shelf_allow(&scenario->shelf, (uint8_t)i);
+        }
+    }
+    if (history_check(&slot->history, &start, &scenario->shelf, reason, sizeof(reason)) ==
+        HISTORY_WRONG) {
+        sim_world_fail(scenario->world, "not linearizable: %s", reason);
+    }
+    ASSERT(slot->history.op_count <= HISTORY_OP_COUNT_MAX);
+}
+
+void actions_destroy(struct scenario *scenario, uint32_t vm) {
+    struct scenario_vm *slot = &scenario->vms[vm];
+    struct kelpie_error ignored;
+    ASSERT(vm < scenario->plan.vm_count);
+    if (!slot->vm || slot->closing) {
+        return;
+    }
+    slot->closing = true;
+    while (slot->users > 0) {
+        kelpie_vm_cancel(slot->vm); /* a command of a paused VM does not end by itself */
+        struct host_wait wait = host_wait_ms(scenario->host, SETTLE_MS, HOST_FD_NONE);
+        (void)!host_sleep(scenario->host, &wait, &ignored);
+    }
+    const struct model_op op = {.kind = MODEL_DESTROY};
+    size_t index = actions_begin(scenario, slot, &op);
+    kelpie_vm_destroy(slot->vm);
+    actions_end(scenario, slot, index, KELPIE_OK, 0);
+    actions_check_history(scenario, vm);
+    slot->vm = NULL;
+    slot->closing = false;
+    ASSERT(slot->users == 0);
+}
+
+static void change(struct scenario *scenario, struct scenario_vm *slot, enum model_kind kind) {
+    struct kelpie_error err = {0};
+    enum kelpie_status status = KELPIE_OK;
+    const struct model_op op = {.kind = kind};
+    ASSERT(slot->vm);
+    size_t index = actions_begin(scenario, slot, &op);
+    if (kind == MODEL_START) {
+        status = kelpie_vm_start(slot->vm, &err);
+    } else if (kind == MODEL_STOP) {
+        status = kelpie_vm_stop(slot->vm, 0, &err);
+    } else if (kind == MODEL_PAUSE) {
+        status = kelpie_vm_pause(slot->vm, &err);
+    } else {
+        ASSERT(kind == MODEL_RESUME);
+        status = kelpie_vm_resume(slot->vm, &err);
+    }
+    actions_end(scenario, slot, index, status, 0);
+    actions_expect_clear(scenario, model_kind_name(kind), status, &err);
+}
+
+/* ---- Files ------------------------------------------------------------------------------------ */
+
+static void copy_in(struct scenario *scenario, struct scenario_vm *slot,
+                    const struct steps_step *step) {
+    struct kelpie_error err = {0};
+    char source[SCENARIO_PATH_SIZE];
+    char target[SCENARIO_PATH_SIZE];
+    uint32_t id = ++scenario->content_id_last;
+    ASSERT(step->file < STEPS_FILE_COUNT);
+    snprintf(source, sizeof(source), SCENARIO_FOLDER "/in-%u", step->thread);
+    snprintf(target, sizeof(target), "/tmp/f%u", step->file);
+    if (!contents_put(scenario, source, id)) {
+        return;
+    }
+    const struct model_op op = {.kind = MODEL_COPY_IN, .file = (uint8_t)step->file, .id = id};
+    size_t index = actions_begin(scenario, slot, &op);
+    enum kelpie_status status = kelpie_copy_in(slot->vm, source, target, NULL, &err);
+    actions_end(scenario, slot, index, status, 0);
+    actions_expect_clear(scenario, "copy in", status, &err);
+}
+
+/* What comes out is some content, whole; which one is the history's business. */
+static void copy_out(struct scenario *scenario, struct scenario_vm *slot,
+                     const struct steps_step *step) {
+    struct kelpie_error err = {0};
+    char source[SCENARIO_PATH_SIZE];
+    char target[SCENARIO_PATH_SIZE];
+    ASSERT(step->file < STEPS_FILE_COUNT);
+    snprintf(source, sizeof(source), "/tmp/f%u", step->file);
+    snprintf(target, sizeof(target), SCENARIO_FOLDER "/out-%u", step->thread);
+    const struct model_op op = {.kind = MODEL_COPY_OUT, .file = (uint8_t)step->file};
+    size_t index = actions_begin(scenario, slot, &op);
+    enum kelpie_status status = kelpie_copy_out(slot->vm, source, target, NULL, &err);
+    uint32_t id = status == KELPIE_OK ? contents_get(scenario, target) : 0;
+    if (status == KELPIE_OK && id == 0) {
+        sim_world_fail(scenario->world, "wrong bytes: copy out of %s", source);
+    }
+    actions_end(scenario, slot, index, status, id);
+    actions_expect_clear(scenario, "copy out", status, &err);
+}
+
+/* ---- Looking ---------------------------------------------------------------------------------- */
+
+static void ping(struct scenario *scenario, struct scenario_vm *slot) {
+    struct kelpie_error err = {0};
+    uint64_t ns = 0;
+    const struct model_op op = {.kind = MODEL_PING};
+    ASSERT(slot->vm);
+    size_t index = actions_begin(scenario, slot, &op);
+    enum kelpie_status status = kelpie_vm_ping(slot->vm, &ns, &err);
+    actions_end(scenario, slot, index, status, 0);
+    actions_expect_clear(scenario, "ping", status, &err);
+}
+
+static void look_at_state(struct scenario *scenario, struct scenario_vm *slot) {
+    const struct model_op op = {.kind = MODEL_STATE};
+    ASSERT(slot->vm);
+    size_t index = actions_begin(scenario, slot, &op);
+    enum kelpie_state state = kelpie_vm_state(slot->vm);
+    ASSERT((unsigned)state < KELPIE_STATE_COUNT);
+    actions_end(scenario, slot, index, KELPIE_OK, (uint32_t)state);
+}
+
+static void wait_for(struct scenario *scenario, struct scenario_vm *slot,
+                     const struct steps_step *step) {
+    struct kelpie_error err = {0};
+    enum kelpie_state state = KELPIE_STATE_COUNT;
+    uint32_t states = step->value % (1u << KELPIE_STATE_COUNT);
+    ASSERT(slot->vm);
+    states = states ? states : 1u << KELPIE_STATE_RUNNING;
+    enum kelpie_status status =
+        kelpie_vm_wait(slot->vm, states, 1 + step->value % 5000, &state, &err);
+    if (status == KELPIE_OK && !(states & (1u << (unsigned)state))) {
+        sim_world_fail(scenario->world, "wrong state: waited for 0x%x, got %s", states,
+                       kelpie_state_name(state));
+    }
+    actions_expect_clear(scenario, "wait", status, &err);
+}
+
+/* What only describes the VM. */
+static void look(struct scenario *scenario, struct scenario_vm *slot) {
+    char console[1000];
+    uint32_t ids[4];
+    size_t count = 0;
+    struct kelpie_restore_report report;
+    struct kelpie_error err = {0};
+    size_t size = kelpie_vm_console(slot->vm, console, sizeof(console));
+    ASSERT(size <= sizeof(console));
+    ASSERT(kelpie_vm_process_id(slot->vm) >= 0);
+    enum kelpie_status status = kelpie_exec_list(slot->vm, ids, ARRAY_SIZE(ids), &count, &err);
+    actions_expect_clear(scenario, "exec list", status, &err);
+    err = (struct kelpie_error){0};
+    status = kelpie_vm_restore_report(slot->vm, &report, &err);
+    actions_expect_clear(scenario, "restore report", status, &err);
+}
+
+/* A mock's levers, which other backends refuse. */
+static void pull_lever(struct scenario *scenario, struct scenario_vm *slot,
+                       const struct steps_step *step) {
+    struct kelpie_error err = {0};
+    bool mock = strcmp(kelpie_vm_backend(slot->vm), "mock") == 0;
+    enum kelpie_status status =
+        step->action == STEPS_CRASH
+            ? kelpie_mock_crash(slot->vm, &err)
+            : kelpie_mock_fail(
+                  slot->vm, (enum kelpie_mock_operation)(step->value % KELPIE_MOCK_OPERATION_COUNT),
+                  1, &err);
+    ASSERT(step->action == STEPS_CRASH || step->action == STEPS_FAIL_NEXT);
+    if (!mock && status != KELPIE_UNSUPPORTED) {
+        sim_world_fail(scenario->world, "a lever of the mock works on another backend");
+    }
+    actions_expect_clear(scenario, "lever", status, &err);
+}
+
+/* ---- All of them ------------------------------------------------------------------------------ */
+
+static void do_on(struct scenario *scenario, struct scenario_vm *slot,
+                  const struct steps_step *step) {
+    ASSERT(slot->vm);
+    ASSERT((unsigned)step->action < STEPS_ACTION_COUNT);
+    /* A table would need one signature for all; most share one of a few. */
+    switch ((int)step->action) {
+    case STEPS_START:
+        change(scenario, slot, MODEL_START);
+        break;
+    case STEPS_STOP:
+        change(scenario, slot, MODEL_STOP);
+        break;
+    case STEPS_PAUSE:
+        change(scenario, slot, MODEL_PAUSE);
+        break;
+    case STEPS_RESUME:
+        change(scenario, slot, MODEL_RESUME);
+        break;
+    case STEPS_COPY_IN:
+        copy_in(scenario, slot, step);
+        break;
+    case STEPS_COPY_OUT:
+        copy_out(scenario, slot, step);
+        break;
+    case STEPS_PING:
+        ping(scenario, slot);
+        break;
+    case STEPS_STATE:
+        look_at_state(scenario, slot);
+        break;
+    case STEPS_WAIT:
+        wait_for(scenario, slot, step);
+        break;
+    case STEPS_LOOK:
+        look(scenario, slot);
+        break;
+    case STEPS_CANCEL:
+        kelpie_vm_cancel(slot->vm);
+        break;
+    case STEPS_CRASH:
+    case STEPS_FAIL_NEXT:
+        pull_lever(scenario, slot, step);
+        break;
+    default:
+        if (step->action >= STEPS_EXEC_WRITE && step->action <= STEPS_ATTACH) {
+            actions_exec(scenario, slot, step);
+        } else {
+            actions_bundle(scenario, slot, step);
+        }
+        break;
+    }
+}
+
+void actions_do(struct scenario *scenario, const struct steps_step *step) {
+    struct scenario_vm *slot = &scenario->vms[step->vm];
+    struct kelpie_error ignored;
+    ASSERT(step->vm < scenario->plan.vm_count);
+    ASSERT(scenario->host);
+    if (scenario->options->timeline) {
+        fprintf(scenario->options->timeline, "             STEP %s of VM %u by thread %u\n",
+                steps_action_name(step->action), step->vm, step->thread);
+    }
+    if (step->pause_ms > 0) {
+        struct host_wait wait = host_wait_ms(scenario->host, step->pause_ms, HOST_FD_NONE);
+        (void)!host_sleep(scenario->host, &wait, &ignored);
+    }
+    if (step->action == STEPS_CREATE) {
+        actions_create(scenario, step->vm);
+    } else if (step->action == STEPS_DESTROY) {
+        actions_destroy(scenario, step->vm);
+    } else if (step->action != STEPS_SLEEP && slot->vm && !slot->closing) {
+        slot->users++;
+        do_on(scenario, slot, step);
+        slot->users--;
+    }
+}

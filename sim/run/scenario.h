@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * scenario.h: a run from within: its world, the owner whose threads use VMs, and what is known of them. For the files of
+ * sim/run/ only.
+ *
+ * THEORY OF OPERATION
+ *
+ * There is one machine with an owner on it, and an operator on a machine of its own, whom no fault reaches. The owner has
+ * threads, which do the plan's steps (steps.h) on a few VMs, shared among them. When the owner is killed, or its machine loses
+ * power, the operator starts it again, and it goes on behind the last step that was begun. When all steps are done, faults
+ * end, and everything must come to rest: VMs are looked at and destroyed, each bundle that was acknowledged is restored and
+ * compared, and fresh VMs must work.
+ *
+ * Nothing here needs a lock: a thread loses its turn in host calls alone.
+ */
+#ifndef KELPIE_SIM_RUN_SCENARIO_H
+#define KELPIE_SIM_RUN_SCENARIO_H
+
+#include "sim/run/history.h"
+#include "sim/run/model.h"
+#include "sim/run/run.h"
+#include "sim/run/steps.h"
+#include "sim/world.h"
+
+#define SCENARIO_OWNER_COUNT_MAX 4 /* times that the owner may be killed before faults end */
+#define SCENARIO_FOLDER "/root"
+#define SCENARIO_PATH_SIZE 64
+#define SCENARIO_CONTENT_SIZE_MAX 300000u
+#define SCENARIO_TIMEOUT_MS 30000u
+
+/* A VM of the plan. */
+struct scenario_vm {
+    struct kelpie_vm *vm; /* NULL: there is none now */
+    uint32_t users;       /* threads that are in a call on it */
+    bool closing;         /* no new one may begin */
+    uint32_t session_id;  /* one that was detached; 0: none */
+    int32_t parent;       /* the bundle that it was saved to or restored from last; -1: none */
+    struct history history;
+};
+
+enum scenario_bundle_state {
+    SCENARIO_BUNDLE_PENDING = 0,
+    SCENARIO_BUNDLE_DONE,
+    SCENARIO_BUNDLE_FAILED
+};
+
+struct scenario_bundle {
+    enum scenario_bundle_state state;
+    char path[SCENARIO_PATH_SIZE];
+    const char *backend;
+    uint32_t vm;         /* of the plan */
+    bool quiesced;       /* the guest's commands stood still in it */
+    uint32_t session_id; /* that was detached when it was made; 0: none */
+};
+
+struct scenario {
+    const struct run_options *options;
+    struct run_result *result;
+    struct steps_plan plan;
+    struct sim_world *world;
+    struct sim_machine *machine; /* the owner's */
+    struct sim_process *owner;   /* NULL: none */
+    struct sim_process *operator_;
+    struct host *host; /* the owner's */
+    uint32_t
+        step_next[STEPS_THREAD_COUNT_MAX]; /* of each thread: the first that it has not begun */
+    uint32_t owner_count;
+    bool steps_done;
+    int steps_done_event; /* the owner's */
+    uint32_t content_id_last;
+    struct scenario_vm vms[STEPS_VM_COUNT_MAX];
+    struct scenario_bundle bundles[MODEL_BUNDLE_COUNT];
+    uint32_t bundle_count;
+    struct model_shelf shelf;
+};
+
+/* ---- contents.c: what files hold -------------------------------------------------------------- */
+
+/* The bytes of content `id` (not 0); their number. */
+size_t contents_make(uint32_t id, uint8_t buffer[SCENARIO_CONTENT_SIZE_MAX]);
+
+/* Which content this is, whole; 0: none. */
+uint32_t contents_recognize(const void *data, size_t size);
+
+/* A file of the owner's machine, put or read without a host call; false: it cannot be. */
+bool contents_put(struct scenario *scenario, const char *path, uint32_t id);
+uint32_t contents_get(struct scenario *scenario, const char *path);
+
+/* ---- owner.c ---------------------------------------------------------------------------------- */
+
+/* The owner's main function: argument is the scenario. */
+int owner_main(void *argument);
+
+/* ---- actions*.c: one step each ---------------------------------------------------------------- */
+
+/* Does the step on its VM, which exists. */
+void actions_do(struct scenario *scenario, const struct steps_step *step);
+void actions_exec(struct scenario *scenario, struct scenario_vm *slot,
+                  const struct steps_step *step);
+void actions_bundle(struct scenario *scenario, struct scenario_vm *slot,
+                    const struct steps_step *step);
+
+/* Makes the plan's VM, if there is none. */
+void actions_create(struct scenario *scenario, uint32_t vm);
+
+/* Ends it, whoever uses it: waits for them. What its history says is checked. */
+void actions_destroy(struct scenario *scenario, uint32_t vm);
+
+/* Is what threads saw of this VM explained? */
+void actions_check_history(struct scenario *scenario, uint32_t vm);
+
+/* What the guest of a VM that was restored from the bundle holds is what the bundle may hold. */
+void actions_compare_with_bundle(struct scenario *scenario, struct kelpie_vm *vm, uint32_t bundle);
+
+struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm);
+
+/* One operation of the model begins and ends. */
+size_t actions_begin(struct scenario *scenario, struct scenario_vm *slot,
+                     const struct model_op *op);
+void actions_end(struct scenario *scenario, struct scenario_vm *slot, size_t index,
+                 enum kelpie_status status, uint32_t value);
+
+/* A status that no fault explains, for kelpie.h does not name it there. */
+void actions_expect_clear(struct scenario *scenario, const char *what, enum kelpie_status status,
+                          const struct kelpie_error *err);
+
+/* ---- rest.c ----------------------------------------------------------------------------------- */
+
+/* No fault happens any more: everything must come to rest. By the owner. */
+void rest_check(struct scenario *scenario);
+
+/* What is left when the owner has gone. By the operator. */
+void rest_check_machine(struct scenario *scenario);
+
+#endif
