@@ -112,7 +112,7 @@ static void read_files(struct scenario *scenario, struct kelpie_vm *child,
                             ? contents_recognize(output.stdout_data, output.stdout_size)
                             : (uint32_t)strtoul(output.stdout_data, NULL, 10);
             if (values[i] == 0) {
-                sim_world_fail(scenario->world, "wrong bytes: a child's %s", path);
+                actions_fail_bytes(scenario, "wrong bytes: a child's %s", path);
             }
         }
         kelpie_output_free(&output);
@@ -159,8 +159,8 @@ void actions_compare_with_bundle(struct scenario *scenario, struct kelpie_vm *vm
     const struct model_op looked = {.kind = MODEL_FORK};
     history_end_fork(history, history_begin(history, &looked), KELPIE_OK, values);
     if (history_check(history, &start, &scenario->shelf, reason, sizeof(reason)) == HISTORY_WRONG) {
-        sim_world_fail(scenario->world, "wrong contents: %s: %s", scenario->bundles[bundle].path,
-                       reason);
+        actions_fail_bytes(scenario, "wrong contents: %s: %s", scenario->bundles[bundle].path,
+                           reason);
     }
     free(history);
 }

@@ -57,8 +57,8 @@ static void exec_read(struct scenario *scenario, struct scenario_vm *slot,
     } else if (status == KELPIE_OK && !absent) {
         id = (uint32_t)strtoul(output.stdout_data, NULL, 10);
         if (id == 0 || id > scenario->content_id_last) {
-            sim_world_fail(scenario->world, "wrong bytes: %s holds \"%.40s\"", path,
-                           output.stdout_data);
+            actions_fail_bytes(scenario, "wrong bytes: %s holds \"%.40s\"", path,
+                               output.stdout_data);
         }
     }
     actions_end(scenario, slot, index, status, id);
@@ -106,7 +106,7 @@ static void exec_timeout(struct scenario *scenario, struct scenario_vm *slot,
     enum kelpie_status status = kelpie_vm_exec(slot->vm, &command, &output, &err);
     if (status == KELPIE_OK && !output.exit.timed_out && output.exit.signal == 0 &&
         output.exit.code == 0) {
-        sim_world_fail(scenario->world, "a sleep of a day ended by itself");
+        actions_fail_bytes(scenario, "a sleep of a day ended by itself");
     }
     actions_expect_clear(scenario, "exec with a timeout", status, &err);
     kelpie_output_free(&output);
@@ -143,8 +143,8 @@ static void read_sequence(struct scenario *scenario, struct kelpie_exec *exec, u
         if (chunk.stream == KELPIE_STREAM_STDOUT &&
             (chunk.offset + chunk.size > size ||
              memcmp(expected + chunk.offset, piece, chunk.size) != 0)) {
-            sim_world_fail(scenario->world, "wrong bytes: %zu of a stream at %llu", chunk.size,
-                           (unsigned long long)chunk.offset);
+            actions_fail_bytes(scenario, "wrong bytes: %zu of a stream at %llu", chunk.size,
+                               (unsigned long long)chunk.offset);
             break;
         }
     }

@@ -85,8 +85,8 @@ static void use_fresh(struct scenario *scenario, uint32_t number) {
         must(scenario, "exec", backend, kelpie_vm_exec(vm, &command, &output, &err), &err) &&
         must(scenario, "stop", backend, kelpie_vm_stop(vm, 0, &err), &err)) {
         if (strcmp(output.stdout_data, "fresh\n") != 0) {
-            sim_world_fail(scenario->world, "wrong bytes: a fresh VM says \"%.40s\"",
-                           output.stdout_data);
+            actions_fail_bytes(scenario, "wrong bytes: a fresh VM says \"%.40s\"",
+                               output.stdout_data);
         }
     }
     kelpie_output_free(&output);

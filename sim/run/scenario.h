@@ -120,6 +120,10 @@ size_t actions_begin(struct scenario *scenario, struct scenario_vm *slot,
 void actions_end(struct scenario *scenario, struct scenario_vm *slot, size_t index,
                  enum kelpie_status status, uint32_t value);
 
+/* What came out of a guest is not what must. A hostile guest says what it likes: then it is no failure. */
+void actions_fail_bytes(struct scenario *scenario, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
 /* A status that no fault explains, for kelpie.h does not name it there. */
 void actions_expect_clear(struct scenario *scenario, const char *what, enum kelpie_status status,
                           const struct kelpie_error *err);
