@@ -116,8 +116,9 @@ struct sim_inode *sim_inode_create(struct sim_fs *fs, enum host_file_type type, 
 
 struct sim_inode *sim_inode_create_memory(struct sim_fs *fs, uint64_t size) {
     ASSERT(fs);
-    ASSERT(size <= SIM_FS_FILE_SIZE_MAX);
-    struct sim_inode *inode = sim_inode_create(fs, HOST_FILE_REGULAR, 0777);
+    ASSERT(fs->root);
+    bool fits = size <= SIM_FS_FILE_SIZE_MAX;
+    struct sim_inode *inode = fits ? sim_inode_create(fs, HOST_FILE_REGULAR, 0777) : NULL;
     if (!inode) {
         return NULL;
     }

@@ -90,7 +90,8 @@ int sim_fs_sync_folder(struct sim_fs *fs, const char *path);
 
 /* ---- Files ------------------------------------------------------------------------------------ */
 
-/* A file without a name and not on the disk: a memory file of `size` zero bytes. NULL: no memory. */
+/* A file without a name and not on the disk: a memory file of `size` zero bytes. NULL: no memory, or too
+ * large. */
 struct sim_inode *sim_inode_create_memory(struct sim_fs *fs, uint64_t size);
 
 void sim_inode_share(struct sim_inode *inode);
@@ -123,7 +124,7 @@ void sim_inode_sync_failed(struct sim_inode *inode);
 void sim_inode_spoil(struct sim_inode *inode, uint64_t offset);
 
 /* The first `size` bytes as memory, with a reference more. READ and SHARED_WRITE show the file's own bytes, also those written
- * later, and SHARED_WRITE's writes are the file's; PRIVATE_WRITE is a copy. It begins at a page. NULL: no memory, or the
+ * later, and SHARED_WRITE's writes are the file's; PRIVATE_WRITE is a copy. It begins at a page. NULL: no memory, it is a folder, or the
  * file is mapped already, and shorter than this and its length were then. */
 void *sim_inode_map(struct sim_inode *inode, size_t size, enum host_map_flag flag);
 void sim_inode_unmap(struct sim_inode *inode, void *data, size_t size);

@@ -217,7 +217,6 @@ static void cut_tail(struct sim_inode *inode) {
 static void crash_file(struct crashing *crashing, struct sim_inode *inode) {
     ASSERT(inode->map_count == 0 && inode->exposed_size == 0);
     ASSERT(!inode->in_memory);
-    inode->lock_count = 0;
     if (inode->saved_count == 0 && inode->size_min == inode->size_max) {
         return;
     }
@@ -245,6 +244,7 @@ void sim_fs_crash(struct sim_fs *fs, struct sim_choices *choices, const struct s
     struct crashing crashing = {.fs = fs, .choices = choices, .rates = *crash};
     for (struct sim_inode *inode = fs->first; inode; inode = inode->next) {
         inode->cut = false;
+        inode->lock_count = 0;
     }
     undo(fs);
     for (size_t i = 0; i < fs->change_count; i++) {

@@ -118,7 +118,10 @@ void sim_folder_set(struct sim_inode *folder, struct sim_name *name, struct sim_
 bool sim_folder_is_within(const struct sim_inode *inner, const struct sim_inode *outer) {
     ASSERT(inner && outer);
     /* No folder is in itself, so the way up ends: at the root, or where there is no name. */
+    uint64_t left = inner->fs->next_number;
     while (inner && inner != outer) {
+        ASSERT(left > 0);
+        left--;
         inner = inner == inner->fs->root ? NULL : inner->parent;
     }
     ASSERT(!inner || inner == outer);

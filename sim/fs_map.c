@@ -159,8 +159,8 @@ static void *copy(const struct sim_inode *inode, size_t size) {
 
 void *sim_inode_map(struct sim_inode *inode, size_t size, enum host_map_flag flag) {
     ASSERT(inode && size > 0);
-    ASSERT(inode->type == HOST_FILE_REGULAR);
-    if (size > SIM_FS_FILE_SIZE_MAX) {
+    ASSERT(inode->open_count > 0);
+    if (inode->type != HOST_FILE_REGULAR || size > SIM_FS_FILE_SIZE_MAX) {
         return NULL;
     }
     void *data = NULL;
