@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* The programs that a simulated machine has. */
+#include <string.h>
+
+#include "base/assert.h"
+#include "sim/peer/busybox.h"
+#include "sim/peer/passt.h"
+#include "sim/peer/vmm.h"
+
+static const struct sim_program programs[] = {
+    {PEER_VMM_PROGRAM, peer_vmm_main},
+    {PEER_PASST_PROGRAM, peer_passt_main},
+    {"busybox", peer_busybox_main},
+};
+
+const struct sim_program *sim_program_find(const char *name) {
+    ASSERT(name);
+    ASSERT(name[0] != '\0');
+    for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
+        if (strcmp(programs[i].name, name) == 0) {
+            return &programs[i];
+        }
+    }
+    return NULL;
+}
