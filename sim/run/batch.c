@@ -274,12 +274,9 @@ static void wait_for_news(struct batch *batch, struct pollfd *fds, size_t count)
         fds[i * 2] = (struct pollfd){.fd = worker->child.data_fd, .events = POLLIN};
         fds[i * 2 + 1] = (struct pollfd){.fd = worker->child.words_fd, .events = POLLIN};
         uint64_t spent_ns = now - worker->begun_ns;
-        if (spent_ns >= limit_ns && !worker->hangs) {
-            worker->hangs = true;
-            child_kill(&worker->child);
-        }
-        if (!worker->hangs && limit_ns - spent_ns < wait_ns) {
-            wait_ns = limit_ns - spent_ns;
+        uint64_t left_ns = spent_ns < limit_ns ? limit_ns - spent_ns : 0;
+        if (!worker->hangs && left_ns < wait_ns) {
+            wait_ns = left_ns;
         }
     }
     poll(fds, count * 2, (int)(wait_ns / NS_PER_MS + 1));
@@ -301,6 +298,21 @@ static void take_news(struct batch *batch, const struct pollfd *fds, size_t coun
         }
         if (worker->child.data_fd < 0) {
             end_worker(batch, worker);
+        }
+    }
+}
+
+/* Only after what there was to read was read: it is not the worker's fault when this process had to wait. */
+static void kill_late_workers(struct batch *batch, size_t count) {
+    uint64_t now = child_clock_ns();
+    uint64_t limit_ns = (uint64_t)batch->options->run_ms_max * NS_PER_MS;
+    ASSERT(limit_ns > 0);
+    ASSERT(count <= BATCH_JOB_COUNT_MAX);
+    for (size_t i = 0; i < count; i++) {
+        struct worker *worker = &batch->workers[i];
+        if (worker->child.pid > 0 && !worker->hangs && now - worker->begun_ns >= limit_ns) {
+            worker->hangs = true;
+            child_kill(&worker->child);
         }
     }
 }
@@ -334,6 +346,7 @@ static bool run_all(struct batch *batch, struct pollfd *fds) {
         }
         wait_for_news(batch, fds, summary->job_count);
         take_news(batch, fds, summary->job_count);
+        kill_late_workers(batch, summary->job_count);
         if (options->progress) {
             options->progress(options->progress_context, summary->run_count, summary->failed_count);
         }

@@ -16,7 +16,7 @@
 
 #include "base/assert.h"
 
-#define HANG_MS 300
+#define HANG_MS 600
 #define PIPE_FD_MAX 64
 
 /* What a seed does. */
@@ -231,6 +231,36 @@ static void each_run_has_the_whole_time(void **state) {
     test_free(summary);
 }
 
+#define SLEEP_MS (HANG_MS + 200)
+#define SLEEP_COUNT 3
+
+static void sleep_sometimes(void *context, uint64_t done_count, uint64_t failed_count) {
+    size_t *count = context;
+    (void)done_count;
+    (void)failed_count;
+    if ((*count)++ < SLEEP_COUNT) {
+        usleep(SLEEP_MS * 1000);
+    }
+}
+
+/* What has arrived while the parent slept is read before anyone is called late. */
+static void a_slow_parent_makes_no_run_late(void **state) {
+    (void)state;
+    size_t count = 0;
+    struct batch_options options = {.run = fails_often,
+                                    .seed_first = 1,
+                                    .run_count = 9,
+                                    .job_count = 1,
+                                    .run_ms_max = HANG_MS,
+                                    .progress = sleep_sometimes,
+                                    .progress_context = &count};
+    struct batch_summary *summary = summary_of(&options);
+    assert_int_equal(summary->failed_count, 0);
+    assert_int_equal(summary->ended_count, 9);
+    assert_true(count > SLEEP_COUNT);
+    test_free(summary);
+}
+
 static void run_of_one_seed(const struct run_options *options, struct run_result *result) {
     ASSERT(options->seed == 77);
     numbers(options->seed, result);
@@ -292,6 +322,7 @@ int main(void) {
         cmocka_unit_test(the_first_failures_are_told_whoever_was_faster),
         cmocka_unit_test(nothing_but_deaths),
         cmocka_unit_test(each_run_has_the_whole_time),
+        cmocka_unit_test(a_slow_parent_makes_no_run_late),
         cmocka_unit_test(a_repeated_seed_has_one_hash),
         cmocka_unit_test(progress_comes_to_the_end),
     };
