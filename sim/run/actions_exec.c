@@ -56,7 +56,9 @@ static void exec_read(struct scenario *scenario, struct scenario_vm *slot,
         status = KELPIE_EXEC_FAILED; /* it was killed: it says nothing */
     } else if (status == KELPIE_OK && !absent) {
         id = (uint32_t)strtoul(output.stdout_data, NULL, 10);
-        if (id == 0 || id > scenario->content_id_last) {
+        if (output.stdout_size == 0 && scenario->world->faults.fired[SIM_FAULT_MEMORY_NONE] > 0) {
+            status = KELPIE_EXEC_FAILED; /* the guest's shell ran out of memory as it wrote */
+        } else if (id == 0 || id > scenario->content_id_last) {
             actions_fail_bytes(scenario, "wrong bytes: %s holds \"%.40s\"", path,
                                output.stdout_data);
         }

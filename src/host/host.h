@@ -476,7 +476,8 @@ KELPIE_CHECKED enum kelpie_status host_socket_connect_tcp(struct host *host, con
 KELPIE_CHECKED enum kelpie_status host_socket_peer(struct host *host, int fd, uint32_t *ret_uid,
                                                    struct kelpie_error *err);
 
-/* Sends all the bytes (size > 0, small) with a descriptor attached to the first (SCM_RIGHTS). */
+/* Sends all the bytes (size > 0, small) with a descriptor attached to the first (SCM_RIGHTS). IO_FAILED: none was sent, unless
+ * the peer is gone (EPIPE, ECONNRESET). */
 KELPIE_CHECKED enum kelpie_status host_socket_send_fd(struct host *host, int fd, const void *data,
                                                       size_t size, int passed_fd,
                                                       struct kelpie_error *err);

@@ -218,7 +218,7 @@ enum kelpie_status kelpie_vm_fork(struct kelpie_vm *vm, const struct kelpie_fork
     TRY(vm_begin(vm, VM_OPERATION_FORK, vm_snapshot_timeout(chosen.timeout_ms), &wait, err));
     struct snapshot_reader *reader = NULL;
     enum kelpie_status status = capture(vm, &wait, &reader, err);
-    vm_end(vm);
+    vm_end(vm, status);
     if (status != KELPIE_OK) {
         return vm_snapshot_status(vm, status, err);
     }

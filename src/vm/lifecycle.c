@@ -113,24 +113,24 @@ enum kelpie_status vm_started(struct kelpie_vm *vm, enum kelpie_status status,
     ASSERT(vm->state == KELPIE_STATE_STARTING);
     vm_lock(vm);
     bool ended = vm->machine_ended;
-    vm_unlock(vm);
-    if (status == KELPIE_OK && ended) {
+    if (status == KELPIE_OK && vm->stop_asked) {
+        /* Whoever stopped it has killed the machine already. */
+        status = error_set(err, KELPIE_CANCELLED, "the VM was stopped as it came up");
+    } else if (status == KELPIE_OK && ended) {
         status =
             error_set(err, KELPIE_BOOT_FAILED, "the VM ended as it came up: %s", vm->exit_text);
-    }
-    if (status != KELPIE_OK) {
-        vm_machine_kill(vm); /* nothing of the attempt is left */
-    }
-    vm_lock(vm);
-    if (status == KELPIE_OK) {
+    } else if (status == KELPIE_OK) {
         vm_set_state(vm, after);
-    } else if (vm->stop_asked) {
-        vm_set_state(vm, KELPIE_STATE_STOPPED);
-    } else {
-        vm_set_state(vm, ended ? KELPIE_STATE_CRASHED : before);
     }
     vm_unlock(vm);
-    vm_end(vm);
+    if (status != KELPIE_OK) {
+        vm_machine_kill(vm); /* nothing of the attempt is left */
+        vm_lock(vm);
+        enum kelpie_state failed = ended ? KELPIE_STATE_CRASHED : before;
+        vm_set_state(vm, vm->stop_asked ? KELPIE_STATE_STOPPED : failed);
+        vm_unlock(vm);
+    }
+    vm_end(vm, status);
     return status;
 }
 
@@ -292,7 +292,7 @@ static enum kelpie_status settle(struct kelpie_vm *vm, enum kelpie_status status
         vm_set_state(vm, state);
     }
     vm_unlock(vm);
-    vm_end(vm);
+    vm_end(vm, status);
     return status;
 }
 
@@ -316,7 +316,7 @@ enum kelpie_status kelpie_vm_resume(struct kelpie_vm *vm, struct kelpie_error *e
 
 /* ---- Stop ------------------------------------------------------------------------------------- */
 
-/* A start in progress is ended first: it fails, and the machine is gone. True: there was one. */
+/* A start in progress is ended first: it fails, the machine is gone, and the VM is stopped. True: there was one. */
 static bool interrupt_start(struct kelpie_vm *vm) {
     ASSERT(vm->instance);
     vm_lock(vm);
@@ -329,7 +329,7 @@ static bool interrupt_start(struct kelpie_vm *vm) {
         vm->ops->kill(vm->instance);
         host_condition_broadcast(vm->changed);
     }
-    while (starting && vm->busy) {
+    while (starting && vm->busy && vm->state == KELPIE_STATE_STARTING) {
         vm_wait_changed(vm, host_monotonic_ns(vm->host) + VM_POLL_PERIOD_MS * HOST_NS_PER_MS);
     }
     vm_unlock(vm);
@@ -359,7 +359,7 @@ enum kelpie_status kelpie_vm_stop(struct kelpie_vm *vm, uint32_t timeout_ms,
     vm_check(vm);
     ASSERT(vm->instance);
     TRY(vm_check_timeout("timeout_ms", timeout_ms, err));
-    if (interrupt_start(vm) && kelpie_vm_state(vm) != KELPIE_STATE_RUNNING) {
+    if (interrupt_start(vm)) {
         return KELPIE_OK;
     }
     uint32_t stop_ms = timeout_ms != 0 ? timeout_ms : vm->config->stop_timeout_ms;
@@ -373,6 +373,6 @@ enum kelpie_status kelpie_vm_stop(struct kelpie_vm *vm, uint32_t timeout_ms,
         vm_set_state(vm, KELPIE_STATE_STOPPED);
     }
     vm_unlock(vm);
-    vm_end(vm);
+    vm_end(vm, KELPIE_OK);
     return KELPIE_OK;
 }

@@ -196,7 +196,7 @@ enum kelpie_status vm_prepare(struct kelpie_vm *vm, struct snapshot_reader *read
     if (vm->ops->prepare) {
         status = vm->ops->prepare(vm->instance, reader, &wait, err);
     }
-    vm_end(vm);
+    vm_end(vm, status);
     return status;
 }
 
@@ -238,7 +238,7 @@ enum kelpie_status kelpie_vm_restore(struct kelpie_vm *vm, const char *directory
     struct snapshot_reader *reader = NULL;
     enum kelpie_status status = snapshot_reader_open(vm->host, directory, &reader, err);
     if (status != KELPIE_OK) {
-        vm_end(vm);
+        vm_end(vm, status);
         return restore_status(status, err);
     }
     status = restore(vm, reader, options, &wait, err);

@@ -175,7 +175,11 @@ enum kelpie_status vm_capture(struct kelpie_vm *vm, enum kelpie_snapshot_kind ki
                               struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(writer);
-    bool running = kelpie_vm_state(vm) == KELPIE_STATE_RUNNING;
+    enum kelpie_state state = kelpie_vm_state(vm);
+    bool running = state == KELPIE_STATE_RUNNING;
+    if (state == KELPIE_STATE_CRASHED) {
+        return error_set(err, KELPIE_CRASHED, "the VM crashed: %s", vm->exit_text);
+    }
     if (running && snapshot_writer_manifest(writer)->parent_path[0] != '\0') {
         TRY(vm->ops->presave(vm->instance, writer, wait, err));
     }
@@ -235,6 +239,6 @@ enum kelpie_status kelpie_vm_snapshot(struct kelpie_vm *vm, const char *director
     } else if (ret_snapshot) {
         *ret_snapshot = snapshot;
     }
-    vm_end(vm);
+    vm_end(vm, status);
     return status;
 }

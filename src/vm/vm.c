@@ -368,10 +368,16 @@ enum kelpie_status vm_begin(struct kelpie_vm *vm, enum vm_operation operation, u
     return status;
 }
 
-void vm_end(struct kelpie_vm *vm) {
+void vm_end(struct kelpie_vm *vm, enum kelpie_status status) {
     ASSERT(vm->instance);
     vm_lock(vm);
     ASSERT(vm->busy);
+    /* The backend may know of the machine's end before the I/O thread does. */
+    const uint64_t deadline_ns = host_wait_ms(vm->host, VM_EXIT_GRACE_MS, HOST_FD_NONE).deadline_ns;
+    while (status == KELPIE_CRASHED && vm->machine_alive &&
+           host_monotonic_ns(vm->host) < deadline_ns) {
+        vm_wait_changed(vm, deadline_ns);
+    }
     vm->busy = false;
     host_condition_broadcast(vm->changed);
     vm_unlock(vm);

@@ -246,7 +246,9 @@ KELPIE_CHECKED enum kelpie_status vm_check_awaited(struct kelpie_vm *vm, const c
 KELPIE_CHECKED enum kelpie_status vm_begin(struct kelpie_vm *vm, enum vm_operation operation,
                                            uint64_t timeout_ms, struct host_wait *ret_wait,
                                            struct kelpie_error *err);
-void vm_end(struct kelpie_vm *vm);
+
+/* status: what comes of the operation. After CRASHED the VM's state says the same. */
+void vm_end(struct kelpie_vm *vm, enum kelpie_status status);
 
 /* Whether the machine is there, as far as is known now. mutex not held. */
 bool vm_machine_is_alive(struct kelpie_vm *vm);

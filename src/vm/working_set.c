@@ -60,6 +60,6 @@ enum kelpie_status kelpie_vm_record_working_set(struct kelpie_vm *vm, struct kel
     }
     TRY(vm_begin(vm, VM_OPERATION_RECORD, vm->config->operation_timeout_ms, &wait, err));
     enum kelpie_status status = record(vm, &wait, err);
-    vm_end(vm);
+    vm_end(vm, status);
     return status;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* Orders to kelpie-vmm and its answers. What is said: vmm/control.h. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -96,12 +97,14 @@ static enum kelpie_status send_message(struct backend_instance *instance,
         sent = host_write_all(instance->host, instance->control_fd, message->data, message->size,
                               wait, &failure);
     }
-    if (sent == KELPIE_IO_FAILED) {
-        return gone(instance, err); /* EPIPE: nobody is there to read it */
+    if (sent == KELPIE_IO_FAILED && (failure.os_error == EPIPE || failure.os_error == ECONNRESET)) {
+        return gone(instance, err); /* nobody is there to read it */
     }
     if (sent != KELPIE_OK) {
-        /* A part of it may be on its way: what follows could not be told from it. */
-        monitor_kill(&instance->monitor);
+        /* A part of it may be on its way: what follows could not be told from it. Of one with a descriptor there is none. */
+        if (passed_fd == HOST_FD_NONE || sent != KELPIE_IO_FAILED) {
+            monitor_kill(&instance->monitor);
+        }
         if (err) {
             *err = failure;
         }

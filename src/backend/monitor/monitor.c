@@ -169,6 +169,7 @@ enum kelpie_status monitor_explain(struct monitor *monitor, const char *reason,
         host_wait_ms(monitor->host, MONITOR_CRASH_TIMEOUT_MS, HOST_FD_NONE);
     struct host_process_exit end = {0};
     if (host_process_wait(monitor->process, &wait, &end, NULL) != KELPIE_OK) {
+        monitor_kill(monitor); /* it lives, and is of no use */
         return error_wrap(err, status, "%s let go of its control channel", monitor->name);
     }
     char text[768];
