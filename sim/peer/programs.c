@@ -3,12 +3,14 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "sim/peer/busybox.h"
 #include "sim/peer/passt.h"
 #include "sim/peer/vmm.h"
 
 static const struct sim_program programs[] = {
     {PEER_VMM_PROGRAM, peer_vmm_main},
     {PEER_PASST_PROGRAM, peer_passt_main},
+    {PEER_BUSYBOX_PROGRAM, peer_busybox_main},
 };
 
 const struct sim_program *sim_program_find(const char *name) {
