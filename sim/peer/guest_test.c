@@ -331,6 +331,14 @@ static void test_a_paused_one_stands_still(void **state) {
     assert_false(machine_next(machine, 5000, &frame));
     peer_guest_resume(machine->guest);
     expect_pong(machine, 1);
+    say_exec(machine, 1, "sleep 2; echo done");
+    machine_run(machine, stub_now_ns + HOST_NS_PER_S);
+    peer_guest_pause(machine->guest);
+    stub_now_ns += 3600 * HOST_NS_PER_S;
+    peer_guest_resume(machine->guest);
+    const uint64_t start_ns = stub_now_ns;
+    expect_output(machine, 1, "done\n"); /* it still has a second to sleep */
+    assert_true(stub_now_ns - start_ns >= HOST_NS_PER_S - 10 * MS);
     machine_end(machine);
 }
 
