@@ -10,8 +10,14 @@
  * made, renamed or removed, or not; and, if asked, later changes of a folder without the earlier ones. A rename is atomic: after
  * a crash one of both names leads to the file, or the file that was replaced is still there.
  *
- * Files have holes and are counted by pages of SIM_FS_PAGE_SIZE. The disk has a capacity. Functions return 0 or an
- * errno; none of them waits, makes a choice (but for the crash), or makes a system call.
+ * As on ext4 and xfs, the sync of a new file does not put its name on the disk, nor the sync of a folder the bytes of its
+ * files, nor that of a new folder its own name in the one above. A change that touches two folders (a rename between
+ * them, the removal of a folder) is on the disk with the first of their syncs, and everything that came before with
+ * it, as in a journal. sim/fs_crash.c says what is not modelled.
+ *
+ * Files have holes and are counted by pages of SIM_FS_PAGE_SIZE, folders as one. The disk has a capacity. Functions return 0 or
+ * an errno (ENOMEM if the simulator itself has no memory); none of them waits, makes a choice (but for the crash), or
+ * makes a system call. Nobody is refused anything by modes or users: all belongs to uid 0.
  *
  * Inodes are counted: by their names, by whoever opened them, by mappings. A file without a name lives as long as it
  * is open; a crash closes everything.
@@ -21,6 +27,7 @@
 
 #include "host/host.h"
 #include "sim/choices.h"
+#include "sim/fs_limits.h"
 
 #define SIM_FS_PAGE_SIZE 4096u
 #define SIM_FS_SECTOR_SIZE 512u
@@ -53,7 +60,8 @@ size_t sim_fs_open_count(const struct sim_fs *fs);
 int sim_fs_open(struct sim_fs *fs, const char *path, uint32_t flags, uint32_t mode,
                 struct sim_inode **ret_inode);
 
-/* Gives a file that was opened UNNAMED (and has no name yet) its name. EEXIST, ENOENT (it had a name once), … */
+/* Gives a file that was opened UNNAMED (and has no name yet) its name. EEXIST, ENOENT (it had a name once), EXDEV (it is a
+ * memory file), … */
 int sim_fs_link(struct sim_fs *fs, struct sim_inode *inode, const char *path);
 
 /* As rename(2), and RENAME_NOREPLACE without replace. EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EINVAL (into itself). */
@@ -63,13 +71,17 @@ int sim_fs_mkdir(struct sim_fs *fs, const char *path, uint32_t mode);
 int sim_fs_rmdir(struct sim_fs *fs, const char *path);
 int sim_fs_symlink(struct sim_fs *fs, const char *target, const char *path);
 
+/* The name of a socket (HOST_FILE_OTHER), which cannot be opened (ENXIO). Who listens there is found by the inode that
+ * sim_fs_stat() has. */
+int sim_fs_socket(struct sim_fs *fs, const char *path, uint32_t mode);
+
 /* As readlink, zero-terminated. ERANGE: it does not fit. EINVAL: it is no link. */
 int sim_fs_readlink(struct sim_fs *fs, const char *path, char *buffer, size_t size);
 
 /* The path itself, not what a link points at; "/x/." is what it leads to. */
 int sim_fs_stat(struct sim_fs *fs, const char *path, struct host_file_info *ret_info);
 
-/* Names but "." and "..", sorted by bytes. ERANGE: more than capacity. */
+/* Names but "." and ".." of a folder, or of the one that a link leads to, sorted by bytes. ERANGE: more than capacity. */
 int sim_fs_list(struct sim_fs *fs, const char *path, struct host_dir_entry *entries,
                 size_t capacity, size_t *ret_count);
 
@@ -90,7 +102,8 @@ void sim_inode_stat(const struct sim_inode *inode, struct host_file_info *ret_in
 int sim_inode_read(struct sim_inode *inode, void *buffer, size_t size, uint64_t offset,
                    size_t *ret_size);
 
-/* Writes all of them. ENOSPC: the disk is full; the pages that still had room are written. */
+/* Writes all of them. ENOSPC: the disk is full; the pages that still had room are written. EFBIG. EIO: a bad sector, of
+ * which only a part would be written. */
 int sim_inode_write(struct sim_inode *inode, const void *data, size_t size, uint64_t offset);
 int sim_inode_truncate(struct sim_inode *inode, uint64_t size);
 
@@ -98,23 +111,25 @@ int sim_inode_truncate(struct sim_inode *inode, uint64_t size);
 void sim_inode_next_data(const struct sim_inode *inode, uint64_t offset, uint64_t *ret_start,
                          uint64_t *ret_end);
 
-/* Bytes and length are on the disk from now on. */
+/* Bytes and length are on the disk from now on; of a folder that is open, its names. */
 void sim_inode_sync(struct sim_inode *inode);
 
 /* A sync that failed, as Linux has it: what was not synced counts as clean, may be lost at a crash, and no later sync
  * brings it back. */
 void sim_inode_sync_failed(struct sim_inode *inode);
 
-/* The page at offset cannot be read (EIO) until it is written again as a whole. */
+/* The page at offset cannot be read (EIO) until it is written again as a whole, as far as the file reaches. Behind the
+ * file's end nothing happens. */
 void sim_inode_spoil(struct sim_inode *inode, uint64_t offset);
 
 /* The first `size` bytes as memory, with a reference more. READ and SHARED_WRITE show the file's own bytes, also those written
- * later, and SHARED_WRITE's writes are the file's; PRIVATE_WRITE is a copy. NULL: no memory. */
+ * later, and SHARED_WRITE's writes are the file's; PRIVATE_WRITE is a copy. It begins at a page. NULL: no memory, or the
+ * file is mapped already, and shorter than this and its length were then. */
 void *sim_inode_map(struct sim_inode *inode, size_t size, enum host_map_flag flag);
 void sim_inode_unmap(struct sim_inode *inode, void *data, size_t size);
 
 /* flock: owner is any pointer that names an open file. EWOULDBLOCK: another has it. Released by sim_inode_unlock() with the
- * same owner; without a lock of that owner nothing happens. */
+ * same owner; without a lock of that owner nothing happens. Who asks for another kind in vain has lost what it had. */
 int sim_inode_lock(struct sim_inode *inode, const void *owner, bool exclusive);
 void sim_inode_unlock(struct sim_inode *inode, const void *owner);
 

@@ -51,14 +51,15 @@ _Noreturn void sim_peer_hang(const struct sim_peer *peer);
 /* As host_read(), and takes up to SIM_PEER_RECEIVED_FD_COUNT_MAX descriptors that came attached to those bytes
  * (host_socket_send_fd): they are the caller's then. */
 struct sim_peer_received {
-    size_t size;
+    void *buffer; /* in: where to put the bytes */
+    size_t capacity;
+    size_t size; /* out: how many came */
     int fds[SIM_PEER_RECEIVED_FD_COUNT_MAX];
     size_t fd_count;
 };
 KELPIE_CHECKED enum kelpie_status sim_peer_receive(const struct sim_peer *peer, int fd,
-                                                   void *buffer, size_t size,
                                                    const struct host_wait *wait,
-                                                   struct sim_peer_received *ret_received,
+                                                   struct sim_peer_received *received,
                                                    struct kelpie_error *err);
 
 #endif

@@ -10,7 +10,7 @@
 static const struct sim_program programs[] = {
     {PEER_VMM_PROGRAM, peer_vmm_main},
     {PEER_PASST_PROGRAM, peer_passt_main},
-    {PEER_BUSYBOX_PROGRAM, peer_busybox_main},
+    {"busybox", peer_busybox_main},
 };
 
 const struct sim_program *sim_program_find(const char *name) {

@@ -72,10 +72,11 @@ static bool receive(struct peer_vmm *vmm, void *buffer, size_t size, int *ret_fd
     ASSERT(buffer && ret_fd);
     const struct host_wait wait = {.deadline_ns = UINT64_MAX, .cancel_fd = HOST_FD_NONE};
     for (size_t done = 0; done < size;) {
-        struct sim_peer_received received = {0};
+        struct sim_peer_received received = {.buffer = (uint8_t *)buffer + done,
+                                             .capacity = size - done};
         struct kelpie_error err;
-        if (sim_peer_receive(vmm->peer, CONTROL_CHILD_CONTROL, (uint8_t *)buffer + done,
-                             size - done, &wait, &received, &err) != KELPIE_OK ||
+        if (sim_peer_receive(vmm->peer, CONTROL_CHILD_CONTROL, &wait, &received, &err) !=
+                KELPIE_OK ||
             received.size == 0) {
             return false;
         }

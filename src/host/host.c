@@ -66,6 +66,12 @@ uint64_t host_realtime_ns(struct host *host) {
     return host->ops->realtime_ns(host);
 }
 
+uint64_t host_ticks(struct host *host) {
+    ASSERT(host);
+    ASSERT(host->ops->ticks);
+    return host->ops->ticks(host);
+}
+
 enum kelpie_status host_sleep(struct host *host, const struct host_wait *wait,
                               struct kelpie_error *err) {
     ASSERT(host);
@@ -329,6 +335,30 @@ enum kelpie_status host_socket_connect(struct host *host, const char *path,
     ASSERT(wait);
     ASSERT(ret_fd);
     return check_fd(host->ops->socket_connect(host, path, wait, ret_fd, err), ret_fd);
+}
+
+enum kelpie_status host_socket_listen_tcp(struct host *host, const char *address, uint16_t port,
+                                          int *ret_fd, uint16_t *ret_port,
+                                          struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(address);
+    ASSERT(ret_fd);
+    ASSERT(ret_port);
+    enum kelpie_status status =
+        host->ops->socket_listen_tcp(host, address, port, ret_fd, ret_port, err);
+    ASSERT(status != KELPIE_OK || *ret_port != 0);
+    ASSERT(status != KELPIE_OK || port == 0 || *ret_port == port);
+    return check_fd(status, ret_fd);
+}
+
+enum kelpie_status host_socket_connect_tcp(struct host *host, const char *address, uint16_t port,
+                                           const struct host_wait *wait, int *ret_fd,
+                                           struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(address);
+    ASSERT(wait);
+    ASSERT(ret_fd);
+    return check_fd(host->ops->socket_connect_tcp(host, address, port, wait, ret_fd, err), ret_fd);
 }
 
 enum kelpie_status host_socket_peer(struct host *host, int fd, uint32_t *ret_uid,

@@ -130,6 +130,7 @@ struct host_ops {
 
     uint64_t (*monotonic_ns)(struct host *host);
     uint64_t (*realtime_ns)(struct host *host);
+    uint64_t (*ticks)(struct host *host);
     enum kelpie_status (*sleep)(struct host *host, const struct host_wait *wait,
                                 struct kelpie_error *err);
     enum kelpie_status (*random)(struct host *host, void *buffer, size_t size,
@@ -195,6 +196,12 @@ struct host_ops {
     enum kelpie_status (*socket_connect)(struct host *host, const char *path,
                                          const struct host_wait *wait, int *ret_fd,
                                          struct kelpie_error *err);
+    enum kelpie_status (*socket_listen_tcp)(struct host *host, const char *address, uint16_t port,
+                                            int *ret_fd, uint16_t *ret_port,
+                                            struct kelpie_error *err);
+    enum kelpie_status (*socket_connect_tcp)(struct host *host, const char *address, uint16_t port,
+                                             const struct host_wait *wait, int *ret_fd,
+                                             struct kelpie_error *err);
     enum kelpie_status (*socket_peer)(struct host *host, int fd, uint32_t *ret_uid,
                                       struct kelpie_error *err);
     enum kelpie_status (*socket_send_fd)(struct host *host, int fd, const void *data, size_t size,
@@ -264,6 +271,9 @@ void host_destroy(struct host *host);
 
 uint64_t host_monotonic_ns(struct host *host); /* never goes back; not counted from anything */
 uint64_t host_realtime_ns(struct host *host);  /* since 1970-01-01 UTC */
+
+/* The processor's time stamp counter; 0: there is none. */
+uint64_t host_ticks(struct host *host);
 
 /* A wait that ends timeout_ms from now (saturating), or when cancel_fd is set. */
 struct host_wait host_wait_ms(struct host *host, uint64_t timeout_ms, int cancel_fd);
@@ -441,6 +451,26 @@ KELPIE_CHECKED enum kelpie_status host_socket_accept(struct host *host, int fd,
 KELPIE_CHECKED enum kelpie_status host_socket_connect(struct host *host, const char *path,
                                                       const struct host_wait *wait, int *ret_fd,
                                                       struct kelpie_error *err);
+
+/* Listens for TCP connections at an address in numbers, IPv4 ("127.0.0.1") or IPv6 ("::1"; no zone). "::" takes
+ * IPv6 only. Port 0: the system chooses one; *ret_port says which. Accepting is host_socket_accept(). Close-on-exec,
+ * like what it accepts; small writes go out at once (TCP_NODELAY) at both ends. BAD_CONFIG: no such address. IO_FAILED
+ * with EADDRINUSE: the port is taken; EADDRNOTAVAIL: not an address of this machine; EACCES: not a port for this user;
+ * EAFNOSUPPORT: no IPv6 here. */
+KELPIE_CHECKED enum kelpie_status host_socket_listen_tcp(struct host *host, const char *address,
+                                                         uint16_t port, int *ret_fd,
+                                                         uint16_t *ret_port,
+                                                         struct kelpie_error *err);
+
+/* Connects to such a listener. BAD_CONFIG: no such address, or port 0. IO_FAILED with ECONNREFUSED: nobody listens there;
+ * ENETUNREACH, EHOSTUNREACH: no way there. A listener whose backlog is full says nothing, nor does a machine that is
+ * off: TIMED_OUT at the deadline (or with ETIMEDOUT, when the system gives up before), CANCELLED.
+ * Reading from a connection that a peer reset is its end (host_read()); writing to it is IO_FAILED with ECONNRESET or
+ * EPIPE. A peer that is gone without a word is noticed only by who waits for it no longer than a deadline. */
+KELPIE_CHECKED enum kelpie_status host_socket_connect_tcp(struct host *host, const char *address,
+                                                          uint16_t port,
+                                                          const struct host_wait *wait, int *ret_fd,
+                                                          struct kelpie_error *err);
 
 /* The user id of the process at the other end (SO_PEERCRED). */
 KELPIE_CHECKED enum kelpie_status host_socket_peer(struct host *host, int fd, uint32_t *ret_uid,

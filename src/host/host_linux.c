@@ -52,6 +52,15 @@ static uint64_t linux_realtime_ns(struct host *host) {
     return clock_ns(CLOCK_REALTIME);
 }
 
+static uint64_t linux_ticks(struct host *host) {
+    ASSERT(host);
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#else
+    return 0;
+#endif
+}
+
 static enum kelpie_status linux_random(struct host *host, void *buffer, size_t size,
                                        struct kelpie_error *err) {
     ASSERT(host);
@@ -184,6 +193,7 @@ static const struct host_ops linux_ops = {
     .destroy = linux_destroy,
     .monotonic_ns = linux_monotonic_ns,
     .realtime_ns = linux_realtime_ns,
+    .ticks = linux_ticks,
     .sleep = linux_sleep,
     .random = linux_random,
     .environment = linux_environment,
@@ -216,6 +226,8 @@ static const struct host_ops linux_ops = {
     .socket_listen = linux_socket_listen,
     .socket_accept = linux_socket_accept,
     .socket_connect = linux_socket_connect,
+    .socket_listen_tcp = linux_socket_listen_tcp,
+    .socket_connect_tcp = linux_socket_connect_tcp,
     .socket_peer = linux_socket_peer,
     .socket_send_fd = linux_socket_send_fd,
     .read = linux_read,

@@ -146,6 +146,14 @@ enum kelpie_status linux_event_create(struct host *host, int *ret_fd, struct kel
 void linux_event_set(struct host *host, int fd);
 void linux_event_clear(struct host *host, int fd);
 
+/* host_linux_tcp.c */
+enum kelpie_status linux_socket_listen_tcp(struct host *host, const char *address, uint16_t port,
+                                           int *ret_fd, uint16_t *ret_port,
+                                           struct kelpie_error *err);
+enum kelpie_status linux_socket_connect_tcp(struct host *host, const char *address, uint16_t port,
+                                            const struct host_wait *wait, int *ret_fd,
+                                            struct kelpie_error *err);
+
 /* host_linux_process.c */
 enum kelpie_status linux_process_spawn(struct host *host, const struct host_process_spec *spec,
                                        struct host_process **ret_process, struct kelpie_error *err);

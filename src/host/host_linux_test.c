@@ -39,6 +39,19 @@ static void clocks_advance(void **state) {
     assert_true(host_realtime_ns(host) > 1600000000ull * HOST_NS_PER_S);
 }
 
+static void ticks_advance_with_the_processor(void **state) {
+    struct host *host = *state;
+    uint64_t before = host_ticks(host);
+    struct host_wait wait = host_wait_ms(host, 2, HOST_FD_NONE);
+    assert_int_equal(host_sleep(host, &wait, NULL), KELPIE_OK);
+#if defined(__x86_64__)
+    assert_true(before > 0);
+    assert_true(host_ticks(host) > before);
+#else
+    assert_true(before == 0 && host_ticks(host) == 0);
+#endif
+}
+
 static void wait_ms_saturates(void **state) {
     struct host *host = *state;
     assert_true(host_wait_ms(host, UINT64_MAX, HOST_FD_NONE).deadline_ns == UINT64_MAX);
@@ -129,6 +142,7 @@ static void allocate_is_zeroed_and_says_no(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(clocks_advance),
+        cmocka_unit_test(ticks_advance_with_the_processor),
         cmocka_unit_test(wait_ms_saturates),
         cmocka_unit_test(sleep_ends_at_its_deadline),
         cmocka_unit_test(sleep_is_cancelled),

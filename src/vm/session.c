@@ -354,7 +354,7 @@ enum kelpie_status vm_session_wait_step(struct kelpie_exec *exec, const struct v
     ASSERT(exec->magic == EXEC_MAGIC);
     struct kelpie_vm *vm = exec->vm;
     if (exec->lost) {
-        TRY(vm_check_alive(vm, what, err));
+        TRY(vm_check_awaited(vm, what, err));
         return error_set(err, KELPIE_WRONG_STATE, "session %u ended with the machine that ran it",
                          exec->id);
     }

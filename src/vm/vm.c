@@ -240,6 +240,15 @@ enum kelpie_status vm_check_alive(struct kelpie_vm *vm, const char *what,
     return KELPIE_OK;
 }
 
+enum kelpie_status vm_check_awaited(struct kelpie_vm *vm, const char *what,
+                                    struct kelpie_error *err) {
+    ASSERT(vm->locked);
+    ASSERT(what);
+    char attempt[128];
+    snprintf(attempt, sizeof(attempt), "wait for %s", what);
+    return vm_check_alive(vm, attempt, err);
+}
+
 enum kelpie_status vm_wait_step(struct kelpie_vm *vm, const struct vm_wait *wait, const char *what,
                                 struct kelpie_error *err) {
     ASSERT(vm->locked);
@@ -248,9 +257,7 @@ enum kelpie_status vm_wait_step(struct kelpie_vm *vm, const struct vm_wait *wait
     if (vm->cancel_count != wait->cancel_count) {
         return error_set(err, KELPIE_CANCELLED, "waiting for %s was cancelled", what);
     }
-    char attempt[128];
-    snprintf(attempt, sizeof(attempt), "wait for %s", what);
-    TRY(vm_check_alive(vm, attempt, err));
+    TRY(vm_check_awaited(vm, what, err));
     if (!vm_wait_changed(vm, wait->deadline_ns) &&
         host_monotonic_ns(vm->host) >= wait->deadline_ns) {
         return error_set(err, KELPIE_TIMED_OUT, "waited in vain for %s", what);

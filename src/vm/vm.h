@@ -232,9 +232,14 @@ struct vm_wait vm_wait_start(struct kelpie_vm *vm, uint64_t timeout_ms);
 KELPIE_CHECKED enum kelpie_status vm_wait_step(struct kelpie_vm *vm, const struct vm_wait *wait,
                                                const char *what, struct kelpie_error *err);
 
-/* OK while the machine and its channel are there, else why not. mutex held. */
+/* OK while the machine and its channel are there, else why not: "cannot <what>: ...", so `what` says what to do, such as
+ * "talk to the guest". mutex held. */
 KELPIE_CHECKED enum kelpie_status vm_check_alive(struct kelpie_vm *vm, const char *what,
                                                  struct kelpie_error *err);
+
+/* The same of a wait for `what`, such as "the guest to answer". */
+KELPIE_CHECKED enum kelpie_status vm_check_awaited(struct kelpie_vm *vm, const char *what,
+                                                   struct kelpie_error *err);
 
 /* One lifecycle operation at a time: begin waits for the one before, up to timeout_ms (BUSY), and
  * checks capability and state. *ret_wait, for the backend's calls, ends at the same time. */

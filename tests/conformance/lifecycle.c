@@ -324,6 +324,7 @@ static void test_stop_ends_what_runs(void **state) {
     OK(kelpie_vm_stop(vm, 0, &err));
     struct kelpie_exit ended;
     FAILS(kelpie_exec_wait(exec, WAIT_MS, &ended, &err), KELPIE_WRONG_STATE);
+    assert_string_equal(err.message, "cannot wait for the command to end: the VM is stopped");
     kelpie_exec_close(exec);
     kelpie_vm_destroy(vm);
 }

@@ -173,6 +173,33 @@ static void leaks_of_each_kind_are_seen(void **state) {
     assert_no_leaks(host);
 }
 
+/* Both ends over TCP: each call is counted, may fail, and what it opened is in the books. */
+static void tcp_sockets_are_counted(void **state) {
+    struct host *host = host_of_state(state);
+    struct host_wait wait = host_wait_ms(host, 10000, HOST_FD_NONE);
+    AUTO_FD struct host_fd listener = {host, HOST_FD_NONE};
+    AUTO_FD struct host_fd client = {host, HOST_FD_NONE};
+    uint16_t port = 0;
+    char text[256];
+    fault_host_arm(host, &(struct fault_plan){.nth = 1, .only = "socket_listen_tcp"});
+    assert_int_equal(host_socket_listen_tcp(host, "127.0.0.1", 0, &listener.fd, &port, NULL),
+                     KELPIE_IO_FAILED);
+    assert_int_equal(fault_host_leaks(host, text, sizeof(text)), 0);
+    assert_int_equal(host_socket_listen_tcp(host, "127.0.0.1", 0, &listener.fd, &port, NULL),
+                     KELPIE_OK);
+    fault_host_arm(host, &(struct fault_plan){.nth = 1, .only = "socket_connect_tcp"});
+    assert_int_equal(host_socket_connect_tcp(host, "127.0.0.1", port, &wait, &client.fd, NULL),
+                     KELPIE_IO_FAILED);
+    assert_int_equal(host_socket_connect_tcp(host, "127.0.0.1", port, &wait, &client.fd, NULL),
+                     KELPIE_OK);
+    assert_int_equal(fault_host_leaks(host, text, sizeof(text)), 2);
+    assert_non_null(strstr(text, "socket_listen_tcp"));
+    assert_non_null(strstr(text, "socket_connect_tcp"));
+    host_fd_cleanup(&client);
+    host_fd_cleanup(&listener);
+    assert_no_leaks(host);
+}
+
 static void a_second_close_is_seen(void **state) {
     struct host *host = host_of_state(state);
     char text[256];
@@ -264,6 +291,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_plan_names_operation_and_status, setup, teardown),
         cmocka_unit_test_setup_teardown(a_plan_kills_the_process, setup, teardown),
         cmocka_unit_test_setup_teardown(leaks_of_each_kind_are_seen, setup, teardown),
+        cmocka_unit_test_setup_teardown(tcp_sockets_are_counted, setup, teardown),
         cmocka_unit_test_setup_teardown(a_second_close_is_seen, setup, teardown),
         cmocka_unit_test_setup_teardown(objects_go_through_the_wrapper, setup, teardown),
         cmocka_unit_test_setup_teardown(a_sweep_ends_and_leaks_nothing, setup, teardown),

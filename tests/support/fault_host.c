@@ -222,6 +222,10 @@ static uint64_t fault_realtime_ns(struct host *host) {
     return host_realtime_ns(inner_of(host));
 }
 
+static uint64_t fault_ticks(struct host *host) {
+    return host_ticks(inner_of(host));
+}
+
 static const char *fault_environment(struct host *host, const char *name) {
     return host_environment(inner_of(host), name);
 }
@@ -469,6 +473,24 @@ static enum kelpie_status fault_socket_connect(struct host *host, const char *pa
     return KELPIE_OK;
 }
 
+static enum kelpie_status fault_socket_listen_tcp(struct host *host, const char *address,
+                                                  uint16_t port, int *ret_fd, uint16_t *ret_port,
+                                                  struct kelpie_error *err) {
+    TRY(fault_enter(host, "socket_listen_tcp", err));
+    TRY(host_socket_listen_tcp(inner_of(host), address, port, ret_fd, ret_port, err));
+    note_fd(host, "socket_listen_tcp", *ret_fd);
+    return KELPIE_OK;
+}
+
+static enum kelpie_status fault_socket_connect_tcp(struct host *host, const char *address,
+                                                   uint16_t port, const struct host_wait *wait,
+                                                   int *ret_fd, struct kelpie_error *err) {
+    TRY(fault_enter(host, "socket_connect_tcp", err));
+    TRY(host_socket_connect_tcp(inner_of(host), address, port, wait, ret_fd, err));
+    note_fd(host, "socket_connect_tcp", *ret_fd);
+    return KELPIE_OK;
+}
+
 static enum kelpie_status fault_socket_peer(struct host *host, int fd, uint32_t *ret_uid,
                                             struct kelpie_error *err) {
     TRY(fault_enter(host, "socket_peer", err));
@@ -690,6 +712,7 @@ static const struct host_ops fault_ops = {
     .destroy = fault_destroy,
     .monotonic_ns = fault_monotonic_ns,
     .realtime_ns = fault_realtime_ns,
+    .ticks = fault_ticks,
     .sleep = fault_sleep,
     .random = fault_random,
     .environment = fault_environment,
@@ -722,6 +745,8 @@ static const struct host_ops fault_ops = {
     .socket_listen = fault_socket_listen,
     .socket_accept = fault_socket_accept,
     .socket_connect = fault_socket_connect,
+    .socket_listen_tcp = fault_socket_listen_tcp,
+    .socket_connect_tcp = fault_socket_connect_tcp,
     .socket_peer = fault_socket_peer,
     .socket_send_fd = fault_socket_send_fd,
     .read = fault_read,

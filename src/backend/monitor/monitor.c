@@ -11,7 +11,6 @@
 static void monitor_check(const struct monitor *monitor) {
     ASSERT(monitor->host && monitor->lock);
     ASSERT(monitor->name);
-    ASSERT(monitor->stderr_size <= sizeof(monitor->stderr_tail));
 }
 
 enum kelpie_status monitor_init(struct monitor *monitor, struct host *host,
@@ -24,8 +23,8 @@ enum kelpie_status monitor_init(struct monitor *monitor, struct host *host,
         .name = name,
         .channel_fd = HOST_FD_NONE,
         .console_fd = HOST_FD_NONE,
-        .stderr_fd = HOST_FD_NONE,
     };
+    monitor_words_init(&monitor->words);
     monitor_network_init(&monitor->network, host, config);
     TRY(host_mutex_create(host, &monitor->lock, err));
     return monitor_console_init(&monitor->console, host, config->console_log,
@@ -114,8 +113,7 @@ enum kelpie_status monitor_launch(struct monitor *monitor, const struct monitor_
     monitor->process = process;
     monitor->channel_fd = pairs.ours[PAIR_CHANNEL];
     monitor->console_fd = pairs.ours[PAIR_CONSOLE];
-    monitor->stderr_fd = pairs.ours[PAIR_STDERR];
-    monitor->stderr_size = 0;
+    monitor_words_open(&monitor->words, pairs.ours[PAIR_STDERR]);
     host_mutex_unlock(monitor->lock);
     pairs.ours[PAIR_CHANNEL] = pairs.ours[PAIR_CONSOLE] = pairs.ours[PAIR_STDERR] = HOST_FD_NONE;
     return KELPIE_OK;
@@ -123,40 +121,9 @@ enum kelpie_status monitor_launch(struct monitor *monitor, const struct monitor_
 
 /* ---- Last words ------------------------------------------------------------------------------- */
 
-/* Keeps the last bytes. */
-static void stderr_append(struct monitor *monitor, const char *data, size_t size) {
-    monitor_check(monitor);
-    const size_t capacity = sizeof(monitor->stderr_tail);
-    ASSERT(size <= capacity);
-    if (monitor->stderr_size + size > capacity) {
-        size_t kept = capacity - size;
-        memmove(monitor->stderr_tail, monitor->stderr_tail + (monitor->stderr_size - kept), kept);
-        monitor->stderr_size = kept;
-    }
-    memcpy(monitor->stderr_tail + monitor->stderr_size, data, size);
-    monitor->stderr_size += size;
-}
-
 void monitor_drain_stderr(struct monitor *monitor) {
     monitor_check(monitor);
-    const struct host_wait no_wait = host_wait_none();
-    char chunk[1024];
-    static_assert(sizeof(chunk) <= MONITOR_STDERR_TAIL_SIZE, "a chunk fits");
-    for (size_t i = 0; i < MONITOR_STDERR_READ_COUNT_MAX && monitor->stderr_fd != HOST_FD_NONE;
-         i++) {
-        size_t count = 0;
-        enum kelpie_status status = host_read(monitor->host, monitor->stderr_fd, chunk,
-                                              sizeof(chunk), &no_wait, &count, NULL);
-        if (status == KELPIE_TIMED_OUT) {
-            return;
-        }
-        if (status != KELPIE_OK || count == 0) {
-            host_close(monitor->host, monitor->stderr_fd);
-            monitor->stderr_fd = HOST_FD_NONE;
-            return;
-        }
-        stderr_append(monitor, chunk, count);
-    }
+    monitor_words_drain(&monitor->words, monitor->host);
 }
 
 void monitor_exit_text(struct monitor *monitor, const char *reason, char *buffer, size_t size) {
@@ -177,7 +144,7 @@ void monitor_exit_text(struct monitor *monitor, const char *reason, char *buffer
     monitor_drain_stderr(monitor);
     char words[MONITOR_LAST_WORDS_SIZE_MAX + 1];
     char line[MONITOR_LAST_WORDS_SIZE_MAX + 1];
-    monitor_last_line(monitor->stderr_tail, monitor->stderr_size, words, sizeof(words));
+    monitor_last_line(monitor->words.text, monitor->words.size, words, sizeof(words));
     monitor_console_last_line(&monitor->console, line, sizeof(line));
     char how[64];
     if (end.signal != 0) {
@@ -219,7 +186,7 @@ static void close_network(struct monitor *monitor) {
     host_mutex_lock(monitor->lock);
     struct monitor_network network = monitor->network;
     monitor->network.process = NULL;
-    monitor->network.fd = monitor->network.stderr_fd = HOST_FD_NONE;
+    monitor->network.fd = monitor->network.words.fd = HOST_FD_NONE;
     host_mutex_unlock(monitor->lock);
     monitor_network_close(&network);
     ASSERT(!monitor->network.process);
@@ -245,8 +212,8 @@ void monitor_take_down(struct monitor *monitor, const char *reason) {
     monitor_exit_text(monitor, reason, text, sizeof(text));
     memcpy(monitor->last_exit, text, sizeof(text));
     struct host_process *process = TAKE(monitor->process);
-    const int fds[] = {monitor->channel_fd, monitor->console_fd, monitor->stderr_fd};
-    monitor->channel_fd = monitor->console_fd = monitor->stderr_fd = HOST_FD_NONE;
+    const int fds[] = {monitor->channel_fd, monitor->console_fd, monitor->words.fd};
+    monitor->channel_fd = monitor->console_fd = monitor->words.fd = HOST_FD_NONE;
     host_mutex_unlock(monitor->lock);
     for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
         host_close(monitor->host, fds[i]);
@@ -305,7 +272,7 @@ size_t monitor_service_fds(struct monitor *monitor, int *fds, size_t capacity) {
     monitor_check(monitor);
     ASSERT(fds || capacity == 0);
     host_mutex_lock(monitor->lock);
-    const int wanted[] = {monitor->console_fd, monitor->stderr_fd, monitor->network.stderr_fd};
+    const int wanted[] = {monitor->console_fd, monitor->words.fd, monitor->network.words.fd};
     host_mutex_unlock(monitor->lock);
     size_t count = 0;
     for (size_t i = 0; i < ARRAY_SIZE(wanted) && count < capacity; i++) {
@@ -321,8 +288,8 @@ bool monitor_service(struct monitor *monitor, int fd) {
     ASSERT(fd != HOST_FD_NONE);
     host_mutex_lock(monitor->lock);
     bool console = fd == monitor->console_fd;
-    bool words = fd == monitor->stderr_fd;
-    bool network = fd == monitor->network.stderr_fd;
+    bool words = fd == monitor->words.fd;
+    bool network = fd == monitor->network.words.fd;
     if (console && !monitor_console_drain(&monitor->console, fd)) {
         host_close(monitor->host, monitor->console_fd);
         monitor->console_fd = HOST_FD_NONE;

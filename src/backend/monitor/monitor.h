@@ -21,6 +21,7 @@
 #include "backend/monitor/monitor_console.h"
 #include "backend/monitor/monitor_limits.h"
 #include "backend/monitor/monitor_network.h"
+#include "backend/monitor/monitor_words.h"
 
 /* The numbers of the descriptors in the child. A backend's own come from MONITOR_CHILD_NEXT on. */
 enum monitor_child_fd {
@@ -44,9 +45,7 @@ struct monitor {
     struct host_process *process;
     int channel_fd;
     int console_fd;
-    int stderr_fd;
-    char stderr_tail[MONITOR_STDERR_TAIL_SIZE];
-    size_t stderr_size;
+    struct monitor_words words;
 };
 
 /* What to start: a program, and the backend's own descriptors. */

@@ -26,7 +26,6 @@ static const uint8_t dns_address[4] = {BACKEND_NETWORK_DNS};
 
 static void network_check(const struct monitor_network *network) {
     ASSERT(network->host);
-    ASSERT(network->stderr_size <= sizeof(network->stderr_tail));
     ASSERT(!network->network || network->network->kind != KELPIE_NETWORK_NONE);
 }
 
@@ -38,8 +37,8 @@ void monitor_network_init(struct monitor_network *network, struct host *host,
         .host = host,
         .network = config->network,
         .fd = HOST_FD_NONE,
-        .stderr_fd = HOST_FD_NONE,
     };
+    monitor_words_init(&network->words);
 }
 
 void monitor_network_mac(const struct kelpie_config *config, uint8_t ret_mac[MAC_SIZE]) {
@@ -182,8 +181,7 @@ static enum kelpie_status open_user(struct monitor_network *network, struct kelp
     network->fd = frames[0];
     AUTO_FD struct host_fd theirs = {host, frames[1]};
     TRY(host_socket_pair(host, words, err));
-    network->stderr_fd = words[0];
-    network->stderr_size = 0;
+    monitor_words_open(&network->words, words[0]);
     AUTO_FD struct host_fd their_words = {host, words[1]};
     TRY(ask(network, err));
     return spawn(network, theirs.fd, their_words.fd, err);
@@ -244,7 +242,7 @@ static enum kelpie_status explain(struct monitor_network *network, struct kelpie
     bool known = host_process_wait(network->process, &wait, &end, NULL) == KELPIE_OK;
     char words[MONITOR_LAST_WORDS_SIZE_MAX + 1];
     monitor_network_drain(network);
-    monitor_last_line(network->stderr_tail, network->stderr_size, words, sizeof(words));
+    monitor_last_line(network->words.text, network->words.size, words, sizeof(words));
     return error_set_field(err, KELPIE_BOOT_FAILED, "network",
                            "there is no network for the guest: passt ended with %s %d%s%s",
                            end.signal != 0 ? "signal" : "code",
@@ -267,39 +265,9 @@ enum kelpie_status monitor_network_await(struct monitor_network *network,
 
 /* ---- stderr and the end ----------------------------------------------------------------------- */
 
-static void keep_words(struct monitor_network *network, const char *data, size_t size) {
-    network_check(network);
-    const size_t capacity = sizeof(network->stderr_tail);
-    ASSERT(size <= capacity);
-    if (network->stderr_size + size > capacity) {
-        size_t kept = capacity - size;
-        memmove(network->stderr_tail, network->stderr_tail + (network->stderr_size - kept), kept);
-        network->stderr_size = kept;
-    }
-    memcpy(network->stderr_tail + network->stderr_size, data, size);
-    network->stderr_size += size;
-}
-
 void monitor_network_drain(struct monitor_network *network) {
     network_check(network);
-    const struct host_wait no_wait = host_wait_none();
-    char chunk[512];
-    static_assert(sizeof(chunk) <= MONITOR_NETWORK_STDERR_SIZE, "a chunk fits");
-    for (size_t i = 0; i < MONITOR_STDERR_READ_COUNT_MAX && network->stderr_fd != HOST_FD_NONE;
-         i++) {
-        size_t count = 0;
-        enum kelpie_status status = host_read(network->host, network->stderr_fd, chunk,
-                                              sizeof(chunk), &no_wait, &count, NULL);
-        if (status == KELPIE_TIMED_OUT) {
-            return;
-        }
-        if (status != KELPIE_OK || count == 0) {
-            host_close(network->host, network->stderr_fd);
-            network->stderr_fd = HOST_FD_NONE;
-            return;
-        }
-        keep_words(network, chunk, count);
-    }
+    monitor_words_drain(&network->words, network->host);
 }
 
 void monitor_network_handed_over(struct monitor_network *network) {
@@ -323,7 +291,7 @@ void monitor_network_close(struct monitor_network *network) {
     }
     network->process = NULL;
     host_close(network->host, network->fd);
-    host_close(network->host, network->stderr_fd);
-    network->fd = network->stderr_fd = HOST_FD_NONE;
+    network->fd = HOST_FD_NONE;
+    monitor_words_close(&network->words, network->host);
     ASSERT(!network->process);
 }

@@ -24,6 +24,7 @@
 
 #include "backend/backend.h"
 #include "backend/monitor/monitor_limits.h"
+#include "backend/monitor/monitor_words.h"
 #include "base/mac.h"
 
 struct monitor_network {
@@ -31,9 +32,7 @@ struct monitor_network {
     const struct kelpie_network *network; /* the config's; NULL: none */
     struct host_process *process;         /* passt; NULL: none */
     int fd;                               /* the machine's end, until it has it */
-    int stderr_fd;
-    char stderr_tail[MONITOR_NETWORK_STDERR_SIZE];
-    size_t stderr_size;
+    struct monitor_words words;           /* passt's */
 };
 
 void monitor_network_init(struct monitor_network *network, struct host *host,

@@ -210,9 +210,9 @@ static void test_a_flood_of_words_is_bounded(void **state) {
     }
     assert_int_equal(status, KELPIE_OK);
     monitor_network_drain(&fixture->network);
-    assert_int_equal(fixture->network.stderr_size, MONITOR_NETWORK_STDERR_SIZE);
-    assert_memory_equal(fixture->network.stderr_tail + MONITOR_NETWORK_STDERR_SIZE - 10,
-                        "line 2999\n", 10);
+    assert_int_equal(fixture->network.words.size, MONITOR_STDERR_TAIL_SIZE);
+    assert_memory_equal(fixture->network.words.text + MONITOR_STDERR_TAIL_SIZE - 10, "line 2999\n",
+                        10);
 }
 
 int main(void) {

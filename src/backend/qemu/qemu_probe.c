@@ -170,16 +170,6 @@ enum kelpie_status qemu_probe_run(struct host *host, int cancel_fd, struct qemu_
 
 /* ---- TSC -------------------------------------------------------------------------------------- */
 
-#if defined(__x86_64__)
-static uint64_t tsc_read(void) {
-    return __builtin_ia32_rdtsc();
-}
-#else
-static uint64_t tsc_read(void) {
-    return 0;
-}
-#endif
-
 /* The clock is read before and after; of several tries the one with the least time between counts. */
 struct qemu_tsc_sample qemu_tsc_sample(struct host *host) {
     static_assert(QEMU_TSC_TRIES > 0, "there is a best one");
@@ -188,7 +178,7 @@ struct qemu_tsc_sample qemu_tsc_sample(struct host *host) {
     uint64_t best_span_ns = UINT64_MAX;
     for (size_t i = 0; i < QEMU_TSC_TRIES; i++) {
         uint64_t before_ns = host_monotonic_ns(host);
-        uint64_t ticks = tsc_read();
+        uint64_t ticks = host_ticks(host);
         uint64_t after_ns = host_monotonic_ns(host);
         ASSERT(after_ns >= before_ns);
         if (after_ns - before_ns < best_span_ns) {

@@ -110,6 +110,24 @@ static void tsc_rate_needs_time(void **state) {
     assert_int_equal(qemu_tsc_khz(&start, &back), 0);
 }
 
+static uint64_t ticks_of_a_test(struct host *host) {
+    (void)host;
+    return 424242;
+}
+
+/* A sample is of the host that is handed down, which need not be this machine. */
+static void tsc_is_read_through_the_host(void **state) {
+    struct fixture *fixture = *state;
+    struct host_ops ops = *fixture->host->ops;
+    const struct host_ops *own_ops = fixture->host->ops;
+    ops.ticks = ticks_of_a_test;
+    fixture->host->ops = &ops;
+    struct qemu_tsc_sample sample = qemu_tsc_sample(fixture->host);
+    fixture->host->ops = own_ops;
+    assert_true(sample.ticks == 424242);
+    assert_true(sample.ns > 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(version_is_found_in_the_output, setup, teardown),
@@ -118,6 +136,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(something_else_is_not_qemu, setup, teardown),
         cmocka_unit_test_setup_teardown(cancel_ends_the_probe, setup, teardown),
         cmocka_unit_test(tsc_rate_needs_time),
+        cmocka_unit_test_setup_teardown(tsc_is_read_through_the_host, setup, teardown),
     };
     return cmocka_run_group_tests_name("qemu_probe", tests, NULL, NULL);
 }

@@ -225,7 +225,7 @@ static bool machine_is_missing(struct backend_instance *instance) {
     host_mutex_lock(monitor->lock);
     monitor_drain_stderr(monitor);
     bool missing =
-        memmem(monitor->stderr_tail, monitor->stderr_size, words, sizeof(words) - 1) != NULL;
+        memmem(monitor->words.text, monitor->words.size, words, sizeof(words) - 1) != NULL;
     host_mutex_unlock(monitor->lock);
     return missing;
 }

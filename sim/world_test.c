@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* The world: turns, time, streams, processes; and that a seed decides everything. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/assert.h"
+#include "sim/world.h"
+
+#define SECOND_NS 1000000000ull
+
+/* ---- A process that does what a test says ----------------------------------------------------- */
+
+struct rig {
+    struct sim_world *world;
+    struct sim_machine *machine;
+    struct sim_process *process;
+    struct host *host;
+    int (*body)(struct rig *rig);
+    struct host_mutex *mutex;
+    struct host_condition *condition;
+    int fds[2];
+    uint64_t count;
+    uint64_t order;
+    bool flag;
+};
+
+static int rig_main(void *argument) {
+    struct rig *rig = argument;
+    rig->host = &rig->process->host;
+    return rig->body(rig);
+}
+
+static void rig_open(struct rig *rig, uint64_t seed) {
+    const struct sim_options options = {.seed = seed, .event_count_max = 1000000};
+    *rig = (struct rig){.world = sim_world_create(&options)};
+    assert_non_null(rig->world);
+    rig->machine = sim_machine_create(rig->world, "host");
+    assert_non_null(rig->machine);
+}
+
+static void rig_start(struct rig *rig, int (*body)(struct rig *rig)) {
+    const struct sim_process_options options = {
+        .name = "test", .main = rig_main, .argument = rig, .owner = true};
+    rig->body = body;
+    rig->process = sim_process_start(rig->machine, &options);
+    assert_non_null(rig->process);
+}
+
+static enum sim_end rig_run(struct rig *rig, uint64_t seed, int (*body)(struct rig *rig)) {
+    rig_open(rig, seed);
+    rig_start(rig, body);
+    return sim_world_run(rig->world);
+}
+
+static void rig_close(struct rig *rig) {
+    sim_process_forget(rig->process);
+    sim_world_destroy(rig->world);
+}
+
+static void ok(enum kelpie_status status) {
+    assert_int_equal(status, KELPIE_OK);
+}
+
+/* ---- Time ------------------------------------------------------------------------------------- */
+
+static int body_sleep(struct rig *rig) {
+    struct kelpie_error err;
+    uint64_t before_ns = host_monotonic_ns(rig->host);
+    struct host_wait wait = host_wait_ms(rig->host, 3600 * 1000, HOST_FD_NONE);
+    ok(host_sleep(rig->host, &wait, &err));
+    rig->count = host_monotonic_ns(rig->host) - before_ns;
+    return 7;
+}
+
+static void test_an_hour_passes_at_once(void **state) {
+    (void)state;
+    struct rig rig;
+    assert_int_equal(rig_run(&rig, 1, body_sleep), SIM_END_QUIET);
+    assert_true(rig.count >= 3600 * SECOND_NS && rig.count < 3601 * SECOND_NS);
+    assert_int_equal(rig.process->exit.code, 7);
+    assert_string_equal(rig.world->failure, "");
+    rig_close(&rig);
+}
+
+static void test_a_skewed_clock_reaches_its_deadline(void **state) {
+    (void)state;
+    for (int32_t skew = -SIM_SKEW_PPM_MAX; skew <= SIM_SKEW_PPM_MAX; skew += 777) {
+        struct rig rig;
+        rig_open(&rig, 1);
+        rig.machine->skew_ppm = skew;
+        rig_start(&rig, body_sleep);
+        assert_int_equal(sim_world_run(rig.world), SIM_END_QUIET);
+        assert_true(rig.count >= 3600 * SECOND_NS && rig.count < 3601 * SECOND_NS);
+        rig_close(&rig);
+    }
+}
+
+/* ---- Threads ---------------------------------------------------------------------------------- */
+
+static void add_one(void *argument) {
+    struct rig *rig = argument;
+    for (size_t i = 0; i < 20; i++) {
+        host_mutex_lock(rig->mutex);
+        uint64_t seen = rig->count;
+        (void)host_monotonic_ns(rig->host);
+        host_condition_broadcast(rig->condition); /* a turn may end here */
+        rig->count = seen + 1;
+        rig->order = sim_mix(rig->order, rig->world->current->id, seen);
+        host_mutex_unlock(rig->mutex);
+    }
+}
+
+static int body_threads(struct rig *rig) {
+    struct kelpie_error err;
+    struct host_thread *threads[3];
+    ok(host_mutex_create(rig->host, &rig->mutex, &err));
+    ok(host_condition_create(rig->host, &rig->condition, &err));
+    for (size_t i = 0; i < 3; i++) {
+        ok(host_thread_start(rig->host, "adder", add_one, rig, &threads[i], &err));
+    }
+    host_mutex_lock(rig->mutex);
+    while (rig->count < 60) {
+        assert_true(host_condition_wait(rig->condition, rig->mutex, UINT64_MAX));
+    }
+    host_mutex_unlock(rig->mutex);
+    for (size_t i = 0; i < 3; i++) {
+        host_thread_join(threads[i]);
+    }
+    host_condition_destroy(rig->condition);
+    host_mutex_destroy(rig->mutex);
+    return 0;
+}
+
+static void test_a_mutex_excludes(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 200; seed++) {
+        struct rig rig;
+        assert_int_equal(rig_run(&rig, seed, body_threads), SIM_END_QUIET);
+        assert_int_equal(rig.count, 60);
+        assert_string_equal(rig.world->failure, "");
+        rig_close(&rig);
+    }
+}
+
+static void test_a_seed_decides_everything(void **state) {
+    (void)state;
+    uint64_t first_order = 0;
+    size_t different = 0;
+    for (uint64_t seed = 0; seed < 50; seed++) {
+        struct rig rigs[2];
+        for (size_t i = 0; i < 2; i++) {
+            assert_int_equal(rig_run(&rigs[i], seed, body_threads), SIM_END_QUIET);
+        }
+        assert_int_equal(rigs[0].world->log.hash, rigs[1].world->log.hash);
+        assert_int_equal(rigs[0].order, rigs[1].order);
+        different += seed > 0 && rigs[0].order != first_order;
+        first_order = seed == 0 ? rigs[0].order : first_order;
+        rig_close(&rigs[0]);
+        rig_close(&rigs[1]);
+    }
+    assert_true(different > 30);
+}
+
+static int body_deadlock(struct rig *rig) {
+    struct kelpie_error err;
+    ok(host_mutex_create(rig->host, &rig->mutex, &err));
+    ok(host_condition_create(rig->host, &rig->condition, &err));
+    host_mutex_lock(rig->mutex);
+    (void)host_condition_wait(rig->condition, rig->mutex, UINT64_MAX);
+    return 0;
+}
+
+static void test_a_deadlock_is_told(void **state) {
+    (void)state;
+    struct rig rig;
+    assert_int_equal(rig_run(&rig, 1, body_deadlock), SIM_END_STUCK);
+    assert_string_equal(rig.process->fibers->waits_for, "a condition");
+    rig_close(&rig);
+}
+
+static int body_forever(struct rig *rig) {
+    while (rig->host) {
+        free(host_allocate(rig->host, 1, NULL));
+    }
+    return 0;
+}
+
+static void test_a_loop_without_end_is_ended(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_open(&rig, 3);
+    rig.world->event_count_max = 10000;
+    rig_start(&rig, body_forever);
+    assert_int_equal(sim_world_run(rig.world), SIM_END_LIMIT);
+    rig_close(&rig);
+}
+
+static int body_leak(struct rig *rig) {
+    struct kelpie_error err;
+    return host_event_create(rig->host, &rig->fds[0], &err) == KELPIE_OK ? 0 : 1;
+}
+
+static void test_a_leak_is_told(void **state) {
+    (void)state;
+    struct rig rig;
+    assert_int_equal(rig_run(&rig, 1, body_leak), SIM_END_QUIET);
+    assert_non_null(strstr(rig.world->failure, "leak: test ended with 1 descriptors"));
+    rig_close(&rig);
+}
+
+/* ---- Streams ---------------------------------------------------------------------------------- */
+
+#define STREAM_BYTES 100000u
+
+static uint8_t byte_at(uint64_t offset) {
+    return (uint8_t)sim_mix(offset, 5, 5);
+}
+
+static void write_stream(void *argument) {
+    struct rig *rig = argument;
+    struct kelpie_error err;
+    struct host_wait wait = host_wait_ms(rig->host, 1000000, HOST_FD_NONE);
+    uint8_t piece[777];
+    for (uint64_t sent = 0; sent < STREAM_BYTES;) {
+        size_t size =
+            STREAM_BYTES - sent < sizeof(piece) ? (size_t)(STREAM_BYTES - sent) : sizeof(piece);
+        for (size_t i = 0; i < size; i++) {
+            piece[i] = byte_at(sent + i);
+        }
+        size_t count = 0;
+        ok(host_write(rig->host, rig->fds[0], piece, size, &wait, &count, &err));
+        sent += count;
+    }
+    host_close(rig->host, rig->fds[0]);
+}
+
+static int body_stream(struct rig *rig) {
+    struct kelpie_error err;
+    struct host_thread *thread = NULL;
+    struct host_wait wait = host_wait_ms(rig->host, 1000000, HOST_FD_NONE);
+    uint8_t piece[1000];
+    size_t size = 1;
+    ok(host_socket_pair(rig->host, rig->fds, &err));
+    ok(host_thread_start(rig->host, "writer", write_stream, rig, &thread, &err));
+    while (size > 0) {
+        ok(host_read(rig->host, rig->fds[1], piece, sizeof(piece), &wait, &size, &err));
+        for (size_t i = 0; i < size; i++) {
+            assert_int_equal(piece[i], byte_at(rig->count + i));
+        }
+        rig->count += size;
+    }
+    host_thread_join(thread);
+    host_close(rig->host, rig->fds[1]);
+    return 0;
+}
+
+static void test_a_stream_keeps_its_bytes(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 100; seed++) {
+        struct rig rig;
+        rig_open(&rig, seed);
+        rig.world->faults.ppm[SIM_FAULT_STREAM_DELAYED] = seed % 3 == 0 ? 300000 : 0;
+        rig.world->faults.ppm[SIM_FAULT_STREAM_SHORT_READ] = seed % 2 == 0 ? 500000 : 0;
+        rig.world->faults.ppm[SIM_FAULT_STREAM_SHORT_WRITE] = seed % 5 == 0 ? 500000 : 0;
+        rig_start(&rig, body_stream);
+        assert_int_equal(sim_world_run(rig.world), SIM_END_QUIET);
+        assert_int_equal(rig.count, STREAM_BYTES);
+        assert_string_equal(rig.world->failure, "");
+        rig_close(&rig);
+    }
+}
+
+static int body_timeout(struct rig *rig) {
+    struct kelpie_error err;
+    char byte = 0;
+    size_t size = 0;
+    int event = HOST_FD_NONE;
+    ok(host_socket_pair(rig->host, rig->fds, &err));
+    ok(host_event_create(rig->host, &event, &err));
+    struct host_wait wait = host_wait_ms(rig->host, 5, event);
+    uint64_t before_ns = host_monotonic_ns(rig->host);
+    assert_int_equal(host_read(rig->host, rig->fds[0], &byte, 1, &wait, &size, &err),
+                     KELPIE_TIMED_OUT);
+    rig->count = host_monotonic_ns(rig->host) - before_ns;
+    host_event_set(rig->host, event);
+    wait = host_wait_ms(rig->host, 5, event);
+    assert_int_equal(host_read(rig->host, rig->fds[0], &byte, 1, &wait, &size, &err),
+                     KELPIE_CANCELLED);
+    host_close(rig->host, rig->fds[1]);
+    ok(host_read(rig->host, rig->fds[0], &byte, 1, &wait, &size, &err)); /* readiness goes first */
+    assert_int_equal(size, 0);
+    assert_int_equal(host_write(rig->host, rig->fds[0], &byte, 1, &wait, &size, &err),
+                     KELPIE_IO_FAILED);
+    host_close(rig->host, rig->fds[0]);
+    host_close(rig->host, event);
+    return 0;
+}
+
+static void test_waits_end_as_on_linux(void **state) {
+    (void)state;
+    struct rig rig;
+    assert_int_equal(rig_run(&rig, 1, body_timeout), SIM_END_QUIET);
+    assert_true(rig.count >= 5000000 && rig.count < 6000000);
+    rig_close(&rig);
+}
+
+/* ---- Processes -------------------------------------------------------------------------------- */
+
+static int body_wait_for_ever(struct rig *rig) {
+    struct kelpie_error err;
+    char byte = 0;
+    size_t size = 0;
+    ok(host_socket_pair(rig->host, rig->fds, &err));
+    struct host_wait wait = {.deadline_ns = UINT64_MAX, .cancel_fd = HOST_FD_NONE};
+    rig->flag = true;
+    ok(host_read(rig->host, rig->fds[0], &byte, 1, &wait, &size, &err));
+    return 0;
+}
+
+struct killer {
+    struct rig *rig;
+    struct sim_process *self;
+};
+
+static int kill_other(void *argument) {
+    struct killer *killer = argument;
+    struct host *host = &killer->self->host;
+    struct kelpie_error err;
+    struct host_wait wait = host_wait_ms(host, 10, HOST_FD_NONE);
+    ok(host_sleep(host, &wait, &err));
+    assert_true(killer->rig->flag);
+    sim_process_kill(killer->rig->process, 9);
+    sim_process_await(killer->rig->process);
+    return 0;
+}
+
+static void test_a_killed_process_leaves_nothing(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_open(&rig, 1);
+    rig_start(&rig, body_wait_for_ever);
+    struct killer killer = {.rig = &rig};
+    const struct sim_process_options options = {
+        .name = "killer", .main = kill_other, .argument = &killer, .immune = true};
+    killer.self = sim_process_start(rig.machine, &options);
+    assert_int_equal(sim_world_run(rig.world), SIM_END_QUIET);
+    assert_true(rig.process->ended);
+    assert_int_equal(rig.process->exit.signal, 9);
+    assert_int_equal(rig.process->handle_count, 0);
+    assert_true(rig.world->lost_memory);
+    assert_string_equal(rig.world->failure, "");
+    sim_process_forget(killer.self);
+    rig_close(&rig);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_an_hour_passes_at_once),
+        cmocka_unit_test(test_a_skewed_clock_reaches_its_deadline),
+        cmocka_unit_test(test_a_mutex_excludes),
+        cmocka_unit_test(test_a_seed_decides_everything),
+        cmocka_unit_test(test_a_deadlock_is_told),
+        cmocka_unit_test(test_a_loop_without_end_is_ended),
+        cmocka_unit_test(test_a_leak_is_told),
+        cmocka_unit_test(test_a_stream_keeps_its_bytes),
+        cmocka_unit_test(test_waits_end_as_on_linux),
+        cmocka_unit_test(test_a_killed_process_leaves_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
