@@ -115,6 +115,15 @@ static void expect_shell(struct kelpie_vm *vm, const char *line, const char *tex
     kelpie_output_free(&output);
 }
 
+/* The running program of that name; NULL: there is none. */
+static const struct sim_process *program_find(const char *name) {
+    const struct sim_process *process = world->processes;
+    while (process && (process->ended || strcmp(process->program, name) != 0)) {
+        process = process->next;
+    }
+    return process;
+}
+
 static void take(struct kelpie_vm *vm, const char *path, const char *parent) {
     struct kelpie_error err;
     const struct kelpie_snapshot_options options = {.parent = parent, .track = true};
@@ -215,6 +224,32 @@ static void test_diffs_are_put_over_each_other(void) {
     expect_bundle("b-2", "b\n");
     expect_bundle("b-3", "b\nc\n");
     expect_bundle("b-4", "b\nc\n");
+}
+
+static void test_a_diff_is_as_small_as_its_changes(void) {
+    struct kelpie_error err;
+    struct kelpie_snapshot large = {0};
+    struct kelpie_snapshot small = {0};
+    struct kelpie_snapshot_options options = {.track = true, .parent = FOLDER "b-0"};
+    struct kelpie_vm *vm = vm_start(NULL);
+    take(vm, FOLDER "b-0", NULL);
+    expect_shell(vm, "head -c 300000 /dev/urandom >/tmp/data", "");
+    OK(kelpie_vm_snapshot(vm, FOLDER "b-1", &options, &large, &err));
+    options.parent = FOLDER "b-1";
+    OK(kelpie_vm_snapshot(vm, FOLDER "b-2", &options, &small, &err));
+    assert_true(large.bytes > 300000);
+    assert_true(small.bytes < large.bytes / 2);
+    kelpie_vm_destroy(vm);
+}
+
+static void test_what_an_order_was_given_is_given_back(void) {
+    struct kelpie_vm *vm = vm_start(NULL);
+    take(vm, FOLDER "b-0", NULL);
+    const size_t before = program_find(PEER_VMM_PROGRAM)->handle_count;
+    take(vm, FOLDER "b-1", FOLDER "b-0");
+    take(vm, FOLDER "b-2", NULL);
+    assert_int_equal(program_find(PEER_VMM_PROGRAM)->handle_count, before);
+    kelpie_vm_destroy(vm);
 }
 
 /* A command writes all the time, so that the pages of a presave change again before the save. */
@@ -318,7 +353,9 @@ static void test_disks_and_a_network(void) {
     struct kelpie_vm *vm = vm_start(&config);
     expect_shell(vm, "echo on", "on\n");
     take(vm, FOLDER "b-snapshot", NULL);
+    assert_non_null(program_find("passt")); /* it ends when nobody holds its socket */
     kelpie_vm_destroy(vm);
+    assert_null(program_find("passt"));
     vm = restore(FOLDER "b-snapshot", NULL);
     expect_shell(vm, "echo on", "on\n");
     kelpie_vm_destroy(vm);
@@ -501,6 +538,8 @@ int main(int argc, char **argv) {
         ONE(test_a_machine_lives_and_ends, 3),
         ONE(test_it_goes_on_from_a_snapshot, 3),
         ONE(test_diffs_are_put_over_each_other, 3),
+        ONE(test_a_diff_is_as_small_as_its_changes, 1),
+        ONE(test_what_an_order_was_given_is_given_back, 1),
         ONE(test_a_diff_is_of_the_last_moment, 3),
         ONE(test_children_share_a_past, 3),
         ONE(test_a_pool_gives_machines, 3),
