@@ -43,7 +43,8 @@ static int run_body(void *argument) {
     return 0;
 }
 
-static void run_world(uint64_t seed, void (*body)(void)) {
+/* Returns what all that happened is in one number. */
+static uint64_t run_world(uint64_t seed, void (*body)(void)) {
     const struct sim_options options = {.seed = seed};
     const struct sim_process_options process_options = {
         .name = "test", .main = run_body, .argument = &body, .owner = true};
@@ -58,8 +59,10 @@ static void run_world(uint64_t seed, void (*body)(void)) {
     assert_int_equal(sim_world_run(world), SIM_END_QUIET);
     assert_string_equal(world->failure, "");
     assert_true(process->ended);
+    const uint64_t hash = world->log.hash;
     sim_process_forget(process);
     sim_world_destroy(world);
+    return hash;
 }
 
 /* It happens the next time that it is asked about, so often, and then no more. */
@@ -527,6 +530,15 @@ static void run_one(void **state) {
     }
 }
 
+static void test_a_seed_decides_everything(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+        uint64_t hash = run_world(seed, test_whatever_happens_it_ends);
+        assert_int_equal(run_world(seed, test_whatever_happens_it_ends), hash);
+        assert_int_not_equal(run_world(seed + 100, test_whatever_happens_it_ends), hash);
+    }
+}
+
 int main(int argc, char **argv) {
 #define ONE(name, count)                                                                           \
     {                                                                                              \
@@ -555,6 +567,7 @@ int main(int argc, char **argv) {
         ONE(test_chatter_does_no_harm, 2),
         ONE(test_each_order_is_asked_about_once, 1),
         ONE(test_whatever_happens_it_ends, 40),
+        cmocka_unit_test(test_a_seed_decides_everything),
     };
     if (argc > 1) {
         cmocka_set_test_filter(argv[1]);
