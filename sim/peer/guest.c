@@ -9,7 +9,7 @@
 #include "base/cleanup.h"
 
 #define SAVED_MAGIC 0x5453455547504c4bull /* "KLPGUEST" */
-#define SAVED_HEADER_SIZE 40
+#define SAVED_HEADER_SIZE 48
 
 struct peer_guest {
     struct peer_guest_config config;
@@ -353,6 +353,16 @@ void peer_guest_service(struct peer_guest *guest,
 
 /* ---- Its memory ------------------------------------------------------------------------------- */
 
+uint64_t peer_guest_checksum(const void *data, size_t size) {
+    const uint8_t *bytes = data;
+    uint64_t sum = 0xcbf29ce484222325ull;
+    ASSERT(bytes || size == 0);
+    for (size_t i = 0; i < size; i++) {
+        sum = (sum ^ bytes[i]) * 0x100000001b3ull;
+    }
+    return sum;
+}
+
 /* What is not taken of the channel, and what is not written to it: where there is no connection that could break. */
 static bool stream_save(const struct peer_guest *guest, struct mock_bytes *bytes) {
     guest_check(guest);
@@ -391,6 +401,7 @@ enum kelpie_status peer_guest_save(struct peer_guest *guest, struct mock_bytes *
     cursor_write_u64(&writer, SAVED_MAGIC);
     cursor_write_u64(&writer, guest->busy_ns > clock_ns ? guest->busy_ns - clock_ns : 0);
     cursor_write_u64(&writer, state.size);
+    cursor_write_u64(&writer, peer_guest_checksum(state.data, state.size));
     cursor_write_u32(&writer, serial ? (uint32_t)(mock->decoder.end - mock->decoder.start) : 0);
     cursor_write_u32(&writer, serial ? (uint32_t)mock->send.size : 0);
     cursor_write_u32(&writer, !serial || mock->decoder.scanning);
@@ -436,11 +447,12 @@ enum kelpie_status peer_guest_load(struct peer_guest *guest, const void *data, s
     uint64_t magic = cursor_read_u64(&reader);
     uint64_t busy_ns = cursor_read_u64(&reader);
     uint64_t state_size = cursor_read_u64(&reader);
+    uint64_t checksum = cursor_read_u64(&reader);
     uint32_t incoming_size = cursor_read_u32(&reader);
     uint32_t outgoing_size = cursor_read_u32(&reader);
-    bool scanning = cursor_read_u32(&reader) != 0;
-    bool up = cursor_read_u32(&reader) != 0;
-    if (reader.failed || magic != SAVED_MAGIC || state_size > size ||
+    uint32_t scanning = cursor_read_u32(&reader);
+    uint32_t up = cursor_read_u32(&reader);
+    if (reader.failed || magic != SAVED_MAGIC || state_size > size || scanning > 1 || up > 1 ||
         busy_ns > PEER_GUEST_SLOW_S_MAX * HOST_NS_PER_S ||
         incoming_size > PROTOCOL_FRAME_SIZE_MAX || outgoing_size > MOCK_SEND_SIZE) {
         return corrupt("it does not begin as it must", err);
@@ -451,13 +463,18 @@ enum kelpie_status peer_guest_load(struct peer_guest *guest, const void *data, s
     if (!cursor_reader_finished(&reader)) {
         return corrupt("it has another size", err);
     }
-    TRY(mock_state_load(mock, state, (size_t)state_size, err));
+    if (peer_guest_checksum(state, (size_t)state_size) != checksum) {
+        return corrupt("it is another", err);
+    }
+    if (mock_state_load(mock, state, (size_t)state_size, err) != KELPIE_OK) {
+        return error_set(err, KELPIE_NO_MEMORY, "there is no memory for the guest");
+    }
     stream_load(guest, incoming, incoming_size, outgoing, outgoing_size);
-    mock->decoder.scanning = scanning;
+    mock->decoder.scanning = scanning == 1;
     guest->paused_ns = host_monotonic_ns(guest->host);
     mock_guest_skip(mock, guest->paused_ns);
     guest->busy_ns = busy_ns > 0 ? guest->paused_ns + busy_ns : 0;
-    guest->up = up;
+    guest->up = up == 1;
     guest->paused = true;
     return KELPIE_OK;
 }

@@ -64,8 +64,11 @@ void peer_guest_destroy(struct peer_guest *guest); /* NULL is allowed */
 KELPIE_CHECKED enum kelpie_status peer_guest_boot(struct peer_guest *guest,
                                                   struct kelpie_error *err);
 
-/* Stands still afterwards. SNAPSHOT_CORRUPT: these are not the bytes of peer_guest_save(); it is then only good for
- * destroy. */
+/* FNV-1a (Fowler, Noll, Vo), 64 bits: a lost or wrong page does not go unnoticed. */
+uint64_t peer_guest_checksum(const void *data, size_t size);
+
+/* Stands still afterwards. SNAPSHOT_CORRUPT: these are not the bytes of peer_guest_save(). NO_MEMORY: they are, and do not fit.
+ * It is then only good for destroy. */
 KELPIE_CHECKED enum kelpie_status peer_guest_load(struct peer_guest *guest, const void *data,
                                                   size_t size, struct kelpie_error *err);
 

@@ -331,6 +331,14 @@ static void test_a_paused_one_stands_still(void **state) {
     assert_false(machine_next(machine, 5000, &frame));
     peer_guest_resume(machine->guest);
     expect_pong(machine, 1);
+    say_exec(machine, 1, "sleep 2; echo done");
+    machine_run(machine, stub_now_ns + HOST_NS_PER_S);
+    peer_guest_pause(machine->guest);
+    stub_now_ns += 3600 * HOST_NS_PER_S;
+    peer_guest_resume(machine->guest);
+    const uint64_t start_ns = stub_now_ns;
+    expect_output(machine, 1, "done\n"); /* it still has a second to sleep */
+    assert_true(stub_now_ns - start_ns >= HOST_NS_PER_S - 10 * MS);
     machine_end(machine);
 }
 
@@ -470,13 +478,22 @@ static void test_what_was_not_saved_is_not_loaded(void **state) {
     expect_hello(machine);
     peer_guest_pause(machine->guest);
     assert_int_equal(peer_guest_save(machine->guest, &bytes, &err), KELPIE_OK);
-    const size_t cuts[] = {0, 1, 39, 40, bytes.size / 2, bytes.size - 1};
+    const size_t cuts[] = {0, 1, 47, 48, bytes.size / 2, bytes.size - 1};
     for (size_t i = 0; i < ARRAY_SIZE(cuts); i++) {
         struct machine *other = machine_make(1, PEER_GUEST_VSOCK);
         assert_int_equal(peer_guest_load(other->guest, bytes.data, cuts[i], &err),
                          KELPIE_SNAPSHOT_CORRUPT);
         machine_end(other);
+        other = machine_make(1, PEER_GUEST_VSOCK);
+        bytes.data[cuts[i]] ^= 1;
+        assert_int_equal(peer_guest_load(other->guest, bytes.data, bytes.size, &err),
+                         KELPIE_SNAPSHOT_CORRUPT);
+        bytes.data[cuts[i]] ^= 1;
+        machine_end(other);
     }
+    struct machine *other = machine_make(1, PEER_GUEST_VSOCK);
+    assert_int_equal(peer_guest_load(other->guest, bytes.data, bytes.size, &err), KELPIE_OK);
+    machine_end(other);
     mock_bytes_deinit(&bytes);
     machine_end(machine);
 }

@@ -58,9 +58,6 @@ struct peer_vmm_memory {
 void peer_vmm_memory_init(struct peer_vmm_memory *memory, struct host *host);
 void peer_vmm_memory_deinit(struct peer_vmm_memory *memory);
 
-/* Of an image: what STATE holds of it. */
-uint64_t peer_vmm_image_checksum(const struct mock_bytes *image);
-
 /* The image of that size out of MEMORY, and of LAYER_x where PAGES_x says so; appended to `image`, which is empty.
  * SNAPSHOT_CORRUPT, field "memory" or "pages": a file has another size. */
 KELPIE_CHECKED enum kelpie_status

@@ -38,17 +38,6 @@ void peer_vmm_memory_deinit(struct peer_vmm_memory *memory) {
     ASSERT(memory->seen.size == 0);
 }
 
-/* FNV-1a (Fowler, Noll, Vo), 64 bits: a lost or wrong page does not go unnoticed. */
-uint64_t peer_vmm_image_checksum(const struct mock_bytes *image) {
-    uint64_t sum = 0xcbf29ce484222325ull;
-    mock_bytes_check(image);
-    ASSERT(image->data || image->size == 0);
-    for (size_t i = 0; i < image->size; i++) {
-        sum = (sum ^ image->data[i]) * 0x100000001b3ull;
-    }
-    return sum;
-}
-
 /* ---- Pages ------------------------------------------------------------------------------------ */
 
 static bool bit_get(const uint64_t *bitmap, size_t page) {

@@ -151,7 +151,7 @@ static enum kelpie_status boot(struct peer_vmm *vmm, struct peer_guest *guest,
 /* STATE: magic, the memory's size, the image's size and checksum, and a sum of these. */
 static void state_encode(uint8_t bytes[STATE_SIZE], uint64_t memory_size,
                          const struct mock_bytes *image) {
-    const uint64_t checksum = peer_vmm_image_checksum(image);
+    const uint64_t checksum = peer_guest_checksum(image->data, image->size);
     struct cursor_writer writer = cursor_writer_init(bytes, STATE_SIZE);
     ASSERT(memory_size > 0);
     cursor_write_u64(&writer, STATE_MAGIC);
@@ -204,7 +204,7 @@ static enum kelpie_status load_image(struct peer_vmm *vmm, struct peer_guest *gu
     uint64_t checksum = 0;
     TRY(state_read(vmm, &size, &checksum, err));
     TRY(peer_vmm_memory_load(&vmm->memory, &vmm->files, size, image, err));
-    if (peer_vmm_image_checksum(image) != checksum) {
+    if (peer_guest_checksum(image->data, image->size) != checksum) {
         return corrupt("memory", "the memory is not what the state was saved with", err);
     }
     TRY(peer_guest_load(guest, image->data, image->size, err));
