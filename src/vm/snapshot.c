@@ -157,9 +157,12 @@ enum kelpie_status vm_snapshot_status(struct kelpie_vm *vm, enum kelpie_status s
                                       struct kelpie_error *err) {
     ASSERT(status != KELPIE_OK);
     ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
-    bool other = status == KELPIE_IO_FAILED || status == KELPIE_NOT_FOUND ||
-                 status == KELPIE_INTERNAL || status == KELPIE_TIMED_OUT;
-    if (other) {
+    bool kept = status == KELPIE_CRASHED || status == KELPIE_CANCELLED ||
+                status == KELPIE_NO_SPACE || status == KELPIE_NO_MEMORY ||
+                status == KELPIE_BAD_CONFIG || status == KELPIE_UNSUPPORTED ||
+                status == KELPIE_SNAPSHOT_TOO_LARGE || status == KELPIE_SNAPSHOT_CORRUPT ||
+                status == KELPIE_SNAPSHOT_INCOMPATIBLE || status == KELPIE_SNAPSHOT_FAILED;
+    if (!kept) {
         status = error_wrap(err, KELPIE_SNAPSHOT_FAILED, "the snapshot was not made");
     }
     vm_lock(vm);

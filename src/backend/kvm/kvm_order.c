@@ -41,6 +41,14 @@ struct answer {
     struct control_stamps stamps;
 };
 
+/* About the machine's life and the caller's wait the monitor knows nothing, and is not believed. */
+static bool is_ours_to_say(enum kelpie_status status) {
+    ASSERT(status != KELPIE_OK);
+    ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
+    return status == KELPIE_CRASHED || status == KELPIE_CANCELLED || status == KELPIE_TIMED_OUT ||
+           status == KELPIE_BUSY || status == KELPIE_WRONG_STATE;
+}
+
 static bool decode_answer(const struct control_header *header, const uint8_t *payload,
                           struct answer *ret) {
     ASSERT(header && payload);
@@ -49,6 +57,10 @@ static bool decode_answer(const struct control_header *header, const uint8_t *pa
     if (header->type == CONTROL_FAILED) {
         bool understood = control_decode_failed(payload, header->size, &ret->failure);
         ret->status = ret->failure.status;
+        if (understood && is_ours_to_say(ret->status)) {
+            ret->status = error_wrap(&ret->failure, KELPIE_INTERNAL, "kelpie-vmm says %s",
+                                     kelpie_status_name(ret->status));
+        }
         return understood;
     }
     if (header->type == CONTROL_TOLD) {
