@@ -84,15 +84,7 @@ enum kelpie_status sim_host_sleep(struct host *host, const struct host_wait *wai
     return sim_leave(host, SIM_EVENT_SLEEP, status);
 }
 
-/* NULL: another thread has closed it meanwhile. */
-static struct sim_handle *polled(const struct sim_process *process,
-                                 const struct host_poll_item *item) {
-    ASSERT(item->fd >= 0 && item->fd < (int)SIM_FD_COUNT_MAX);
-    ASSERT(item->asked != 0);
-    return process->handles[item->fd];
-}
-
-/* How many are ready now. One that is closed is ready for all that is asked, as POLLNVAL is to the Linux host. */
+/* How many are ready now. */
 static size_t look(struct sim_process *process, struct host_poll_item *items, size_t count,
                    uint64_t *ret_when) {
     size_t ready_count = 0;
@@ -101,9 +93,8 @@ static size_t look(struct sim_process *process, struct host_poll_item *items, si
     for (size_t i = 0; i < count; i++) {
         items[i].ready = 0;
         if (items[i].fd != HOST_FD_NONE && items[i].asked != 0) {
-            struct sim_handle *handle = polled(process, &items[i]);
             items[i].ready =
-                handle ? sim_handle_ready(handle, items[i].asked, ret_when) : items[i].asked;
+                sim_handle_ready(sim_fd_get(process, items[i].fd), items[i].asked, ret_when);
         }
         ready_count += items[i].ready != 0;
     }
