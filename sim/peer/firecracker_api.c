@@ -36,7 +36,8 @@ static const struct firecracker_operation operations[] = {
      .effect = FIRECRACKER_EFFECT_LOG, .part = "metrics"},
     {IS_PUT("/network-interfaces/{iface_id}", firecracker_schema_network, FIRECRACKER_BEFORE),
      .effect = FIRECRACKER_EFFECT_INTERFACE, .part = "network-interfaces"},
-    {IS_PUT("/serial", firecracker_schema_serial, FIRECRACKER_BEFORE)},
+    {IS_PUT("/serial", firecracker_schema_serial, FIRECRACKER_BEFORE),
+     .effect = FIRECRACKER_EFFECT_SERIAL},
     {IS_PUT("/snapshot/create", firecracker_schema_snapshot_create, FIRECRACKER_AFTER),
      .effect = FIRECRACKER_EFFECT_SAVE},
     {IS_PUT("/snapshot/load", firecracker_schema_snapshot_load, FIRECRACKER_BEFORE),
@@ -382,6 +383,7 @@ static bool commit(struct firecracker_api *api, const struct firecracker_order *
     case FIRECRACKER_EFFECT_INTERFACE:
     case FIRECRACKER_EFFECT_VSOCK:
     case FIRECRACKER_EFFECT_LOG:
+    case FIRECRACKER_EFFECT_SERIAL:
         break;
     }
     return !order->operation->part || firecracker_config_put(api->config, order);

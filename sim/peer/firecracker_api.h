@@ -52,6 +52,7 @@ enum firecracker_effect {
     FIRECRACKER_EFFECT_INTERFACE, /* open the tap host_dev_name */
     FIRECRACKER_EFFECT_VSOCK,     /* listen on uds_path */
     FIRECRACKER_EFFECT_LOG,       /* write to log_path or metrics_path from now on */
+    FIRECRACKER_EFFECT_SERIAL,    /* write the console to serial_out_path, if it is there */
     FIRECRACKER_EFFECT_START,
     FIRECRACKER_EFFECT_PAUSE,
     FIRECRACKER_EFFECT_RESUME,
