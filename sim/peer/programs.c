@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "sim/peer/busybox.h"
+#include "sim/peer/firecracker.h"
 #include "sim/peer/passt.h"
 #include "sim/peer/vmm.h"
 
@@ -11,6 +12,7 @@ static const struct sim_program programs[] = {
     {PEER_VMM_PROGRAM, peer_vmm_main},
     {PEER_PASST_PROGRAM, peer_passt_main},
     {"busybox", peer_busybox_main},
+    {PEER_FIRECRACKER_PROGRAM, peer_firecracker_main},
 };
 
 const struct sim_program *sim_program_find(const char *name) {
