@@ -115,7 +115,7 @@ static void test_the_end_of_a_channel_is_explained(void **state) {
                         "the shell exited with code 7 after a test; its last words: why");
     monitor_take_down(&fixture->monitor, NULL);
     /* It let go of the channel, and lives on. */
-    assert_int_equal(launch(fixture, "sleep 1000", NULL), KELPIE_OK);
+    assert_int_equal(launch(fixture, "exec sleep 1000", NULL), KELPIE_OK);
     (void)error_set(&err, KELPIE_CRASHED, "the channel ended");
     assert_int_equal(monitor_explain(&fixture->monitor, NULL, KELPIE_CRASHED, &err),
                      KELPIE_CRASHED);
@@ -129,7 +129,7 @@ static void test_kill_and_take_down(void **state) {
     await_end(fixture);
     assert_int_equal(monitor_process_id(&fixture->monitor), 0);
     assert_int_equal(monitor_exit_fd(&fixture->monitor), HOST_FD_NONE);
-    assert_int_equal(launch(fixture, "trap '' TERM INT; sleep 1000", NULL), KELPIE_OK);
+    assert_int_equal(launch(fixture, "trap '' TERM INT; exec sleep 1000", NULL), KELPIE_OK);
     int id = monitor_process_id(&fixture->monitor);
     assert_int_equal(kill(id, 0), 0);
     assert_int_not_equal(monitor_exit_fd(&fixture->monitor), HOST_FD_NONE);
@@ -143,7 +143,7 @@ static void test_kill_and_take_down(void **state) {
     assert_int_equal(monitor_channel_fd(&fixture->monitor), HOST_FD_NONE);
     assert_int_equal(kill(id, 0), -1);
     /* One that runs is killed. */
-    assert_int_equal(launch(fixture, "sleep 1000", NULL), KELPIE_OK);
+    assert_int_equal(launch(fixture, "exec sleep 1000", NULL), KELPIE_OK);
     monitor_take_down(&fixture->monitor, "its time");
     assert_string_equal(exit_text(fixture, NULL),
                         "the shell was killed by signal 9 after its time; it said nothing");
@@ -164,7 +164,7 @@ static void test_service_reads_until_each_end(void **state) {
     char tail[16];
     assert_int_equal(monitor_service_fds(monitor, fds, ARRAY_SIZE(fds)), 0);
     assert_int_equal(
-        launch(fixture, "echo console >&4; echo words >&2; exec 2>&- 4>&-; sleep 1000", NULL),
+        launch(fixture, "echo console >&4; echo words >&2; exec 2>&- 4>&-; exec sleep 1000", NULL),
         KELPIE_OK);
     assert_int_equal(monitor_service_fds(monitor, fds, 0), 0);
     assert_int_equal(monitor_service_fds(monitor, fds, 1), 1);
