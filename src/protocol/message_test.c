@@ -425,6 +425,122 @@ static void test_data_size(void **state) {
     assert_false(protocol_decode_data(&frame, &data));
 }
 
+/* Whether the decoder of `type` takes the frame, whatever the frame's own type is. */
+static bool is_taken_as(enum protocol_type type, const struct protocol_frame *frame) {
+    union reencode_message message;
+    switch (type) {
+    case PROTOCOL_HELLO:
+        return protocol_decode_hello(frame, &message.hello);
+    case PROTOCOL_HELLO_ACK:
+        return protocol_decode_hello_ack(frame, &message.hello_ack);
+    case PROTOCOL_SETUP:
+        return protocol_decode_setup(frame, &message.setup);
+    case PROTOCOL_SETUP_DONE:
+        return protocol_decode_done(frame, &message.done);
+    case PROTOCOL_EXEC:
+        return protocol_decode_exec(frame, &message.exec);
+    case PROTOCOL_FILE_PUT:
+        return protocol_decode_file_put(frame, &message.file_put);
+    case PROTOCOL_FILE_GET:
+        return protocol_decode_file_get(frame, &message.file_get);
+    case PROTOCOL_ATTACH:
+        return protocol_decode_attach(frame, &message.attach);
+    case PROTOCOL_ATTACHED:
+        return protocol_decode_attached(frame, &message.attached);
+    case PROTOCOL_SIGNAL:
+        return protocol_decode_signal(frame, &message.signal);
+    case PROTOCOL_RESIZE:
+        return protocol_decode_resize(frame, &message.resize);
+    case PROTOCOL_DATA:
+        return protocol_decode_data(frame, &message.data);
+    case PROTOCOL_ACK:
+        return protocol_decode_ack(frame, &message.ack);
+    case PROTOCOL_STARTED:
+        return protocol_decode_started(frame, &message.started);
+    case PROTOCOL_ENDED:
+        return protocol_decode_ended(frame, &message.ended);
+    case PROTOCOL_SESSIONS:
+        return protocol_decode_sessions(frame, &message.sessions);
+    case PROTOCOL_FROZEN:
+        return protocol_decode_frozen(frame, &message.frozen);
+    case PROTOCOL_NETWORK:
+        return protocol_decode_network(frame, &message.network);
+    case PROTOCOL_THAW:
+        return protocol_decode_thaw(frame, &message.thaw);
+    case PROTOCOL_THAWED:
+        return protocol_decode_thawed(frame, &message.thawed);
+    case PROTOCOL_PING:
+    case PROTOCOL_PONG:
+        return protocol_decode_ping(frame, &message.ping);
+    case PROTOCOL_LIST:
+    case PROTOCOL_FREEZE:
+    case PROTOCOL_POWER_OFF:
+    case PROTOCOL_RELEASE:
+        return protocol_decode_empty(frame);
+    default:
+        fail_msg("%d is no type", (int)type);
+        return false;
+    }
+}
+
+/* Two types that one decoder takes. */
+static bool is_of_a_kind(enum protocol_type a, enum protocol_type b) {
+    bool both_ping =
+        (a == PROTOCOL_PING || a == PROTOCOL_PONG) && (b == PROTOCOL_PING || b == PROTOCOL_PONG);
+    uint64_t empty = 1ull << PROTOCOL_LIST | 1ull << PROTOCOL_FREEZE | 1ull << PROTOCOL_POWER_OFF |
+                     1ull << PROTOCOL_RELEASE;
+    bool both_empty = (a < 64 && empty >> a & 1) && (b < 64 && empty >> b & 1);
+    return a == b || both_ping || both_empty;
+}
+
+/* A decoder looks at the type, not at what happens to fit. */
+static void test_a_frame_of_another_type_is_refused(void **state) {
+    (void)state;
+    static uint8_t bytes[SAMPLE_SIZE_MAX];
+    enum protocol_type types[SAMPLE_COUNT];
+    for (size_t i = 0; i < SAMPLE_COUNT; i++) {
+        types[i] = frame_of(bytes, sample_frame(bytes, i)).type;
+    }
+    for (size_t i = 0; i < SAMPLE_COUNT; i++) {
+        const struct protocol_frame frame = frame_of(bytes, sample_frame(bytes, i));
+        for (size_t j = 0; j < SAMPLE_COUNT; j++) {
+            assert_int_equal(is_taken_as(types[j], &frame), is_of_a_kind(types[j], frame.type));
+        }
+    }
+}
+
+/* What our own side asks for and may not say: nothing is written. */
+static void test_what_may_not_be_sent(void **state) {
+    (void)state;
+    static uint8_t bytes[SAMPLE_SIZE_MAX];
+    static const struct {
+        uint32_t number;
+        bool sent;
+    } signals[] = {{0, false}, {1, true}, {64, true}, {65, false}};
+    for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
+        struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
+        protocol_encode_signal(&writer, 1, &(struct protocol_signal){signals[i].number});
+        assert_int_equal(!writer.failed, signals[i].sent);
+        assert_int_equal(writer.size > 0, signals[i].sent);
+    }
+    struct protocol_exec execs[] = {sample_exec(), sample_exec()};
+    execs[0].argv_size = PROTOCOL_PAYLOAD_SIZE_MAX + 1;
+    execs[1].env_size = PROTOCOL_PAYLOAD_SIZE_MAX + 1;
+    for (size_t i = 0; i < ARRAY_SIZE(execs); i++) {
+        struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
+        protocol_encode_exec(&writer, 1, &execs[i]);
+        assert_true(writer.failed);
+        assert_int_equal(writer.size, 0);
+    }
+    char path[PROTOCOL_PATH_SIZE_MAX + 2];
+    memset(path, 'p', sizeof(path));
+    path[sizeof(path) - 1] = 0;
+    path[0] = '/';
+    struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
+    protocol_encode_file_get(&writer, 1, &(struct protocol_file_get){.path = path});
+    assert_true(writer.failed);
+}
+
 /* What a peer may not say about an end: an exit code above 255, signal 0 or 65, a text without a failure. */
 static void test_ended_values(void **state) {
     (void)state;
@@ -496,6 +612,8 @@ int main(void) {
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_network),
         cmocka_unit_test(test_data_size),
+        cmocka_unit_test(test_a_frame_of_another_type_is_refused),
+        cmocka_unit_test(test_what_may_not_be_sent),
         cmocka_unit_test(test_ended_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

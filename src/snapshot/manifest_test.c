@@ -173,22 +173,34 @@ static void hazard_B3_manifest_truncated_anywhere(void **state) {
     free(text);
 }
 
-/* The sample with one change, and the checksum made right again. */
-static enum kelpie_status decode_changed(void (*change)(json_t *root), struct kelpie_error *err) {
-    char *text = encode_sample();
-    json_t *root = json_loads(text, 0, NULL);
-    free(text);
-    change(root);
+/* Decodes a manifest whose checksum is made right first. */
+static enum kelpie_status decode_signed(json_t *root, struct kelpie_error *err) {
     json_object_del(root, "checksum");
     char checksum[SNAPSHOT_CHECKSUM_SIZE];
-    text = json_dumps(root, JSON_COMPACT | JSON_SORT_KEYS);
+    char *text = json_dumps(root, JSON_COMPACT | JSON_SORT_KEYS);
     snapshot_checksum_bytes(text, strlen(text), checksum);
     free(text);
     json_object_set_new(root, "checksum", json_string(checksum));
     text = json_dumps(root, 0);
-    json_decref(root);
     enum kelpie_status status = decode(text, strlen(text), err);
     free(text);
+    return status;
+}
+
+static json_t *sample_json(void) {
+    char *text = encode_sample();
+    json_t *root = json_loads(text, 0, NULL);
+    assert_non_null(root);
+    free(text);
+    return root;
+}
+
+/* The sample with one change. */
+static enum kelpie_status decode_changed(void (*change)(json_t *root), struct kelpie_error *err) {
+    json_t *root = sample_json();
+    change(root);
+    enum kelpie_status status = decode_signed(root, err);
+    json_decref(root);
     return status;
 }
 
@@ -393,6 +405,201 @@ static void test_manifest_refuses_duplicate_keys_and_depth(void **state) {
     free(text);
 }
 
+/* ---- Every member ----------------------------------------------------------------------------- */
+
+/* What lies at a place such as "config.env.1"; NULL: nothing. */
+static json_t *at(json_t *root, const char *place) {
+    json_t *value = root;
+    while (value && *place) {
+        char key[64];
+        size_t size = strcspn(place, ".");
+        snprintf(key, sizeof(key), "%.*s", (int)size, place);
+        value = json_is_array(value) ? json_array_get(value, (size_t)atoi(key))
+                                     : json_object_get(value, key);
+        place += size + (place[size] == '.');
+    }
+    return value;
+}
+
+static void refuse_member(const char *container, const char *key, json_t *wrong, const char *why) {
+    struct kelpie_error err = {0};
+    json_t *root = sample_json();
+    json_t *object = at(root, container);
+    assert_int_equal(wrong ? json_object_set_new(object, key, wrong) : json_object_del(object, key),
+                     0);
+    enum kelpie_status status = decode_signed(root, &err);
+    if (status != KELPIE_SNAPSHOT_CORRUPT || !strstr(err.message, key) ||
+        !strstr(err.message, why)) {
+        fail_msg("%s.%s: %s: %s", container, key, kelpie_status_name(status), err.message);
+    }
+    json_decref(root);
+}
+
+/* Each member of each object: left out, and of another type. */
+static void hazard_B3_every_member_is_needed_and_of_its_type(void **state) {
+    static const char *const containers[] = {"", "config", "parts.state", "disks.1", "sessions.0"};
+    (void)state;
+    json_t *root = sample_json();
+    for (size_t i = 0; i < ARRAY_SIZE(containers); i++) {
+        const char *key = NULL;
+        json_t *value = NULL;
+        json_object_foreach(at(root, containers[i]), key, value) {
+            if (strcmp(key, "checksum") == 0) {
+                continue; /* decode_signed() makes it */
+            }
+            bool version = strcmp(key, "format_version") == 0;
+            refuse_member(containers[i], key, NULL, version ? "is not an integer" : "is missing");
+            refuse_member(containers[i], key, json_null(), " ");
+            bool array = json_is_array(value);
+            refuse_member(containers[i], key, array ? json_object() : json_array(), "is ");
+        }
+    }
+    json_decref(root);
+}
+
+/* One value elsewhere, as JSON; and the words of the message, or NULL where it is taken. */
+static const struct {
+    const char *container;
+    const char *key;
+    const char *value;
+    const char *why;
+} values[] = {
+    {"", "id", "\"\"", "hexadecimal"},
+    {"", "id", "\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"", "hexadecimal"},
+    {"", "id", "\"aaaa\"", "hexadecimal"},
+    {"", "parent_id", "\"\"", NULL},
+    {"", "parent_id", "\"x\"", "hexadecimal"},
+    {"", "architecture", "\"\"", "not a name"},
+    {"", "architecture", "\"-x\"", "not a name"},
+    {"", "architecture", "\"x y\"", "not a name"},
+    {"", "backend", "\".x\"", "not a name"},
+    {"", "backend_version", "\"\"", NULL},
+    {"", "backend_version", "\"a\\u007fb\"", "control characters"},
+    {"", "backend_version", "\"a\\u001fb\"", "control characters"},
+    {"", "quiesced", "0", "neither true nor false"},
+    {"", "created_unix_ms", "-1", "out of range"},
+    {"", "created_unix_ms", "1.5", "not an integer"},
+    {"", "kind", "\"teleport\"", NULL},
+    {"", "vm_id", "\"\"", NULL},
+    {"", "vm_name", "\"\"", NULL},
+    {"", "vm_name", "\"_a\"", "not a name"},
+    {"", "initramfs_sha256", "\"00\"", "hexadecimal"},
+    {"", "memory_in_state", "false", NULL},
+    {"", "parts", "{\"state\": 1}", "is not an object"},
+    {"", "disks", "[1, 2]", "is not an object"},
+    {"", "sessions", "[1]", "is not an object"},
+    {"", "features", "{\"machine\": 1}", "not a string"},
+    {"", "features", "{\"a-name-that-is-longer-than-31-characters\": \"\"}", "not a name"},
+    {"", "format_version", "2", "parent_path is missing"},
+    {"", "parent_path", "\"../a\"", "parent_path is unknown"},
+    {"config", "hostname", "\"\"", NULL},
+    {"config", "hostname", "\"-a\"", "not a name"},
+    {"config", "working_dir", "\"\"", NULL},
+    {"config", "env", "[1]", "KEY=VALUE"},
+    {"config", "env", "[\"=a\"]", "KEY=VALUE"},
+    {"config", "env", "[\"a\"]", "KEY=VALUE"},
+    {"config", "env", "[\"a=\"]", NULL},
+    {"config", "vcpu_count", "33", "out of range"},
+    {"parts.state", "size", "281474976710657", "out of range"},
+    {"parts.state", "xxh3_128", "\"\"", "hexadecimal"},
+    {"parts.state", "more", "1", "unknown"},
+    {"disks.1", "path", "\"\"", "is empty"},
+    {"disks.1", "mount", "\"\"", NULL},
+    {"disks.1", "mount", "\"data\"", "absolute"},
+    {"disks.1", "in_bundle", "true", "contradict"},
+    {"disks.1", "xxh3_128", "\"\"", NULL},
+    {"disks.0", "in_bundle", "false", "contradict"},
+    {"sessions.0", "id", "4294967296", "out of range"},
+    {"sessions.0", "stdin_offset", "-1", "out of range"},
+};
+
+static void hazard_B3_every_value_has_its_range(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
+        struct kelpie_error err = {0};
+        json_t *root = sample_json();
+        json_t *value = json_loads(values[i].value, JSON_DECODE_ANY, NULL);
+        assert_non_null(value);
+        json_object_set_new(at(root, values[i].container), values[i].key, value);
+        enum kelpie_status status = decode_signed(root, &err);
+        json_decref(root);
+        bool right = values[i].why ? status == KELPIE_SNAPSHOT_CORRUPT &&
+                                         strcmp(err.field, "manifest") == 0 &&
+                                         strstr(err.message, values[i].why)
+                                   : status == KELPIE_OK;
+        if (!right) {
+            fail_msg("%s.%s = %s: %s: %s", values[i].container, values[i].key, values[i].value,
+                     kelpie_status_name(status), err.message);
+        }
+    }
+}
+
+static void hazard_B3_an_environment_is_bounded(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    static char variable[KELPIE_COMMAND_BYTES_MAX + 1];
+    for (size_t extra = 0; extra < 2; extra++) {
+        json_t *root = sample_json();
+        json_t *env = json_object_get(json_object_get(root, "config"), "env");
+        memset(variable, 'x', sizeof(variable) - 1);
+        variable[1] = '=';
+        variable[sizeof(variable) - 2 + extra] = 0;
+        json_array_clear(env);
+        json_array_append_new(env, json_string(variable));
+        assert_int_equal(decode_signed(root, &err), extra ? KELPIE_SNAPSHOT_CORRUPT : KELPIE_OK);
+        json_array_clear(env);
+        for (size_t i = 0; i < KELPIE_ENV_COUNT_MAX + extra; i++) {
+            json_array_append_new(env, json_string("A=1"));
+        }
+        assert_int_equal(decode_signed(root, &err), extra ? KELPIE_SNAPSHOT_CORRUPT : KELPIE_OK);
+        json_t *features = json_object_get(root, "features");
+        json_array_clear(env);
+        json_object_clear(features);
+        for (size_t i = 0; i < SNAPSHOT_FEATURE_COUNT_MAX + extra; i++) {
+            char name[16];
+            snprintf(name, sizeof(name), "f%zu", i);
+            json_object_set_new(features, name, json_string("x"));
+        }
+        assert_int_equal(decode_signed(root, &err), extra ? KELPIE_SNAPSHOT_CORRUPT : KELPIE_OK);
+        json_decref(root);
+    }
+}
+
+/* What is more than a manifest can hold is refused where it is put in. */
+static void test_manifest_refuses_what_is_too_much(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct snapshot_manifest *manifest = sample();
+    char value[SNAPSHOT_VALUE_SIZE_MAX + 2];
+    memset(value, 'v', sizeof(value));
+    value[sizeof(value) - 1] = 0;
+    assert_int_equal(snapshot_manifest_add_feature(manifest, "long", value, &err),
+                     KELPIE_SNAPSHOT_FAILED);
+    assert_int_equal(snapshot_manifest_add_feature(manifest, value, "long", &err),
+                     KELPIE_SNAPSHOT_FAILED);
+    value[sizeof(value) - 2] = 0;
+    assert_int_equal(snapshot_manifest_add_feature(manifest, "fits", value, &err), KELPIE_OK);
+    while (manifest->feature_count < SNAPSHOT_FEATURE_COUNT_MAX) {
+        char name[16];
+        snprintf(name, sizeof(name), "f%zu", manifest->feature_count);
+        assert_int_equal(snapshot_manifest_add_feature(manifest, name, "", &err), KELPIE_OK);
+    }
+    assert_int_equal(snapshot_manifest_add_feature(manifest, "one", "", &err),
+                     KELPIE_SNAPSHOT_FAILED);
+    while (manifest->env_count < KELPIE_ENV_COUNT_MAX) {
+        assert_int_equal(snapshot_manifest_add_env(host, manifest, "A=1", &err), KELPIE_OK);
+    }
+    assert_int_equal(snapshot_manifest_add_env(host, manifest, "A=1", &err), KELPIE_BAD_CONFIG);
+    assert_string_equal(err.field, "env");
+    snapshot_manifest_destroy(manifest);
+    assert_int_equal(decode(NULL, 0, &err), KELPIE_SNAPSHOT_CORRUPT);
+    assert_int_equal(decode("[]", 2, &err), KELPIE_SNAPSHOT_CORRUPT);
+    static char much[SNAPSHOT_MANIFEST_SIZE_MAX + 1];
+    memset(much, ' ', sizeof(much));
+    assert_int_equal(decode(much, sizeof(much), &err), KELPIE_SNAPSHOT_CORRUPT);
+    assert_non_null(strstr(err.message, "too long"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_manifest_survives_encoding),
@@ -400,6 +607,10 @@ int main(void) {
         cmocka_unit_test(hazard_B3_every_manifest_byte_flipped),
         cmocka_unit_test(hazard_B3_manifest_truncated_anywhere),
         cmocka_unit_test(hazard_B3_wrong_members_with_a_right_checksum),
+        cmocka_unit_test(hazard_B3_every_member_is_needed_and_of_its_type),
+        cmocka_unit_test(hazard_B3_every_value_has_its_range),
+        cmocka_unit_test(hazard_B3_an_environment_is_bounded),
+        cmocka_unit_test(test_manifest_refuses_what_is_too_much),
         cmocka_unit_test(test_manifest_refuses_duplicate_keys_and_depth),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

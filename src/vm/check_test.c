@@ -70,6 +70,7 @@ static void test_paths(void **state) {
     check_refused(&(struct kelpie_config){.working_dir = text_of(4096, '/')}, "working_dir");
     check_refused(&(struct kelpie_config){.working_dir = "tmp"}, "working_dir");
     check_refused(&(struct kelpie_config){.kernel = ""}, "kernel");
+    check_taken(&(struct kelpie_config){.kernel = "k", .console_log = "log", .hostname = "h.a-1"});
     check_refused(&(struct kelpie_config){.console_log = ""}, "console_log");
     check_taken(&(struct kelpie_config){.kernel_args = text_of(1024, 'x')});
     check_refused(&(struct kelpie_config){.kernel_args = text_of(1025, 'x')}, "kernel_args");
@@ -87,6 +88,11 @@ static void test_disks(void **state) {
     const struct kelpie_disk twice[] = {{.path = "a", .mount = mount},
                                         {.path = "b", .mount = "/m"}};
     check_refused(&(struct kelpie_config){.disks = twice, .disk_count = 2}, "disks[1].mount");
+    const struct kelpie_disk nameless[] = {{.path = ""}};
+    check_refused(&(struct kelpie_config){.disks = nameless, .disk_count = 1}, "disks[0].path");
+    const struct kelpie_disk apart[] = {
+        {.path = "a", .mount = mount}, {.path = "b"}, {.path = "c", .mount = "/c"}};
+    check_taken(&(struct kelpie_config){.disks = apart, .disk_count = 3});
     const struct kelpie_disk relative[] = {{.path = "a", .mount = "m"}};
     check_refused(&(struct kelpie_config){.disks = relative, .disk_count = 1}, "disks[0].mount");
     const struct kelpie_disk newer[] = {{.path = "a", .reserved = {0, 1}}};
@@ -108,6 +114,56 @@ static void test_env(void **state) {
     check_taken(&(struct kelpie_config){.env = many});
     many[KELPIE_ENV_COUNT_MAX] = "A=1";
     check_refused(&(struct kelpie_config){.env = many}, "env");
+}
+
+static void test_mock(void **state) {
+    (void)state;
+    static const struct {
+        struct kelpie_mock_config mock;
+        const char *field; /* NULL: it is taken */
+    } rows[] = {
+        {{0}, NULL},
+        {{.architecture = "aarch64", .boot_delay_ms = 10}, NULL},
+        {{.architecture = ""}, "mock.architecture"},
+        {{.architecture = "a123456789012345"}, "mock.architecture"},
+        {{.boot_delay_ms = KELPIE_TIMEOUT_MS_MAX + 1}, "mock.boot_delay_ms"},
+        {{.reserved = {1}}, "mock.reserved"},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        const struct kelpie_config config = {.mock = &rows[i].mock};
+        if (rows[i].field) {
+            check_refused(&config, rows[i].field);
+        } else {
+            check_taken(&config);
+        }
+    }
+}
+
+/* A variable, and a command with all that comes of its config, of just as many bytes as may be, and of one more. */
+static void test_bytes_of_variables(void **state) {
+    (void)state;
+    static char variable[KELPIE_COMMAND_BYTES_MAX + 1];
+    struct kelpie_error err = {0};
+    memset(variable, 'x', sizeof(variable) - 1);
+    variable[1] = '=';
+    const char *env[] = {variable, NULL};
+    check_refused(&(struct kelpie_config){.env = env}, "env[0]");
+    variable[KELPIE_COMMAND_BYTES_MAX - 1] = 0;
+    check_taken(&(struct kelpie_config){.env = env});
+    const char *argv[] = {"a", NULL};
+    size_t fits = KELPIE_COMMAND_BYTES_MAX - sizeof("a") - sizeof("/") - 1;
+    for (size_t extra = 0; extra < 2; extra++) {
+        enum kelpie_status expected = extra ? KELPIE_BAD_CONFIG : KELPIE_OK;
+        variable[fits + extra] = 0;
+        const struct kelpie_config with_env = {.working_dir = "/", .env = env};
+        const struct kelpie_config without = {.working_dir = "/"};
+        assert_int_equal(vm_command_check(&with_env, &(struct kelpie_command){.argv = argv}, &err),
+                         expected);
+        assert_int_equal(
+            vm_command_check(&without, &(struct kelpie_command){.argv = argv, .env = env}, &err),
+            expected);
+        variable[fits + extra] = 'x';
+    }
 }
 
 static void refuse_command(const struct kelpie_command *command, const char *field) {
@@ -191,6 +247,8 @@ int main(void) {
         cmocka_unit_test(test_paths),
         cmocka_unit_test(test_disks),
         cmocka_unit_test(test_env),
+        cmocka_unit_test(test_mock),
+        cmocka_unit_test(test_bytes_of_variables),
         cmocka_unit_test(test_commands),
         cmocka_unit_test(hazard_d2_command_bytes_are_limited_exactly),
         cmocka_unit_test(test_a_copy_has_defaults_and_owns_its_strings),

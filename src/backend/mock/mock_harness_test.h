@@ -16,6 +16,7 @@
 
 #define HARNESS_TURN_COUNT_MAX 100000
 #define HARNESS_MEMORY_BYTES 268435456u
+#define HARNESS_OUTPUT_SIZE 4096
 #define MS_NS 1000000ull
 
 #define ARGV(...) ((const char *const[]){__VA_ARGS__, NULL})
@@ -138,6 +139,36 @@ static inline const char *harness_output(struct mock_guest *guest, size_t index,
     const struct ring *ring = &guest->sessions[index]->outputs[stream].ring;
     buffer[ring_peek(ring, 0, buffer, size - 1)] = '\0';
     return buffer;
+}
+
+/* A line for the shell, and what it does. */
+struct harness_line {
+    const char *text;
+    uint32_t code;
+    const char *out;
+    const char *error; /* NULL: any */
+};
+
+/* Runs the line in a guest of its own, for 100 ms at most. */
+static inline void harness_expect(const struct harness_line *line) {
+    struct harness harness = harness_start();
+    char out[HARNESS_OUTPUT_SIZE];
+    char error[HARNESS_OUTPUT_SIZE];
+    harness_hello(harness.guest);
+    harness_exec(harness.guest, 1, 0, SHELL(line->text));
+    harness_run(harness.guest, 100);
+    const struct mock_session *session = harness.guest->sessions[0];
+    harness_output(harness.guest, 0, MOCK_OUT, out, sizeof(out));
+    harness_output(harness.guest, 0, MOCK_ERR, error, sizeof(error));
+    bool right = session->ended && session->end == PROTOCOL_END_EXITED &&
+                 session->end_value == line->code && strcmp(out, line->out) == 0 &&
+                 (!line->error || strcmp(error, line->error) == 0);
+    if (!right) {
+        print_error("%s\n  ended %d, code %u, out '%s', error '%s'\n", line->text, session->ended,
+                    session->end_value, out, error);
+    }
+    harness_stop(&harness);
+    assert_true(right);
 }
 
 #endif

@@ -500,8 +500,9 @@ static bool step_write(struct mock_process *process) {
 static bool step_test(struct mock_process *process) {
     mock_process_check(process);
     ASSERT(!process->exited);
-    const char *argv[8] = {0};
-    uint32_t count = 0;
+    /* By the program's name: it may have been started by a path. */
+    const char *argv[8] = {mock_program_name(process->program)};
+    uint32_t count = 1;
     for (; count < ARRAY_SIZE(argv) && count < process->argv.count; count++) {
         argv[count] = argument(process, count);
     }

@@ -218,12 +218,14 @@ static bool keyword_run(struct mock_process *process, enum mock_shell_keyword ke
 bool mock_shell_break(struct mock_process *process, bool go_on) {
     mock_process_check(process);
     struct mock_shell *shell = process->shell;
-    while (shell->depth > 0 && shell->frames[shell->depth - 1].kind == MOCK_SHELL_IF) {
-        shell->depth--;
+    uint32_t depth = shell->depth;
+    while (depth > 0 && shell->frames[depth - 1].kind == MOCK_SHELL_IF) {
+        depth--;
     }
-    if (shell->depth == 0) {
+    if (depth == 0) { /* no loop: it does nothing */
         return true;
     }
+    shell->depth = depth;
     if (go_on) {
         shell->position = shell->frames[shell->depth - 1].start;
         return true;

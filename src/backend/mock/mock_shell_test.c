@@ -4,37 +4,7 @@
 
 #include "backend/mock/mock_harness_test.h"
 
-#define OUTPUT_SIZE 4096
-
-struct line {
-    const char *text;
-    uint32_t code;
-    const char *out;
-    const char *error; /* NULL: any */
-};
-
-static void expect_line(const struct line *line) {
-    struct harness harness = harness_start();
-    char out[OUTPUT_SIZE];
-    char error[OUTPUT_SIZE];
-    harness_hello(harness.guest);
-    harness_exec(harness.guest, 1, 0, SHELL(line->text));
-    harness_run(harness.guest, 100);
-    const struct mock_session *session = harness.guest->sessions[0];
-    harness_output(harness.guest, 0, MOCK_OUT, out, sizeof(out));
-    harness_output(harness.guest, 0, MOCK_ERR, error, sizeof(error));
-    bool right = session->ended && session->end == PROTOCOL_END_EXITED &&
-                 session->end_value == line->code && strcmp(out, line->out) == 0 &&
-                 (!line->error || strcmp(error, line->error) == 0);
-    if (!right) {
-        print_error("%s\n  ended %d, code %u, out '%s', error '%s'\n", line->text, session->ended,
-                    session->end_value, out, error);
-    }
-    assert_true(right);
-    harness_stop(&harness);
-}
-
-#define EXPECT(...) expect_line(&(struct line){__VA_ARGS__})
+#define EXPECT(...) harness_expect(&(struct harness_line){__VA_ARGS__})
 
 static void test_lists(void **state) {
     (void)state;
@@ -79,6 +49,7 @@ static void test_control(void **state) {
     EXPECT(
         "i=0; while [ $i -lt 4 ]; do i=$((i+1)); if [ $i = 2 ]; then continue; fi; echo $i; done",
         0, "1\n3\n4\n", "");
+    EXPECT("if true; then break; fi; if true; then continue; echo a; fi; echo b", 0, "a\nb\n", "");
     EXPECT("i=0; while [ $i -lt 2 ]; do j=0; while [ $j -lt 2 ]; do echo $i$j; j=$((j+1)); done; "
            "i=$((i+1)); done",
            0, "00\n01\n10\n11\n", "");
@@ -104,6 +75,8 @@ static void test_commands_that_fail(void **state) {
     EXPECT("sh -c 'exit 4'; echo $?", 0, "4\n", "");
     EXPECT("sh -c 'kill -TERM $$'; echo $?", 0, "143\n", "");
     EXPECT("sh -c 'echo $1-$0-$#' name one two", 0, "one-name-2\n", "");
+    EXPECT("/bin/[ a = a ]; echo $?; /bin/[ a = b ]; echo $?; /bin/[ a; echo $?", 0, "0\n1\n2\n",
+           NULL);
     EXPECT("exec echo gone; echo no", 0, "gone\n", "");
     EXPECT("X=1 env | cat", 2, "", "sh: pipes are not supported\n");
     EXPECT("echo $(pwd)", 2, "", "sh: command substitution is not supported\n");
