@@ -228,9 +228,13 @@ test: build-tests ## run the unit tests and the suites
 asan: ## run the tests under the address and undefined-behaviour sanitizers
 	@$(MAKE) $(ASAN) asan-run
 
+# QEMU itself is not instrumented, and what these groups reach of the library beyond the backend's start and end they
+# reach on the mock as well. What is the QEMU backend's own (snapshots, disks, forks, networks, ends) runs here too.
+ASAN_LEFT_OUT := qemu.exec,qemu.stream,qemu.files,qemu.heavy
 .PHONY: asan-run
 asan-run: build-tests
 	@ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+		KELPIE_CONFORMANCE_LEAVE_OUT=$(ASAN_LEFT_OUT) \
 		$(call RUN_BESIDE,$(ALL_TESTS))
 
 .PHONY: tsan
