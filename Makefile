@@ -169,15 +169,19 @@ TEST_SECONDS ?= 600
 TEST_JOBS ?= $(if $(filter 1,$(shell nproc)),1,2)
 RUN_TESTS = tools/run-tests -t $(TEST_SECONDS) $(if $(RESULTS),-r $(RESULTS))
 # $(call RUN_BESIDE,PROGRAMS)
-RUN_BESIDE = $(RUN_TESTS) -j $(TEST_JOBS) $(addprefix --alone ,$(filter $(ALONE),$(1))) $(1)
+RUN_BESIDE = $(RUN_TESTS) -j $(TEST_JOBS) $(addprefix --alone ,$(filter $(ALONE),$(1))) \
+             $(addprefix --waiting ,$(filter $(WAITING),$(1))) $(1)
 
 # What has nothing beside it: how long KVM takes is measured (host_linux_kvm, vcpu), and two vCPUs of one guest need
 # two processors to get on within their time (the others).
 ALONE_SOURCES := src/host/host_linux_kvm_test.c src/vmm/x86_64/vcpu_test.c src/vmm/x86_64/vcpu_threads_test.c \
                  tests/payload/fork_test.c tests/payload/payload_test.c
-$(if $(filter-out $(UNIT_SOURCES) $(SUITE_SOURCES),$(ALONE_SOURCES)),$(error there is no such test: \
-    $(filter-out $(UNIT_SOURCES) $(SUITE_SOURCES),$(ALONE_SOURCES))))
+# What waits: for the time limits of operations whose host calls failed, two seconds of work in a minute.
+WAITING_SOURCES := tests/fault/sweep_test.c
+NO_SOURCES := $(filter-out $(UNIT_SOURCES) $(SUITE_SOURCES),$(ALONE_SOURCES) $(WAITING_SOURCES))
+$(if $(NO_SOURCES),$(error there is no such test: $(NO_SOURCES)))
 ALONE := $(ALONE_SOURCES:%.c=$(BUILD)/%)
+WAITING := $(WAITING_SOURCES:%.c=$(BUILD)/%)
 # The longest first.
 ALL_TESTS = $(sort $(SUITE_TESTS)) $(UNIT_TESTS)
 
