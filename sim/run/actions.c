@@ -153,6 +153,7 @@ static void change(struct scenario *scenario, struct scenario_vm *slot, enum mod
     enum kelpie_status status = KELPIE_OK;
     const struct model_op op = {.kind = kind};
     ASSERT(slot->vm);
+    ASSERT(slot->users > 0);
     size_t index = actions_begin(scenario, slot, &op);
     if (kind == MODEL_START) {
         status = kelpie_vm_start(slot->vm, &err);
@@ -216,6 +217,7 @@ static void ping(struct scenario *scenario, struct scenario_vm *slot) {
     uint64_t ns = 0;
     const struct model_op op = {.kind = MODEL_PING};
     ASSERT(slot->vm);
+    ASSERT(slot->users > 0);
     size_t index = actions_begin(scenario, slot, &op);
     enum kelpie_status status = kelpie_vm_ping(slot->vm, &ns, &err);
     actions_end(scenario, slot, index, status, 0);
@@ -268,6 +270,7 @@ static void look(struct scenario *scenario, struct scenario_vm *slot) {
 static void pull_lever(struct scenario *scenario, struct scenario_vm *slot,
                        const struct steps_step *step) {
     struct kelpie_error err = {0};
+    ASSERT(slot->users > 0);
     bool mock = strcmp(kelpie_vm_backend(slot->vm), "mock") == 0;
     enum kelpie_status status =
         step->action == STEPS_CRASH

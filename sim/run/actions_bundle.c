@@ -141,6 +141,7 @@ static void end_children(struct scenario *scenario, struct kelpie_fork_child *ch
         kelpie_vm_destroy(children[i].vm);
     }
     ASSERT(values);
+    ASSERT(children);
 }
 
 /* A history of its own: restored, looked at. Whose model says that this is right for this bundle. */
@@ -218,6 +219,7 @@ static void pool(struct scenario *scenario, const struct steps_step *step) {
     struct kelpie_pool *made = NULL;
     int32_t number = some_bundle(scenario, step);
     ASSERT(step->vm < scenario->plan.vm_count);
+    ASSERT(step->action == STEPS_POOL);
     if (number < 0) {
         return;
     }

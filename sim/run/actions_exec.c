@@ -75,6 +75,7 @@ static void exec_echo(struct scenario *scenario, struct scenario_vm *slot) {
     uint32_t id = ++scenario->content_id_last;
     uint8_t *data = malloc(SCENARIO_CONTENT_SIZE_MAX);
     ASSERT(slot->vm);
+    ASSERT(id != MODEL_ABSENT);
     if (!data) {
         return;
     }
@@ -113,6 +114,7 @@ static void exec_timeout(struct scenario *scenario, struct scenario_vm *slot,
     actions_expect_clear(scenario, "exec with a timeout", status, &err);
     kelpie_output_free(&output);
     ASSERT(command.timeout_ms > 0);
+    ASSERT(slot->users > 0);
 }
 
 /* ---- Sessions --------------------------------------------------------------------------------- */
@@ -120,7 +122,7 @@ static void exec_timeout(struct scenario *scenario, struct scenario_vm *slot,
 /* "1\n2\n…", as much as size. */
 static size_t sequence_make(char *buffer, size_t size, uint32_t count) {
     size_t used = 0;
-    ASSERT(buffer);
+    ASSERT(buffer && size > 0);
     ASSERT(count <= SEQUENCE_COUNT_MAX);
     for (uint32_t i = 1; i <= count && used + 8 < size; i++) {
         used += (size_t)snprintf(buffer + used, size - used, "%u\n", i);
@@ -135,6 +137,7 @@ static void read_sequence(struct scenario *scenario, struct kelpie_exec *exec, u
     char piece[5000];
     size_t size = expected ? sequence_make(expected, SEQUENCE_SIZE_MAX, SEQUENCE_COUNT_MAX) : 0;
     ASSERT(exec);
+    ASSERT(size <= SEQUENCE_SIZE_MAX);
     for (uint32_t i = 0; expected && i < piece_max && i < READ_COUNT_MAX; i++) {
         struct kelpie_chunk chunk = {.buffer = piece, .size = sizeof(piece)};
         enum kelpie_status status = kelpie_exec_read(exec, &chunk, SCENARIO_TIMEOUT_MS, &err);
@@ -168,6 +171,7 @@ static void stream(struct scenario *scenario, struct scenario_vm *slot,
         return;
     }
     ASSERT(exec);
+    ASSERT(step->action == STEPS_STREAM);
     read_sequence(scenario, exec, UINT32_MAX);
     err = (struct kelpie_error){0};
     status = kelpie_exec_wait(exec, SCENARIO_TIMEOUT_MS, &ended, &err);

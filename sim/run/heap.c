@@ -44,10 +44,12 @@ static void *counted(void *block) {
 }
 
 void *malloc(size_t size) {
+    static_assert(sizeof(block_count) == 8, "it does not wrap");
     return counted(__libc_malloc(size));
 }
 
 void *calloc(size_t count, size_t size) {
+    static_assert(sizeof(size_t) == 8, "sizes do not wrap");
     return counted(__libc_calloc(count, size));
 }
 

@@ -56,6 +56,7 @@ static void restore_bundle(struct scenario *scenario, uint32_t number) {
     const struct kelpie_restore_options options = {.verify_memory = true,
                                                    .allow_incomplete = !bundle->quiesced};
     ASSERT(bundle->backend);
+    ASSERT(scenario->world->faults.quiet);
     enum kelpie_status status =
         kelpie_vm_create_from_snapshot(bundle->path, &config, &options, &vm, &err);
     bool acknowledged = bundle->state == SCENARIO_BUNDLE_DONE;
@@ -80,6 +81,7 @@ static void use_fresh(struct scenario *scenario, uint32_t number) {
     const struct kelpie_command command = {.argv = ARGV("echo", "fresh"),
                                            .timeout_ms = SCENARIO_TIMEOUT_MS};
     ASSERT(backend);
+    ASSERT(scenario->world->faults.quiet);
     if (must(scenario, "create", backend, kelpie_vm_create(&config, &vm, &err), &err) &&
         must(scenario, "start", backend, kelpie_vm_start(vm, &err), &err) &&
         must(scenario, "exec", backend, kelpie_vm_exec(vm, &command, &output, &err), &err) &&

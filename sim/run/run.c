@@ -26,6 +26,7 @@ static int operator_main(void *argument) {
             .name = "owner", .main = owner_main, .argument = scenario, .owner = true};
         scenario->owner = sim_process_start(scenario->machine, &options);
         ASSERT(scenario->owner);
+        ASSERT(scenario->owner_count <= SCENARIO_OWNER_COUNT_MAX + 1);
         sim_process_await(scenario->owner);
         bool killed = scenario->owner->killed;
         sim_process_forget(scenario->owner);
@@ -69,6 +70,7 @@ static void say_who_waits(struct scenario *scenario, const char *what) {
         }
     }
     ASSERT(world->fiber_count > 0);
+    ASSERT(what);
     sim_world_fail(scenario->world, "%s%s", what, text);
 }
 
@@ -84,6 +86,7 @@ static void report(struct scenario *scenario) {
     memcpy(result->asked, world->faults.asked, sizeof(result->asked));
     memcpy(result->fired, world->faults.fired, sizeof(result->fired));
     ASSERT(world->event_count > 0);
+    ASSERT(result->step_count <= STEPS_COUNT_MAX);
 }
 
 static bool set_up(struct scenario *scenario) {
@@ -97,6 +100,7 @@ static bool set_up(struct scenario *scenario) {
         .line_argument = scenario,
     };
     ASSERT(!scenario->world);
+    ASSERT(!scenario->machine);
     scenario->world = sim_world_create(&world_options);
     if (!scenario->world) {
         return false;
@@ -170,4 +174,5 @@ void run_seed(const struct run_options *options, struct run_result *ret_result) 
                  (long long)more);
     }
     ASSERT(ret_result->event_count > 0);
+    ASSERT(!ret_result->failed || ret_result->reason[0] != 0);
 }
