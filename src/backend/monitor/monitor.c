@@ -272,7 +272,8 @@ size_t monitor_service_fds(struct monitor *monitor, int *fds, size_t capacity) {
     monitor_check(monitor);
     ASSERT(fds || capacity == 0);
     host_mutex_lock(monitor->lock);
-    const int wanted[] = {monitor->console_fd, monitor->words.fd, monitor->network.words.fd};
+    const int wanted[] = {monitor->console_fd, monitor_words_fd(&monitor->words),
+                          monitor_words_fd(&monitor->network.words)};
     host_mutex_unlock(monitor->lock);
     size_t count = 0;
     for (size_t i = 0; i < ARRAY_SIZE(wanted) && count < capacity; i++) {

@@ -14,6 +14,7 @@ static void words_check(const struct monitor_words *words) {
 
 void monitor_words_init(struct monitor_words *words) {
     words->fd = HOST_FD_NONE;
+    words->ended = false;
     words->size = 0;
     words_check(words);
 }
@@ -22,6 +23,7 @@ void monitor_words_open(struct monitor_words *words, int fd) {
     words_check(words);
     ASSERT(words->fd == HOST_FD_NONE);
     words->fd = fd;
+    words->ended = false;
     words->size = 0;
 }
 
@@ -45,7 +47,8 @@ void monitor_words_drain(struct monitor_words *words, struct host *host) {
     const struct host_wait no_wait = host_wait_none();
     char chunk[CHUNK_SIZE];
     static_assert(sizeof(chunk) <= sizeof(words->text), "a chunk fits");
-    for (size_t i = 0; i < MONITOR_STDERR_READ_COUNT_MAX && words->fd != HOST_FD_NONE; i++) {
+    for (size_t i = 0; i < MONITOR_STDERR_READ_COUNT_MAX && monitor_words_fd(words) != HOST_FD_NONE;
+         i++) {
         size_t count = 0;
         enum kelpie_status status =
             host_read(host, words->fd, chunk, sizeof(chunk), &no_wait, &count, NULL);
@@ -55,9 +58,15 @@ void monitor_words_drain(struct monitor_words *words, struct host *host) {
         if (status == KELPIE_OK && count > 0) {
             keep(words, chunk, count);
         } else {
-            monitor_words_close(words, host);
+            words->ended = true;
         }
     }
+}
+
+int monitor_words_fd(const struct monitor_words *words) {
+    words_check(words);
+    ASSERT(words->fd >= HOST_FD_NONE);
+    return words->ended ? HOST_FD_NONE : words->fd;
 }
 
 void monitor_words_close(struct monitor_words *words, struct host *host) {

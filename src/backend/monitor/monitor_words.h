@@ -11,7 +11,7 @@
  *     monitor_last_line(words.text, words.size, line, sizeof(line));
  *     monitor_words_close(&words, host);
  *
- * Ownership: the descriptor is theirs until it ends or is closed. Threads: whoever has words guards them.
+ * Ownership: the descriptor is theirs until it is closed. Threads: whoever has words guards them.
  */
 #ifndef KELPIE_BACKEND_MONITOR_MONITOR_WORDS_H
 #define KELPIE_BACKEND_MONITOR_MONITOR_WORDS_H
@@ -22,7 +22,8 @@
 #include "host/host.h"
 
 struct monitor_words {
-    int fd; /* HOST_FD_NONE: it has said its last, or there is no child */
+    int fd;     /* HOST_FD_NONE: there is no child */
+    bool ended; /* it has said its last: there is nothing more to read */
     size_t size;
     char text[MONITOR_STDERR_TAIL_SIZE]; /* the last bytes; no zero ends them */
 };
@@ -32,8 +33,12 @@ void monitor_words_init(struct monitor_words *words);
 /* Those of another child: what was kept is forgotten. Takes the descriptor over. */
 void monitor_words_open(struct monitor_words *words, int fd);
 
-/* Reads what is there, MONITOR_STDERR_READ_COUNT_MAX times at most; closes the descriptor at its end. */
+/* Reads what is there, MONITOR_STDERR_READ_COUNT_MAX times at most. The descriptor stays open, also at its end: another
+ * thread may be waiting on it. */
 void monitor_words_drain(struct monitor_words *words, struct host *host);
+
+/* To be polled for reading; HOST_FD_NONE: there is nothing to come. */
+int monitor_words_fd(const struct monitor_words *words);
 
 /* What was kept stays. */
 void monitor_words_close(struct monitor_words *words, struct host *host);
