@@ -339,6 +339,14 @@ static bool on_power_off(struct mock_guest *guest, const struct protocol_frame *
     return true;
 }
 
+/* Nothing goes through the interface of a simulated machine, if it has one: there is nothing to set up. */
+static bool on_network(const struct protocol_frame *frame) {
+    ASSERT(frame);
+    ASSERT(frame->type == PROTOCOL_NETWORK);
+    struct protocol_network network;
+    return protocol_decode_network(frame, &network);
+}
+
 bool mock_guest_frame(struct mock_guest *guest, const struct protocol_frame *frame) {
     mock_guest_check(guest);
     ASSERT(frame);
@@ -370,7 +378,8 @@ bool mock_guest_frame(struct mock_guest *guest, const struct protocol_frame *fra
         return on_thaw(guest, frame);
     case PROTOCOL_POWER_OFF:
         return on_power_off(guest, frame);
-    case PROTOCOL_NETWORK: /* it has none */
+    case PROTOCOL_NETWORK:
+        return on_network(frame);
     case PROTOCOL_HELLO_ACK:
     case PROTOCOL_PONG:
     case PROTOCOL_SETUP_DONE:

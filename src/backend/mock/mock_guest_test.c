@@ -56,6 +56,19 @@ static void test_hello_is_found_in_the_middle_of_anything(void **state) {
     harness_stop(&harness);
 }
 
+static void test_what_is_said_of_a_network_is_taken(void **state) {
+    (void)state;
+    struct harness harness = harness_start();
+    harness_hello(harness.guest);
+    struct cursor_writer writer = harness_writer();
+    const struct protocol_network network = {.mac = {2, 0, 0, 0, 0, 1}};
+    protocol_encode_network(&writer, &network);
+    assert_false(writer.failed);
+    harness_receive(harness.guest, writer.data, writer.size);
+    set_up(harness.guest, 1); /* it is not behind a frame that breaks the protocol */
+    harness_stop(&harness);
+}
+
 static void test_a_new_hello_detaches_every_session(void **state) {
     (void)state;
     struct harness harness = harness_start();
@@ -246,6 +259,7 @@ static void test_a_terminal_edits_lines(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hello_is_found_in_the_middle_of_anything),
+        cmocka_unit_test(test_what_is_said_of_a_network_is_taken),
         cmocka_unit_test(test_a_new_hello_detaches_every_session),
         cmocka_unit_test(test_attach_beyond_what_was_written),
         cmocka_unit_test(test_a_frozen_guest_stands_still_and_answers),
