@@ -14,6 +14,7 @@
 #endif
 
 #if defined(WITH_SANITIZER)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -78,6 +79,9 @@ void sim_context_init(struct sim_context *context, void *stack, size_t size, sim
     ASSERT(context && stack && entry);
     ASSERT(size >= STACK_SIZE_MIN);
     const uint64_t mark = STACK_MARK;
+#if defined(WITH_SANITIZER)
+    ASAN_UNPOISON_MEMORY_REGION(stack, size); /* what was dropped there has left its marks */
+#endif
     *context = (struct sim_context){
         .stack = stack, .stack_size = size, .entry = entry, .argument = argument};
     memcpy(stack, &mark, sizeof(mark));
