@@ -46,7 +46,7 @@ static bool is_ours_to_say(enum kelpie_status status) {
     ASSERT(status != KELPIE_OK);
     ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
     return status == KELPIE_CRASHED || status == KELPIE_CANCELLED || status == KELPIE_TIMED_OUT ||
-           status == KELPIE_BUSY || status == KELPIE_WRONG_STATE;
+           status == KELPIE_BUSY;
 }
 
 static bool decode_answer(const struct control_header *header, const uint8_t *payload,
@@ -161,7 +161,11 @@ enum kelpie_status kvm_order_plain(struct backend_instance *instance, enum contr
     uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
     struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
     control_encode_plain(&writer, type);
-    return order(instance, &writer, wait, &answer, err);
+    enum kelpie_status status = order(instance, &writer, wait, &answer, err);
+    if (status == KELPIE_WRONG_STATE && type != CONTROL_TOUCHED) {
+        return error_wrap(err, KELPIE_INTERNAL, "kelpie-vmm does not do what it must");
+    }
+    return status;
 }
 
 enum kelpie_status kvm_order_tell(struct backend_instance *instance,
