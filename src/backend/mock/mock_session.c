@@ -355,14 +355,15 @@ void mock_session_get(struct mock_session *session, const struct protocol_file_g
     }
     if (failure == 0) {
         session->path = host_duplicate(session->guest->host, path, NULL);
-        failure = session->path ? 0 : ENOMEM;
+        mock_bytes_append(&session->content, file->content.data, file->content.size);
+        failure = session->path && !session->content.failed ? 0 : ENOMEM;
     }
     if (failure != 0) {
         mock_session_fail(session, failure, message->path);
         return;
     }
     session->mode = file->mode;
-    session->file_size = file->content.size;
+    session->file_size = session->content.size;
     session->started_due = true;
 }
 
@@ -400,14 +401,10 @@ static void put_run(struct mock_session *session) {
 static void get_run(struct mock_session *session) {
     mock_session_check(session);
     struct protocol_sender *sender = &session->outputs[MOCK_OUT];
-    const struct mock_file *file = mock_files_find(&session->guest->files, session->path);
-    if (!file || file->content.size < session->file_size) {
-        mock_session_fail(session, EIO, session->path); /* it changed meanwhile */
-        return;
-    }
+    ASSERT(session->content.size >= session->file_size);
     if (session->file_offset < session->file_size) {
         session->file_offset +=
-            protocol_sender_write(sender, file->content.data + session->file_offset,
+            protocol_sender_write(sender, session->content.data + session->file_offset,
                                   (size_t)(session->file_size - session->file_offset));
     }
     if (session->file_offset >= session->file_size) {
