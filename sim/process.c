@@ -158,7 +158,6 @@ static void end(struct sim_process *process, int signal_number) {
     if (signal_number != 0) {
         process->exit = (struct host_process_exit){.signal = signal_number};
         process->killed = true;
-        world->lost_memory = true;
     }
     sim_log_add(&world->log, 0, SIM_EVENT_PROCESS_ENDS, (uint64_t)process->id);
     if (world->log.line) {

@@ -205,8 +205,7 @@ enum kelpie_status vm_capture(struct kelpie_vm *vm, enum kelpie_snapshot_kind ki
             if (err) {
                 *err = resume_error;
             }
-            return error_wrap(err,
-                              resumed == KELPIE_CRASHED ? resumed : KELPIE_SNAPSHOT_FAILED,
+            return error_wrap(err, resumed == KELPIE_CRASHED ? resumed : KELPIE_SNAPSHOT_FAILED,
                               "the VM did not go on after the snapshot");
         }
     }
