@@ -261,8 +261,8 @@ void sim_process_forget(struct sim_process *process);
 /* Ends it now. By its own fiber: does not return. */
 void sim_process_kill(struct sim_process *process, int signal_number);
 
-/* Closes its descriptors and gives back what belongs to it. */
-void sim_process_close_all(struct sim_process *process);
+/* The same, but returns to the fiber of a process that has ended: which must leave (sim_fiber_leave). */
+void sim_process_end(struct sim_process *process, int signal_number);
 
 /* The current fiber waits until it has ended. */
 void sim_process_await(struct sim_process *process);
