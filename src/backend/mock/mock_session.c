@@ -180,6 +180,14 @@ static void exec_fields(struct mock_session *session, const struct protocol_exec
     session->input_closed = !(message->flags & PROTOCOL_EXEC_STDIN);
 }
 
+/* Normalises a path of a message: absolute, and no longer than ours may be. */
+static void path_of(const char *path, char *buffer) {
+    static_assert(PROTOCOL_PATH_SIZE_MAX <= MOCK_PATH_SIZE_MAX, "a message's path fits");
+    ASSERT(path[0] == '/'); /* the decoder saw to it */
+    bool resolved = mock_path_resolve("/", path, buffer);
+    ASSERT(resolved);
+}
+
 void mock_session_exec(struct mock_session *session, const struct protocol_exec *message) {
     mock_session_check(session);
     ASSERT(message);
@@ -195,10 +203,9 @@ void mock_session_exec(struct mock_session *session, const struct protocol_exec 
     struct mock_strings env = mock_strings_init(guest->host);
     char folder[MOCK_PATH_SIZE_MAX + 1];
     int failure = 0;
+    path_of(message->working_dir, folder);
     if (!strings_fill(&argv, message->argv, message->argv_size) || !env_fill(&env, message)) {
         failure = ENOMEM;
-    } else if (!mock_path_resolve("/", message->working_dir, folder)) {
-        failure = ENAMETOOLONG;
     } else {
         const struct mock_spawn spawn = {
             .parent = MOCK_PROCESS_NONE, .argv = &argv, .env = &env, .folder = folder};
@@ -312,13 +319,13 @@ void mock_session_put(struct mock_session *session, const struct protocol_file_p
     struct mock_files *files = &session->guest->files;
     char path[MOCK_PATH_SIZE_MAX + 1];
     struct mock_file *file = NULL;
-    int failure = ENAMETOOLONG;
-    if (mock_path_resolve("/", message->path, path)) {
-        failure = mock_files_lookup(files, path, &file);
-    }
+    path_of(message->path, path);
+    int failure = mock_files_lookup(files, path, &file);
     char parent[MOCK_PATH_SIZE_MAX + 1];
     struct mock_file *folder = NULL;
-    if (failure == ENOENT && mock_path_resolve(path, "..", parent)) {
+    if (failure == ENOENT) {
+        bool resolved = mock_path_resolve(path, "..", parent);
+        ASSERT(resolved); /* it is shorter */
         failure = mock_files_lookup(files, parent, &folder);
     }
     if (failure == 0 && file && file->type == MOCK_FILE_FOLDER) {
@@ -346,10 +353,8 @@ void mock_session_get(struct mock_session *session, const struct protocol_file_g
     session->input_closed = true;
     char path[MOCK_PATH_SIZE_MAX + 1];
     struct mock_file *file = NULL;
-    int failure = ENAMETOOLONG;
-    if (mock_path_resolve("/", message->path, path)) {
-        failure = mock_files_lookup(&session->guest->files, path, &file);
-    }
+    path_of(message->path, path);
+    int failure = mock_files_lookup(&session->guest->files, path, &file);
     if (failure == 0 && file->type != MOCK_FILE_REGULAR) {
         failure = file->type == MOCK_FILE_FOLDER ? EISDIR : EINVAL;
     }
