@@ -58,7 +58,7 @@ ASAN := BUILD=$(BUILD)/asan SANITIZE='-fsanitize=address,undefined -fno-sanitize
 TSAN := BUILD=$(BUILD)/tsan SANITIZE=-fsanitize=thread
 FUZZING := BUILD=$(BUILD)/fuzzing CC=$(CLANG) \
            SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all'
-COVERAGE := BUILD=$(BUILD)/cover SANITIZE='--coverage -O0'
+COVERAGE := BUILD=$(BUILD)/cover SANITIZE='--coverage -O0' CFLAGS=-DKELPIE_COVERAGE
 
 # The rooms in which several threads meet: what `make tsan` runs, on the mock backend.
 THREADED := src/host src/vm src/backend/mock src/vmm/x86_64 src/vmm/device tests/conformance \

@@ -16,8 +16,9 @@
 
 #define READ_SIZE 16384
 
-/* What was counted goes to its files: there only in a build for coverage (gcc manual, "gcov"). */
-void __gcov_dump(void) __attribute__((weak));
+#if defined(KELPIE_COVERAGE)
+void __gcov_dump(void); /* what was counted goes to its files (gcc manual, "gcov") */
+#endif
 
 void tail_add(struct tail *tail, const char *text, size_t size) {
     ASSERT(tail && tail->size <= TAIL_SIZE);
@@ -50,9 +51,9 @@ static _Noreturn void in_child(child_body *body, void *context, int data_fd, int
     dup2(words_fd, STDERR_FILENO);
     body(context, data_fd);
     fflush(NULL);
-    if (__gcov_dump) {
-        __gcov_dump(); /* _exit() does not */
-    }
+#if defined(KELPIE_COVERAGE)
+    __gcov_dump(); /* _exit() does not */
+#endif
     _exit(0);
 }
 
