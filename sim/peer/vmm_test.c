@@ -459,6 +459,21 @@ static void test_a_late_answer_is_dropped(void) {
     kelpie_vm_destroy(vm);
 }
 
+/* A pause that is carried out all the same, or late, or never: the machine goes on at once. */
+static void test_a_pause_without_an_answer_is_undone(void) {
+    struct kelpie_error err;
+    struct kelpie_config config = config_make();
+    config.operation_timeout_ms = 500;
+    struct kelpie_vm *vm = vm_start(&config);
+    fire(SIM_FAULT_PEER_SILENT, 1);
+    const uint64_t before_ns = host_monotonic_ns(host);
+    FAILS(kelpie_vm_pause(vm, &err), KELPIE_TIMED_OUT);
+    assert_true(host_monotonic_ns(host) - before_ns < (uint64_t)WAIT_MS * HOST_NS_PER_MS / 2);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_RUNNING);
+    expect_shell(vm, "echo on", "on\n");
+    kelpie_vm_destroy(vm);
+}
+
 static void test_a_refusal_says_why_and_changes_nothing(void) {
     struct kelpie_error err;
     struct kelpie_vm *vm = vm_start(NULL);
@@ -563,6 +578,7 @@ int main(int argc, char **argv) {
         ONE(test_a_monitor_that_speaks_nonsense_is_not_listened_to, 20),
         ONE(test_a_monitor_that_is_silent_is_not_waited_for, 6),
         ONE(test_a_late_answer_is_dropped, 8),
+        ONE(test_a_pause_without_an_answer_is_undone, 12),
         ONE(test_a_refusal_says_why_and_changes_nothing, 20),
         ONE(test_chatter_does_no_harm, 2),
         ONE(test_each_order_is_asked_about_once, 1),
