@@ -117,8 +117,6 @@ static void note_crash(struct sim_world *world, const struct sim_fs_crash_counts
 
 void sim_machine_crash(struct sim_machine *machine) {
     struct sim_world *world = machine->world;
-    struct sim_process *self = world->current ? world->current->process : NULL;
-    bool suicide = self && self->machine == machine;
     ASSERT(machine->up);
     sim_log_add(&world->log, 0, SIM_EVENT_MACHINE_CRASHES, machine->index);
     if (world->log.line) {
@@ -126,8 +124,8 @@ void sim_machine_crash(struct sim_machine *machine) {
                       machine->name);
     }
     for (struct sim_process *p = world->processes; p; p = p->next) {
-        if (p->machine == machine && !p->ended && p != self) {
-            sim_process_kill(p, 9);
+        if (p->machine == machine && !p->ended) {
+            sim_process_end(p, 9);
         }
     }
     const struct sim_fs_crash crash = {
@@ -136,15 +134,12 @@ void sim_machine_crash(struct sim_machine *machine) {
         .lose_name_ppm = crash_rate(world, SIM_FAULT_CRASH_LOSES_NAMES),
         .reorder_ppm = crash_rate(world, SIM_FAULT_CRASH_REORDERS_NAMES),
     };
-    if (suicide) {
-        sim_process_close_all(self);
-    }
     struct sim_fs_crash_counts counts = {0};
     ASSERT(sim_fs_open_count(machine->fs) == 0);
     sim_fs_crash(machine->fs, &world->choices, &crash, &counts);
     note_crash(world, &counts);
-    if (suicide) {
-        sim_process_kill(self, 9);
+    if (world->zombie) {
+        sim_fiber_leave(world);
     }
 }
 

@@ -135,7 +135,7 @@ void sim_process_forget(struct sim_process *process) {
 
 /* ---- Ending ----------------------------------------------------------------------------------- */
 
-void sim_process_close_all(struct sim_process *process) {
+static void close_all(struct sim_process *process) {
     ASSERT(!process->ended);
     for (size_t fd = 0; fd < SIM_FD_COUNT_MAX && process->handle_count > 0; fd++) {
         if (process->handles[fd]) {
@@ -158,7 +158,6 @@ static void end(struct sim_process *process, int signal_number) {
     if (signal_number != 0) {
         process->exit = (struct host_process_exit){.signal = signal_number};
         process->killed = true;
-        world->lost_memory = true;
     }
     sim_log_add(&world->log, 0, SIM_EVENT_PROCESS_ENDS, (uint64_t)process->id);
     if (world->log.line) {
@@ -170,7 +169,7 @@ static void end(struct sim_process *process, int signal_number) {
         ASSERT(process->fibers->state != SIM_FIBER_DONE);
         sim_fiber_drop(process->fibers);
     }
-    sim_process_close_all(process);
+    close_all(process);
     process->ended = true;
     world->collect_wanted = true;
     for (struct sim_process *p = world->processes; p; p = p->next) {
@@ -192,7 +191,7 @@ static struct sim_process *next_doomed(struct sim_world *world) {
     return process;
 }
 
-void sim_process_kill(struct sim_process *process, int signal_number) {
+void sim_process_end(struct sim_process *process, int signal_number) {
     struct sim_world *world = process->world;
     ASSERT(signal_number >= 0 && signal_number <= HOST_SIGNAL_MAX);
     if (process->ended) {
@@ -203,6 +202,13 @@ void sim_process_kill(struct sim_process *process, int signal_number) {
     for (struct sim_process *p = next_doomed(world); p; p = next_doomed(world)) {
         end(p, KILL_SIGNAL);
     }
+}
+
+void sim_process_kill(struct sim_process *process, int signal_number) {
+    struct sim_world *world = process->world;
+    sim_process_end(process, signal_number);
+    ASSERT(process->ended);
+    ASSERT(!world->zombie || world->zombie == world->current);
     if (world->zombie) {
         sim_fiber_leave(world);
     }

@@ -292,6 +292,14 @@ static bool leap(struct sim_world *world) {
     return true;
 }
 
+static void tell_turn(struct sim_world *world, int process_id) {
+    ASSERT(process_id >= 0);
+    ASSERT(process_id <= world->process_id_last);
+    if (world->turn) {
+        world->turn(world->turn_argument, process_id);
+    }
+}
+
 static void run_one(struct sim_world *world) {
     ASSERT(world->runnable_count > 0);
     size_t index = world->in_order ? 0 : sim_choose(&world->choices, world->runnable_count);
@@ -304,8 +312,10 @@ static void run_one(struct sim_world *world) {
         return;
     }
     world->current = fiber;
+    tell_turn(world, fiber->process->id);
     sim_context_switch(&world->thread, &fiber->context, false);
     world->current = NULL;
+    tell_turn(world, 0);
     if (world->zombie) {
         fiber_free(world, world->zombie);
         world->zombie = NULL;

@@ -45,6 +45,8 @@ struct sim_world *sim_world_create(const struct sim_options *options) {
     world->next_step_ns = START_NS + SIM_STEP_NS;
     world->event_count_max =
         options->event_count_max ? options->event_count_max : SIM_EVENT_COUNT_DEFAULT;
+    world->turn = options->turn;
+    world->turn_argument = options->turn_argument;
     world->log.line = options->line;
     world->log.line_argument = options->line_argument;
     draw_policy(world);

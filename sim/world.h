@@ -80,12 +80,17 @@ struct sim_fiber {
 
 /* ---- The world -------------------------------------------------------------------------------- */
 
+/* A process has its turn; process_id 0: nobody has. */
+typedef void (*sim_turn)(void *argument, int process_id);
+
 struct sim_options {
     uint64_t seed;
     const uint8_t *bytes; /* choices from bytes; NULL: from the seed */
     size_t byte_count;
     uint64_t event_count_max; /* 0: SIM_EVENT_COUNT_DEFAULT */
-    sim_line line;            /* takes the timeline; NULL: nobody does */
+    sim_turn turn;            /* NULL: nobody asks */
+    void *turn_argument;
+    sim_line line; /* takes the timeline; NULL: nobody does */
     void *line_argument;
 };
 
@@ -125,7 +130,8 @@ struct sim_world {
     int process_id_last;
     uint64_t cut_until_ns[SIM_MACHINE_COUNT_MAX][SIM_MACHINE_COUNT_MAX]; /* from, to */
     struct sim_waiters cut_changed;
-    bool lost_memory; /* a process was killed: what it had allocated is nobody's */
+    sim_turn turn; /* told whose turn it is; NULL: nobody asks */
+    void *turn_argument;
     char failure[SIM_REASON_SIZE_MAX + 1]; /* the first that was noted; or empty */
 };
 
@@ -255,8 +261,8 @@ void sim_process_forget(struct sim_process *process);
 /* Ends it now. By its own fiber: does not return. */
 void sim_process_kill(struct sim_process *process, int signal_number);
 
-/* Closes its descriptors and gives back what belongs to it. */
-void sim_process_close_all(struct sim_process *process);
+/* The same, but returns to the fiber of a process that has ended: which must leave (sim_fiber_leave). */
+void sim_process_end(struct sim_process *process, int signal_number);
 
 /* The current fiber waits until it has ended. */
 void sim_process_await(struct sim_process *process);

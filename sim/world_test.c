@@ -352,7 +352,7 @@ static void test_a_killed_process_leaves_nothing(void **state) {
     assert_true(rig.process->ended);
     assert_int_equal(rig.process->exit.signal, 9);
     assert_int_equal(rig.process->handle_count, 0);
-    assert_true(rig.world->lost_memory);
+    assert_true(rig.process->killed);
     assert_string_equal(rig.world->failure, "");
     sim_process_forget(killer.self);
     rig_close(&rig);

@@ -6,11 +6,13 @@
 #include "sim/peer/busybox.h"
 #include "sim/peer/firecracker.h"
 #include "sim/peer/passt.h"
+#include "sim/peer/qemu.h"
 #include "sim/peer/vmm.h"
 
 static const struct sim_program programs[] = {
     {PEER_VMM_PROGRAM, peer_vmm_main},
     {PEER_PASST_PROGRAM, peer_passt_main},
+    {SIM_QEMU_PROGRAM, sim_qemu_main},
     {"busybox", peer_busybox_main},
     {PEER_FIRECRACKER_PROGRAM, peer_firecracker_main},
 };

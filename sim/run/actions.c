@@ -9,6 +9,7 @@
 
 #define SETTLE_MS 100
 #define SMALL_MIB 64
+#define CONSOLE_BYTES_MAX 2000
 
 /* ---- The model -------------------------------------------------------------------------------- */
 
@@ -74,8 +75,21 @@ struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm) {
     static const char *const env[] = {"A=1", NULL};
     ASSERT(vm < scenario->plan.vm_count);
     ASSERT(scenario->host);
+    static const char *const logs[STEPS_VM_COUNT_MAX] = {
+        SCENARIO_FOLDER "/out-log-0", SCENARIO_FOLDER "/out-log-1", SCENARIO_FOLDER "/out-log-2"};
+    static const struct kelpie_network network = {.kind = KELPIE_NETWORK_USER};
+    static const struct kelpie_disk disks[STEPS_VM_COUNT_MAX] = {
+        {.path = SCENARIO_DISK "0"}, {.path = SCENARIO_DISK "1"}, {.path = SCENARIO_DISK "2"}};
+    uint32_t features = scenario->plan.features[vm];
+    bool mock = strcmp(scenario->plan.backends[vm], "mock") == 0; /* it has none of these */
+    bool disk = !mock && (features & STEPS_FEATURE_DISK);
     return (struct kelpie_config){
         .backend = scenario->plan.backends[vm],
+        .console_log = features & STEPS_FEATURE_CONSOLE_LOG ? logs[vm] : NULL,
+        .console_bytes_max = CONSOLE_BYTES_MAX,
+        .network = !mock && (features & STEPS_FEATURE_NETWORK) ? &network : NULL,
+        .disks = disk ? &disks[vm] : NULL,
+        .disk_count = disk ? 1 : 0,
         .memory_mib = SMALL_MIB,
         .env = env,
         .boot_timeout_ms = SCENARIO_TIMEOUT_MS,
@@ -118,9 +132,15 @@ void actions_check_history(struct scenario *scenario, uint32_t vm) {
             model_shelf_allow(&scenario->shelf, (uint8_t)i);
         }
     }
-    if (history_check(&slot->history, &start, &scenario->shelf, reason, sizeof(reason)) ==
-        HISTORY_WRONG) {
+    enum history_verdict verdict =
+        history_check(&slot->history, &start, &scenario->shelf, reason, sizeof(reason));
+    if (verdict == HISTORY_WRONG) {
         actions_fail_bytes(scenario, "not linearizable: %s", reason);
+    }
+    for (uint32_t i = 0; verdict != HISTORY_HOLDS && i < scenario->bundle_count; i++) {
+        if (scenario->bundles[i].vm == vm) {
+            model_shelf_allow(&scenario->shelf, (uint8_t)i); /* nobody knows what it holds */
+        }
     }
     ASSERT(slot->history.op_count <= HISTORY_OP_COUNT_MAX);
 }
@@ -357,6 +377,8 @@ void actions_do(struct scenario *scenario, const struct steps_step *step) {
         actions_create(scenario, step->vm);
     } else if (step->action == STEPS_DESTROY) {
         actions_destroy(scenario, step->vm);
+    } else if (step->action == STEPS_HOST) {
+        actions_host(scenario, step);
     } else if (step->action != STEPS_SLEEP && slot->vm && !slot->closing) {
         slot->users++;
         do_on(scenario, slot, step);

@@ -157,6 +157,11 @@ void actions_compare_with_bundle(struct scenario *scenario, struct kelpie_vm *vm
     }
     history_init(history, false);
     model_init(&start);
+    if (scenario->bundles[bundle].state == SCENARIO_BUNDLE_FAILED &&
+        scenario->shelf.alternative_count[bundle] == 0) {
+        /* It was whole, could not be synced, and could not be taken away either: kelpie.h promises no more than that. */
+        model_shelf_allow(&scenario->shelf, (uint8_t)bundle);
+    }
     const struct model_op restored = {.kind = MODEL_RESTORE, .bundle = (uint8_t)bundle};
     history_end(history, history_begin(history, &restored), KELPIE_OK, 0);
     read_files(scenario, vm, values);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* What files hold: bytes that a number decides, and that say which number. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,6 +72,30 @@ bool contents_put(struct scenario *scenario, const char *path, uint32_t id) {
     free(data);
     ASSERT(size > 0);
     return put;
+}
+
+bool contents_put_disk(struct scenario *scenario, uint32_t vm) {
+    struct sim_fs *fs = scenario->machine->fs;
+    struct sim_inode *inode = NULL;
+    uint8_t piece[4096];
+    char path[SCENARIO_PATH_SIZE];
+    int os_error = 0;
+    ASSERT(vm < STEPS_VM_COUNT_MAX);
+    snprintf(path, sizeof(path), SCENARIO_DISK "%u", vm);
+    if (sim_fs_open(fs, path, HOST_OPEN_READ | HOST_OPEN_WRITE | HOST_OPEN_CREATE, 0644, &inode) !=
+        0) {
+        return false;
+    }
+    /* Every second page is a hole. */
+    for (uint64_t at = 0; os_error == 0 && at < SCENARIO_DISK_SIZE; at += 2 * sizeof(piece)) {
+        memset(piece, (int)(1 + at / sizeof(piece)), sizeof(piece));
+        os_error = sim_inode_write(inode, piece, sizeof(piece), at);
+    }
+    os_error = os_error == 0 ? sim_inode_truncate(inode, SCENARIO_DISK_SIZE) : os_error;
+    sim_inode_sync(inode);
+    sim_inode_release(inode);
+    ASSERT(os_error >= 0);
+    return os_error == 0 && sim_fs_sync_folder(fs, SCENARIO_FOLDER) == 0;
 }
 
 uint32_t contents_get(struct scenario *scenario, const char *path) {

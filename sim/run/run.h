@@ -40,7 +40,6 @@ struct run_result {
     uint64_t hash;                /* of the event log: equal for equal options */
     uint64_t event_count;
     uint64_t simulated_ns;
-    bool lost_memory;    /* a process was killed: what it had allocated cannot be counted */
     uint32_t step_count; /* steps that were made, left out or not */
     uint32_t asked[SIM_FAULT_COUNT];
     uint32_t fired[SIM_FAULT_COUNT];

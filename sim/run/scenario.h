@@ -24,6 +24,8 @@
 
 #define SCENARIO_OWNER_COUNT_MAX 4 /* times that the owner may be killed before faults end */
 #define SCENARIO_FOLDER "/root"
+#define SCENARIO_DISK SCENARIO_FOLDER "/in-disk-" /* and the VM's number */
+#define SCENARIO_DISK_SIZE 262144u
 #define SCENARIO_PATH_SIZE 64
 #define SCENARIO_CONTENT_SIZE_MAX 300000u
 #define SCENARIO_TIMEOUT_MS 30000u
@@ -61,10 +63,12 @@ struct scenario {
     struct sim_machine *machine; /* the owner's */
     struct sim_process *owner;   /* NULL: none */
     struct sim_process *operator_;
-    struct host *host; /* the owner's */
+    struct sim_process *echo; /* on the operator's machine: not immune */
+    struct host *host;        /* the owner's */
     uint32_t
         step_next[STEPS_THREAD_COUNT_MAX]; /* of each thread: the first that it has not begun */
     uint32_t owner_count;
+    uint32_t owner_id; /* of the last, when it ended by itself; else 0 */
     bool steps_done;
     int steps_done_event; /* the owner's */
     uint32_t content_id_last;
@@ -84,6 +88,9 @@ uint32_t contents_recognize(const void *data, size_t size);
 
 /* A file of the owner's machine, put or read without a host call; false: it cannot be. */
 bool contents_put(struct scenario *scenario, const char *path, uint32_t id);
+
+/* The disk of a VM of the plan, on the disk. */
+bool contents_put_disk(struct scenario *scenario, uint32_t vm);
 uint32_t contents_get(struct scenario *scenario, const char *path);
 
 /* ---- owner.c ---------------------------------------------------------------------------------- */
@@ -99,6 +106,11 @@ void actions_exec(struct scenario *scenario, struct scenario_vm *slot,
                   const struct steps_step *step);
 void actions_bundle(struct scenario *scenario, struct scenario_vm *slot,
                     const struct steps_step *step);
+
+void actions_host(struct scenario *scenario, const struct steps_step *step);
+
+/* The main function of the process that sends back what it gets. */
+int actions_echo_main(void *argument);
 
 /* Makes the plan's VM, if there is none. */
 void actions_create(struct scenario *scenario, uint32_t vm);

@@ -28,7 +28,7 @@ static const uint32_t weights[] = {
     [STEPS_ATTACH] = 4,    [STEPS_PING] = 3,        [STEPS_STATE] = 3,
     [STEPS_WAIT] = 2,      [STEPS_CANCEL] = 3,      [STEPS_CRASH] = 1,
     [STEPS_FAIL_NEXT] = 1, [STEPS_WORKING_SET] = 1, [STEPS_LOOK] = 2,
-    [STEPS_DESTROY] = 3,   [STEPS_SLEEP] = 3,
+    [STEPS_HOST] = 3,      [STEPS_DESTROY] = 3,     [STEPS_SLEEP] = 3,
 };
 static_assert(ARRAY_SIZE(weights) == STEPS_ACTION_COUNT, "each has a weight");
 
@@ -70,7 +70,7 @@ static struct steps_step draw_step(struct sim_choices *choices, const struct ste
 }
 
 void steps_plan_init(struct steps_plan *plan, struct sim_choices *choices) {
-    static const char *const backends[] = {"mock", "kvm"};
+    static const char *const backends[] = {"mock", "kvm", "qemu"};
     ASSERT(plan && choices);
     *plan = (struct steps_plan){
         .vm_count = 1 + (uint32_t)sim_choose(choices, STEPS_VM_COUNT_MAX),
@@ -79,6 +79,7 @@ void steps_plan_init(struct steps_plan *plan, struct sim_choices *choices) {
     };
     for (size_t i = 0; i < plan->vm_count; i++) {
         plan->backends[i] = backends[sim_choose(choices, ARRAY_SIZE(backends))];
+        plan->features[i] = (uint32_t)sim_choose(choices, 2 * STEPS_FEATURE_CONSOLE_LOG);
     }
     for (size_t i = 0; i < plan->step_count; i++) {
         plan->steps[i] = draw_step(choices, plan);

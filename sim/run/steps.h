@@ -16,8 +16,15 @@
 #define STEPS_VM_COUNT_MAX 3
 #define STEPS_FILE_COUNT 4
 #define STEPS_BUNDLE_COUNT 6
-#define STEPS_COUNT_MAX 64
+#define STEPS_COUNT_MAX 120
 #define STEPS_PAUSE_MS_MAX 20000
+
+/* What a VM of the plan has beside the least. */
+enum steps_feature {
+    STEPS_FEATURE_DISK = 1 << 0,
+    STEPS_FEATURE_NETWORK = 1 << 1,
+    STEPS_FEATURE_CONSOLE_LOG = 1 << 2,
+};
 
 /* The kinds, with their names in a report. */
 #define STEPS_ACTIONS(X)                                                                           \
@@ -51,6 +58,7 @@
     X(FAIL_NEXT, "fail the next")                                                                  \
     X(WORKING_SET, "record working set")                                                           \
     X(LOOK, "look")                                                                                \
+    X(HOST, "host")                                                                                \
     X(DESTROY, "destroy")                                                                          \
     X(SLEEP, "sleep")
 
@@ -74,6 +82,7 @@ struct steps_step {
 /* What a run is like. */
 struct steps_plan {
     const char *backends[STEPS_VM_COUNT_MAX]; /* of each VM */
+    uint32_t features[STEPS_VM_COUNT_MAX];    /* bits of enum steps_feature */
     uint32_t vm_count;
     uint32_t thread_count;
     uint32_t step_count;

@@ -19,16 +19,17 @@
 #define FILE_MODE 0600
 #define ATTEMPT_COUNT_MAX 16
 
-enum kelpie_status snapshot_parent(const char *directory, struct snapshot_path *ret_parent,
-                                   struct kelpie_error *err) {
-    ASSERT(directory[0] != '\0');
+void snapshot_parent(const struct snapshot_path *directory, struct snapshot_path *ret_parent) {
+    ASSERT(directory->text[0] != '\0');
     ASSERT(ret_parent);
-    const char *slash = strrchr(directory, '/');
+    const char *slash = strrchr(directory->text, '/');
+    size_t size = !slash ? 0 : slash == directory->text ? 1 : (size_t)(slash - directory->text);
+    ASSERT(size < sizeof(ret_parent->text));
+    memmove(ret_parent->text, directory->text, size); /* they may be the same */
+    ret_parent->text[size] = '\0';
     if (!slash) {
-        return snapshot_path_format(ret_parent, err, ".");
+        memcpy(ret_parent->text, ".", 2);
     }
-    int length = slash == directory ? 1 : (int)(slash - directory);
-    return snapshot_path_format(ret_parent, err, "%.*s", length, directory);
 }
 
 static void unlink_in(struct host *host, const char *folder, const char *name) {

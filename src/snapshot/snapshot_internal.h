@@ -62,8 +62,7 @@ void snapshot_partial_remove(struct host *host, const char *folder);
 /* Removes the partial folders in `parent` whose owner is gone. What cannot be removed stays. */
 void snapshot_partial_sweep(struct host *host, const char *parent);
 
-/* The folder that holds `directory`: "." when there is no '/' in it. */
-KELPIE_CHECKED enum kelpie_status
-snapshot_parent(const char *directory, struct snapshot_path *ret_parent, struct kelpie_error *err);
+/* The folder that holds `directory`: "." when there is no '/' in it. Both may be the same. */
+void snapshot_parent(const struct snapshot_path *directory, struct snapshot_path *ret_parent);
 
 #endif

@@ -48,12 +48,11 @@ static enum kelpie_status set_directory(struct snapshot_writer *writer, const ch
     while (size > 1 && directory[size - 1] == '/') {
         size--;
     }
-    if (size == 0 || size > HOST_PATH_SIZE_MAX) {
-        return error_set_field(err, KELPIE_BAD_CONFIG, "directory",
-                               "the bundle's path is empty or too long");
+    if (size == 0) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "directory", "the bundle's path is empty");
     }
     TRY(snapshot_path_format(&writer->directory, err, "%.*s", (int)size, directory));
-    TRY(snapshot_parent(writer->directory.text, &writer->parent, err));
+    snapshot_parent(&writer->directory, &writer->parent);
     enum kelpie_status status = host_path_stat(writer->host, writer->parent.text, &info, err);
     if (status != KELPIE_OK || info.type == HOST_FILE_REGULAR) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "directory",
@@ -170,7 +169,7 @@ enum kelpie_status snapshot_writer_set_parent(struct snapshot_writer *writer, co
     }
     const char *name = last_name(directory, &name_size);
     TRY(snapshot_path_format(&folder, err, "%.*s", (int)(name + name_size - directory), directory));
-    TRY(snapshot_parent(folder.text, &folder, err));
+    snapshot_parent(&folder, &folder);
     int size = 0;
     bool beside = strcmp(folder.text, writer->parent.text) == 0 && strspn(name, "./") < name_size;
     if (beside) {

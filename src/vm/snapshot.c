@@ -205,7 +205,8 @@ enum kelpie_status vm_capture(struct kelpie_vm *vm, enum kelpie_snapshot_kind ki
             if (err) {
                 *err = resume_error;
             }
-            return error_wrap(err, resumed, "the VM did not go on after the snapshot");
+            return error_wrap(err, resumed == KELPIE_CRASHED ? resumed : KELPIE_SNAPSHOT_FAILED,
+                              "the VM did not go on after the snapshot");
         }
     }
     return saved;

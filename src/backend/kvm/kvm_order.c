@@ -46,7 +46,7 @@ static bool is_ours_to_say(enum kelpie_status status) {
     ASSERT(status != KELPIE_OK);
     ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
     return status == KELPIE_CRASHED || status == KELPIE_CANCELLED || status == KELPIE_TIMED_OUT ||
-           status == KELPIE_BUSY || status == KELPIE_WRONG_STATE;
+           status == KELPIE_BUSY;
 }
 
 static bool decode_answer(const struct control_header *header, const uint8_t *payload,
@@ -143,6 +143,15 @@ static enum kelpie_status order(struct backend_instance *instance,
     return ret_answer->status;
 }
 
+/* The VM's state is ours to know: an order that is given is one that can be done. */
+static enum kelpie_status no_state(enum kelpie_status status, struct kelpie_error *err) {
+    ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
+    static_assert(KELPIE_OK == 0, "a status that is none is an error");
+    return status == KELPIE_WRONG_STATE
+               ? error_wrap(err, KELPIE_INTERNAL, "kelpie-vmm does not do what it must")
+               : status;
+}
+
 enum kelpie_status kvm_pass(struct backend_instance *instance, enum control_role role, int fd,
                             struct kelpie_error *err) {
     kvm_instance_check(instance);
@@ -161,7 +170,8 @@ enum kelpie_status kvm_order_plain(struct backend_instance *instance, enum contr
     uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
     struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
     control_encode_plain(&writer, type);
-    return order(instance, &writer, wait, &answer, err);
+    enum kelpie_status status = order(instance, &writer, wait, &answer, err);
+    return type == CONTROL_TOUCHED ? status : no_state(status, err);
 }
 
 enum kelpie_status kvm_order_tell(struct backend_instance *instance,
@@ -278,5 +288,5 @@ enum kelpie_status kvm_order_machine(struct backend_instance *instance, enum con
     uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
     struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
     control_encode_machine(&writer, type, &machine);
-    return order(instance, &writer, wait, &answer, err);
+    return no_state(order(instance, &writer, wait, &answer, err), err);
 }

@@ -180,6 +180,14 @@ static void exec_fields(struct mock_session *session, const struct protocol_exec
     session->input_closed = !(message->flags & PROTOCOL_EXEC_STDIN);
 }
 
+/* Normalises a path of a message: absolute, and no longer than ours may be. */
+static void path_of(const char *path, char *buffer) {
+    static_assert(PROTOCOL_PATH_SIZE_MAX <= MOCK_PATH_SIZE_MAX, "a message's path fits");
+    ASSERT(path[0] == '/'); /* the decoder saw to it */
+    bool resolved = mock_path_resolve("/", path, buffer);
+    ASSERT(resolved);
+}
+
 void mock_session_exec(struct mock_session *session, const struct protocol_exec *message) {
     mock_session_check(session);
     ASSERT(message);
@@ -195,10 +203,9 @@ void mock_session_exec(struct mock_session *session, const struct protocol_exec 
     struct mock_strings env = mock_strings_init(guest->host);
     char folder[MOCK_PATH_SIZE_MAX + 1];
     int failure = 0;
+    path_of(message->working_dir, folder);
     if (!strings_fill(&argv, message->argv, message->argv_size) || !env_fill(&env, message)) {
         failure = ENOMEM;
-    } else if (!mock_path_resolve("/", message->working_dir, folder)) {
-        failure = ENAMETOOLONG;
     } else {
         const struct mock_spawn spawn = {
             .parent = MOCK_PROCESS_NONE, .argv = &argv, .env = &env, .folder = folder};
@@ -312,13 +319,13 @@ void mock_session_put(struct mock_session *session, const struct protocol_file_p
     struct mock_files *files = &session->guest->files;
     char path[MOCK_PATH_SIZE_MAX + 1];
     struct mock_file *file = NULL;
-    int failure = ENAMETOOLONG;
-    if (mock_path_resolve("/", message->path, path)) {
-        failure = mock_files_lookup(files, path, &file);
-    }
+    path_of(message->path, path);
+    int failure = mock_files_lookup(files, path, &file);
     char parent[MOCK_PATH_SIZE_MAX + 1];
     struct mock_file *folder = NULL;
-    if (failure == ENOENT && mock_path_resolve(path, "..", parent)) {
+    if (failure == ENOENT) {
+        bool resolved = mock_path_resolve(path, "..", parent);
+        ASSERT(resolved); /* it is shorter */
         failure = mock_files_lookup(files, parent, &folder);
     }
     if (failure == 0 && file && file->type == MOCK_FILE_FOLDER) {
@@ -346,23 +353,22 @@ void mock_session_get(struct mock_session *session, const struct protocol_file_g
     session->input_closed = true;
     char path[MOCK_PATH_SIZE_MAX + 1];
     struct mock_file *file = NULL;
-    int failure = ENAMETOOLONG;
-    if (mock_path_resolve("/", message->path, path)) {
-        failure = mock_files_lookup(&session->guest->files, path, &file);
-    }
+    path_of(message->path, path);
+    int failure = mock_files_lookup(&session->guest->files, path, &file);
     if (failure == 0 && file->type != MOCK_FILE_REGULAR) {
         failure = file->type == MOCK_FILE_FOLDER ? EISDIR : EINVAL;
     }
     if (failure == 0) {
         session->path = host_duplicate(session->guest->host, path, NULL);
-        failure = session->path ? 0 : ENOMEM;
+        mock_bytes_append(&session->content, file->content.data, file->content.size);
+        failure = session->path && !session->content.failed ? 0 : ENOMEM;
     }
     if (failure != 0) {
         mock_session_fail(session, failure, message->path);
         return;
     }
     session->mode = file->mode;
-    session->file_size = file->content.size;
+    session->file_size = session->content.size;
     session->started_due = true;
 }
 
@@ -400,14 +406,10 @@ static void put_run(struct mock_session *session) {
 static void get_run(struct mock_session *session) {
     mock_session_check(session);
     struct protocol_sender *sender = &session->outputs[MOCK_OUT];
-    const struct mock_file *file = mock_files_find(&session->guest->files, session->path);
-    if (!file || file->content.size < session->file_size) {
-        mock_session_fail(session, EIO, session->path); /* it changed meanwhile */
-        return;
-    }
+    ASSERT(session->content.size >= session->file_size);
     if (session->file_offset < session->file_size) {
         session->file_offset +=
-            protocol_sender_write(sender, file->content.data + session->file_offset,
+            protocol_sender_write(sender, session->content.data + session->file_offset,
                                   (size_t)(session->file_size - session->file_offset));
     }
     if (session->file_offset >= session->file_size) {

@@ -62,7 +62,7 @@ struct mock_session {
     uint32_t mode;
     uint64_t file_size;
     uint64_t file_offset;
-    struct mock_bytes content; /* PUT: what came */
+    struct mock_bytes content; /* PUT: what came; GET: the file as it was opened */
 };
 
 /* What always holds. */

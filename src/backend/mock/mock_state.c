@@ -186,6 +186,9 @@ static bool session_is_sound(const struct mock_session *session) {
     if (out_ended || error_ended != is_tty || (!is_exec && session->flags != 0)) {
         return false;
     }
+    if (session->kind == MOCK_SESSION_GET && session->content.size != session->file_size) {
+        return false;
+    }
     return is_exec ? session->processes[0] != NULL : session->path && !has_process;
 }
 
