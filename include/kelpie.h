@@ -526,7 +526,8 @@ kelpie_vm_snapshot(struct kelpie_vm *vm, const char *directory,
 
 /* created|stopped -> running (or paused): the bundle must fit this VM's config and this host.
  * Of a diff, the parents too: field "parent" for one that is missing, damaged (CORRUPT) or another (INCOMPATIBLE).
- * Errors: SNAPSHOT_CORRUPT, SNAPSHOT_INCOMPATIBLE, RESTORE_FAILED, NOT_FOUND, BACKEND_MISSING. */
+ * CORRUPT is what the bundle's bytes say; a bundle that could not be read is RESTORE_FAILED (os_error), and may be a good one.
+ * Errors: SNAPSHOT_CORRUPT, SNAPSHOT_INCOMPATIBLE, RESTORE_FAILED, NOT_FOUND, BACKEND_MISSING, NO_MEMORY, CANCELLED. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_vm_restore(struct kelpie_vm *vm, const char *directory,
                   const struct kelpie_restore_options *options, struct kelpie_error *err);
@@ -559,7 +560,8 @@ kelpie_vm_restore_report(struct kelpie_vm *vm, struct kelpie_restore_report *ret
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_record_working_set(struct kelpie_vm *vm,
                                                                           struct kelpie_error *err);
 
-/* Reads a bundle's manifest and checks it, its parts' presence and sizes. */
+/* Reads a bundle's manifest and checks it, its parts' presence and sizes. Errors: NOT_FOUND, SNAPSHOT_CORRUPT,
+ * SNAPSHOT_INCOMPATIBLE, NO_MEMORY, IO_FAILED (it could not be read, and may be a good one). */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_snapshot_inspect(const char *directory, struct kelpie_snapshot *ret_snapshot,
                         struct kelpie_error *err);

@@ -76,7 +76,8 @@ struct backend_ops {
                                        struct snapshot_reader *reader, const struct host_wait *wait,
                                        struct kelpie_error *err);
 
-    /* vCPUs stop and go on. The guest was asked to stand still, or told to go on, by the caller. */
+    /* vCPUs stop and go on. The guest was asked to stand still, or told to go on, by the caller. A pause that failed may be
+     * carried out later: resume undoes it. To resume vCPUs that run changes nothing. */
     enum kelpie_status (*pause)(struct backend_instance *instance, const struct host_wait *wait,
                                 struct kelpie_error *err);
     enum kelpie_status (*resume)(struct backend_instance *instance, const struct host_wait *wait,

@@ -113,14 +113,19 @@ static enum kelpie_status write_bundle(struct host *through, const char *path, i
 }
 
 /* Opens the bundle and checks every part. */
-static enum kelpie_status check_bundle(const char *path, struct kelpie_error *err) {
+static enum kelpie_status check_bundle_on(struct host *reading_host, const char *path,
+                                          struct kelpie_error *err) {
     struct snapshot_reader *reader = NULL;
-    enum kelpie_status status = snapshot_reader_open(host, path, &reader, err);
+    enum kelpie_status status = snapshot_reader_open(reading_host, path, &reader, err);
     for (unsigned i = 0; status == KELPIE_OK && i < SNAPSHOT_PART_COUNT; i++) {
         status = snapshot_reader_verify(reader, i, &forever, err);
     }
     snapshot_reader_close(reader);
     return status;
+}
+
+static enum kelpie_status check_bundle(const char *path, struct kelpie_error *err) {
+    return check_bundle_on(host, path, err);
 }
 
 static void remove_bundle(const char *path) {
@@ -449,6 +454,43 @@ static void hazard_B5_empty_files_are_no_bundle(void **state) {
     host_close(host, memory_fd);
 }
 
+/* A good bundle that cannot be read now is not damaged. */
+static void test_what_fails_while_reading_keeps_its_kind(void **state) {
+    static const struct {
+        int os_error;
+        enum kelpie_status status;
+    } kinds[] = {{EIO, KELPIE_IO_FAILED},
+                 {EMFILE, KELPIE_IO_FAILED},
+                 {EACCES, KELPIE_IO_FAILED},
+                 {ENOMEM, KELPIE_NO_MEMORY}};
+    (void)state;
+    struct host *faulty = NULL;
+    struct kelpie_snapshot snapshot;
+    struct kelpie_error err = {0};
+    char path[128];
+    int memory_fd = make_memory();
+    path_of("bundle", path, sizeof(path));
+    assert_int_equal(write_bundle(host, path, memory_fd, &snapshot, &err), KELPIE_OK);
+    assert_int_equal(fault_host_create(host, &faulty, NULL), KELPIE_OK);
+    for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+        const char *fired = "";
+        for (uint64_t nth = 1; fired; nth++) {
+            fault_host_arm(faulty, &(struct fault_plan){.nth = nth, .os_error = kinds[i].os_error});
+            enum kelpie_status status = check_bundle_on(faulty, path, &err);
+            fired = fault_host_fired(faulty);
+            fault_host_disarm(faulty);
+            assert_true(fired || nth > 10);
+            enum kelpie_status expected = !fired                           ? KELPIE_OK
+                                          : strcmp(fired, "allocate") == 0 ? KELPIE_NO_MEMORY
+                                                                           : kinds[i].status;
+            assert_int_equal(status, expected);
+        }
+    }
+    host_destroy(faulty);
+    host_close(host, memory_fd);
+    remove_bundle(path);
+}
+
 /* ---- Failures while writing ------------------------------------------------------------------- */
 
 static void hazard_B4_every_host_call_fails(void **state) {
@@ -741,6 +783,7 @@ int main(void) {
         cmocka_unit_test(hazard_B5_files_without_a_manifest_are_no_bundle),
         cmocka_unit_test(hazard_B5_a_manifest_of_another_bundle),
         cmocka_unit_test(hazard_B5_empty_files_are_no_bundle),
+        cmocka_unit_test(test_what_fails_while_reading_keeps_its_kind),
         cmocka_unit_test(hazard_B4_every_host_call_fails),
         cmocka_unit_test(hazard_B4_a_sync_that_fails_is_no_bundle),
         cmocka_unit_test(hazard_B4_full_disk),

@@ -2,6 +2,7 @@
 /* Diffs: their manifests, and chains of bundles on the real file system. */
 #include "snapshot/snapshot_internal.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +14,7 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
+#include "support/fault_host.h"
 
 #define MEMORY_SIZE (8 * SNAPSHOT_PAGE_SIZE) /* one byte of bits */
 
@@ -214,6 +216,33 @@ static void hazard_E5_parents_that_are_not_there(void **state) {
     remove_bundle("two");
 }
 
+static void test_a_parent_that_cannot_be_read_is_not_damaged(void **state) {
+    (void)state;
+    struct host *faulty = NULL;
+    struct kelpie_error err = {0};
+    craft("base", '1', '0', "");
+    craft("one", '2', '1', "../base");
+    assert_int_equal(fault_host_create(host, &faulty, NULL), KELPIE_OK);
+    const char *fired = "";
+    for (uint64_t nth = 1; fired; nth++) {
+        struct snapshot_reader *reader = NULL;
+        fault_host_arm(faulty, &(struct fault_plan){.nth = nth, .os_error = EMFILE});
+        enum kelpie_status status =
+            snapshot_reader_open(faulty, place_of("one").path, &reader, &err);
+        snapshot_reader_close(reader);
+        fired = fault_host_fired(faulty);
+        fault_host_disarm(faulty);
+        assert_true(fired || nth > 10);
+        enum kelpie_status expected = !fired                           ? KELPIE_OK
+                                      : strcmp(fired, "allocate") == 0 ? KELPIE_NO_MEMORY
+                                                                       : KELPIE_IO_FAILED;
+        assert_int_equal(status, expected);
+    }
+    host_destroy(faulty);
+    remove_bundle("base");
+    remove_bundle("one");
+}
+
 static void hazard_B3_chain_without_end(void **state) {
     (void)state;
     craft("a", '1', '2', "../b");
@@ -296,6 +325,7 @@ int main(void) {
         cmocka_unit_test(test_manifest_of_a_diff_is_version_2),
         cmocka_unit_test(hazard_B3_members_of_a_diff_contradict_each_other),
         cmocka_unit_test(hazard_E5_parents_that_are_not_there),
+        cmocka_unit_test(test_a_parent_that_cannot_be_read_is_not_damaged),
         cmocka_unit_test(hazard_B3_chain_without_end),
         cmocka_unit_test(test_chain_is_as_long_as_it_may_be),
         cmocka_unit_test(test_place_of_a_parent_is_beside_or_absolute),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 #include "snapshot/snapshot_internal.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,26 +17,37 @@ struct snapshot_reader {
     bool verified[SNAPSHOT_PART_COUNT]; /* atomically: several threads may verify at once */
 };
 
+/* Whether a file could not be opened because of what the bundle is, and not because of this host. */
+static bool is_the_bundles(enum kelpie_status status, int os_error) {
+    ASSERT(status != KELPIE_OK);
+    ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
+    bool missing = status == KELPIE_NOT_FOUND || os_error == ENOTDIR;
+    return missing || os_error == ELOOP || os_error == ENXIO; /* a link; a socket */
+}
+
 /* Opens one of the bundle's files: a regular file, not a link to one elsewhere. */
 static enum kelpie_status open_file(const struct snapshot_reader *reader, const char *name,
                                     const char *field, int *ret_fd, struct host_file_info *ret_info,
                                     struct kelpie_error *err) {
     struct snapshot_path path;
     AUTO_FD struct host_fd fd = {reader->host, HOST_FD_NONE};
+    struct kelpie_error failure = {0};
     ASSERT(!strchr(name, '/'));
     ASSERT(ret_fd && ret_info);
     TRY(snapshot_path_format(&path, err, "%s/%s", reader->directory.text, name));
     enum kelpie_status status = host_file_open(
-        reader->host, path.text, HOST_OPEN_READ | HOST_OPEN_NO_FOLLOW, 0, &fd.fd, err);
-    if (status == KELPIE_NOT_FOUND || status == KELPIE_IO_FAILED) {
-        status =
-            error_wrap(err, KELPIE_SNAPSHOT_CORRUPT, "the bundle's %s cannot be opened", field);
+        reader->host, path.text, HOST_OPEN_READ | HOST_OPEN_NO_FOLLOW, 0, &fd.fd, &failure);
+    if (status != KELPIE_OK) {
+        if (is_the_bundles(status, failure.os_error)) {
+            snprintf(failure.field, sizeof(failure.field), "%s", field);
+            status = KELPIE_SNAPSHOT_CORRUPT;
+        }
+        (void)error_wrap(&failure, status, "the bundle's %s cannot be opened", field);
         if (err) {
-            snprintf(err->field, sizeof(err->field), "%s", field);
+            *err = failure;
         }
         return status;
     }
-    TRY(status);
     TRY(host_file_stat(reader->host, fd.fd, ret_info, err));
     if (ret_info->type != HOST_FILE_REGULAR) {
         return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, field, "%.512s is not a regular file",

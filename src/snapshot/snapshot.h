@@ -218,7 +218,8 @@ KELPIE_CHECKED enum kelpie_status snapshot_checksum_file(struct host *host, int 
 
 /* Opens and checks everything but checksums. NOT_FOUND, SNAPSHOT_CORRUPT (field: the part, "manifest"),
  * SNAPSHOT_INCOMPATIBLE (field "format_version"). A parent that is missing or damaged: SNAPSHOT_CORRUPT, field "parent";
- * one that is another bundle, or of another machine: SNAPSHOT_INCOMPATIBLE, field "parent". */
+ * one that is another bundle, or of another machine: SNAPSHOT_INCOMPATIBLE, field "parent". A bundle is corrupt for what it
+ * is, and never because it could not be read: that is IO_FAILED, or NO_MEMORY. */
 KELPIE_CHECKED enum kelpie_status snapshot_reader_open(struct host *host, const char *directory,
                                                        struct snapshot_reader **ret_reader,
                                                        struct kelpie_error *err);

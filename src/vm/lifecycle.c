@@ -219,12 +219,17 @@ static enum kelpie_status wake_guest(struct kelpie_vm *vm, const struct host_wai
     return status;
 }
 
-/* The vCPUs never stopped: the guest is told to go on after all. */
-static void undo_freeze(struct kelpie_vm *vm) {
+/* The guest is told to go on after all. asked: the machine was to stand still, and may do so, now or a little later,
+ * although that is said to have failed; one that runs does not mind to be resumed. */
+static void undo_freeze(struct kelpie_vm *vm, bool asked) {
     struct host_wait wait = host_wait_ms(vm->host, VM_FREEZE_TIMEOUT_MS, HOST_FD_NONE);
     struct kelpie_error ignored;
     ASSERT(vm->busy);
     ASSERT(!vm->fresh_wanted);
+    if (asked && vm->ops->resume(vm->instance, &wait, &ignored) != KELPIE_OK) {
+        /* It may never have stopped: the guest has its own time to answer. */
+        wait = host_wait_ms(vm->host, VM_FREEZE_TIMEOUT_MS, HOST_FD_NONE);
+    }
     if (wake_guest(vm, &wait, &ignored) != KELPIE_OK) {
         vm_lock(vm);
         vm_channel_break(vm, "the guest stood still and did not go on");
@@ -259,7 +264,7 @@ enum kelpie_status vm_stand_still(struct kelpie_vm *vm, const struct host_wait *
         status = vm->ops->pause(vm->instance, wait, err);
     }
     if (status != KELPIE_OK) {
-        undo_freeze(vm);
+        undo_freeze(vm, frozen != KELPIE_CANCELLED);
     }
     return status;
 }

@@ -58,6 +58,7 @@ struct backend_instance {
     char base_id[KELPIE_ID_SIZE];     /* … this bundle; empty: since none that is known */
     char presaved_id[KELPIE_ID_SIZE]; /* the bundle whose diff is being written; or empty */
     size_t answers_owed;
+    enum control_type orders[KVM_ANSWERS_OWED_MAX]; /* that they answer, in their order */
     size_t in_size;
     uint8_t in[CONTROL_MESSAGE_SIZE_MAX];
 };

@@ -49,8 +49,9 @@ static bool is_ours_to_say(enum kelpie_status status) {
            status == KELPIE_BUSY;
 }
 
-static bool decode_answer(const struct control_header *header, const uint8_t *payload,
-                          struct answer *ret) {
+/* False: it is none, or that to another kind of order. */
+static bool decode_answer(enum control_type ordered, const struct control_header *header,
+                          const uint8_t *payload, struct answer *ret) {
     ASSERT(header && payload);
     ASSERT(ret);
     *ret = (struct answer){.status = KELPIE_OK};
@@ -63,8 +64,9 @@ static bool decode_answer(const struct control_header *header, const uint8_t *pa
         }
         return understood;
     }
-    if (header->type == CONTROL_TOLD) {
-        return control_decode_stamps(payload, header->size, &ret->stamps);
+    if (ordered == CONTROL_TELL) {
+        return header->type == CONTROL_TOLD &&
+               control_decode_stamps(payload, header->size, &ret->stamps);
     }
     return header->type == CONTROL_DONE && header->size == 0;
 }
@@ -81,13 +83,16 @@ static enum kelpie_status read_answer(struct backend_instance *instance,
     if (understood) {
         TRY(read_to(instance, CONTROL_HEADER_SIZE + header.size, wait, err));
     }
-    if (!understood || !decode_answer(&header, instance->in + CONTROL_HEADER_SIZE, ret_answer)) {
+    if (!understood || !decode_answer(instance->orders[0], &header,
+                                      instance->in + CONTROL_HEADER_SIZE, ret_answer)) {
         /* A monitor that speaks nonsense may have been taken over: it is not listened to any more. */
         monitor_kill(&instance->monitor);
         return error_set(err, KELPIE_INTERNAL, "kelpie-vmm sent an answer that is none");
     }
     instance->in_size = 0;
     instance->answers_owed--;
+    memmove(instance->orders, instance->orders + 1,
+            instance->answers_owed * sizeof(instance->orders[0]));
     return KELPIE_OK;
 }
 
@@ -132,8 +137,11 @@ static enum kelpie_status order(struct backend_instance *instance,
     if (instance->answers_owed == KVM_ANSWERS_OWED_MAX) {
         return error_set(err, KELPIE_BUSY, "kelpie-vmm does not answer");
     }
+    struct control_header header = {0};
+    bool understood = control_decode_header(message->data, &header);
+    ASSERT(understood);
     TRY(send_message(instance, message, HOST_FD_NONE, wait, err));
-    instance->answers_owed++;
+    instance->orders[instance->answers_owed++] = header.type;
     while (instance->answers_owed > 0) {
         TRY(read_answer(instance, wait, ret_answer, err));
     }
@@ -183,7 +191,7 @@ enum kelpie_status kvm_order_tell(struct backend_instance *instance,
     uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
     struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
     control_encode_plain(&writer, CONTROL_TELL);
-    TRY(order(instance, &writer, wait, &answer, err));
+    TRY(no_state(order(instance, &writer, wait, &answer, err), err));
     *ret_stamps = answer.stamps;
     return KELPIE_OK;
 }
