@@ -138,6 +138,33 @@ static void look_at_bundle(void *argument) {
     assert_int_equal(probe.ring0_ns, 400000);
 }
 
+static void pull_levers(void *argument) {
+    struct test *test = argument;
+    struct kelpie_config config = {.backend = "mock"};
+    struct kelpie_vm *vm = NULL;
+    struct kelpie_error *err = &test->err;
+    ok(kelpie_sim_host(test->sim, &config.host, err), err);
+    ok(kelpie_vm_create(&config, &vm, err), err);
+    ok(kelpie_mock_fail(vm, KELPIE_MOCK_START, 1, err), err);
+    assert_int_equal(kelpie_vm_start(vm, err), KELPIE_BOOT_FAILED);
+    kelpie_vm_destroy(vm);
+    ok(kelpie_vm_create(&config, &vm, err), err);
+    ok(kelpie_vm_start(vm, err), err);
+    ok(kelpie_mock_crash(vm, err), err);
+    assert_int_equal(kelpie_vm_pause(vm, err), KELPIE_CRASHED);
+    kelpie_vm_destroy(vm);
+    test->done = true;
+}
+
+static void test_the_mocks_levers_work_inside(void **state) {
+    (void)state;
+    struct test test;
+    open_sim(&test, NULL);
+    ok(run(&test, pull_levers), &test.err);
+    assert_true(test.done);
+    kelpie_sim_destroy(test.sim);
+}
+
 static void test_bundles_and_backends_are_looked_at_there(void **state) {
     (void)state;
     struct test test;
@@ -630,6 +657,7 @@ static void test_seeds_draw_different_faults(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_vm_lives_in_it),
+        cmocka_unit_test(test_the_mocks_levers_work_inside),
         cmocka_unit_test(test_bundles_and_backends_are_looked_at_there),
         cmocka_unit_test(test_one_seed_is_one_run),
         cmocka_unit_test(test_faulty_runs_leave_nothing),
