@@ -107,7 +107,7 @@ static void use_vm(void *argument) {
 
 static void test_a_vm_lives_in_it(void **state) {
     (void)state;
-    static const char *const backends[] = {"mock", "kvm"};
+    static const char *const backends[] = {"mock", "kvm", "qemu"};
     for (size_t i = 0; i < ARRAY_SIZE(backends); i++) {
         struct test test;
         open_sim(&test, NULL);
@@ -246,6 +246,7 @@ static void test_faulty_runs_leave_nothing(void **state) {
     (void)state;
     faulty_runs_leave_nothing("mock", 200);
     faulty_runs_leave_nothing("kvm", 200);
+    faulty_runs_leave_nothing("qemu", 100);
 }
 
 /* ---- Time, choices, files --------------------------------------------------------------------- */
