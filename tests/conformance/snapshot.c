@@ -15,6 +15,8 @@
 
 #define CLOCK_OFF_MAX_NS 100000000ll
 #define DAY_S 86400
+#define GO_ON_SIZE                                                                                 \
+    200 /* bytes of a counter, some sixty lines and a second, that a session must go on with */
 
 /* ---- Help ------------------------------------------------------------------------------------- */
 
@@ -527,7 +529,7 @@ int snapshot_go_on(const char *directory, const char *exec_id, const char *offse
     struct kelpie_vm *vm = NULL;
     struct kelpie_exec *exec = NULL;
     uint64_t offset = strtoull(offset_text, NULL, 10);
-    uint64_t end = offset + 500;
+    uint64_t end = offset + GO_ON_SIZE;
     uint32_t id = (uint32_t)strtoul(exec_id, NULL, 10);
     enum kelpie_status status = kelpie_vm_create_from_snapshot(directory, NULL, NULL, &vm, &err);
     if (status == KELPIE_OK) {
@@ -578,7 +580,7 @@ static void test_a_session_goes_on_in_a_new_process(void **state) {
     assert_int_equal(go_on(path, id, offset), 0); /* a bundle may be restored again */
     OK(kelpie_vm_restore(vm, path, NULL, &err));  /* and here */
     OK(kelpie_exec_attach(vm, id, &exec, &err));
-    offset = counter_check(exec, offset, 500);
+    offset = counter_check(exec, offset, GO_ON_SIZE);
     struct kelpie_output output = {0};
     OK(kelpie_vm_exec(
         vm, &(struct kelpie_command){.argv = ARGV("cat"), .stdin_data = "in", .stdin_size = 2},

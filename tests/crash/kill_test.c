@@ -30,8 +30,10 @@
 #else
 #define ROUND_COUNT 200
 #endif
-#define BOOT_PERIOD 20          /* each such round boots; the others restore, which is faster */
-#define MOMENT_MS_MAX 250       /* after the beginning of a life that is restored */
+#define BOOT_PERIOD 20 /* each such round boots; the others restore, which is faster */
+#define MOMENT_MS_LEAST                                                                            \
+    250 /* after the beginning of a life that is restored: so far at least, and */
+#define MOMENT_MS_MOST 5000     /* at most, else as far as one round of it takes on this machine */
 #define BOOT_MOMENT_MS_MAX 2500 /* after that of one that boots */
 #define GONE_MS_MAX 5000
 #define FOLDER_ENTRY_COUNT 1 /* the bundle that every life begins with */
@@ -86,24 +88,34 @@ static void remove_bundle(const char *path) {
     }
 }
 
-/* Does what users do, again and again, until something fails. */
-static enum kelpie_status live(struct life *life, struct kelpie_error *err) {
+static enum kelpie_status begin(struct life *life, struct kelpie_error *err) {
     life->stage = STAGE_BEGIN;
-    TRY(life->bundle ? kelpie_vm_restore(life->vm, life->bundle, NULL, err)
-                     : kelpie_vm_start(life->vm, err));
+    return life->bundle ? kelpie_vm_restore(life->vm, life->bundle, NULL, err)
+                        : kelpie_vm_start(life->vm, err);
+}
+
+/* What users do, once. */
+static enum kelpie_status go_round(struct life *life, struct kelpie_error *err) {
+    life->stage = STAGE_EXEC;
+    TRY(exec_once(life, err));
+    life->stage = STAGE_COPY;
+    TRY(kelpie_copy_out(life->vm, "/bin/busybox", life->file, NULL, err));
+    TRY(kelpie_copy_in(life->vm, life->file, "/tmp/busybox", NULL, err));
+    unlink(life->file);
+    life->stage = STAGE_PAUSE;
+    TRY(kelpie_vm_pause(life->vm, err));
+    TRY(kelpie_vm_resume(life->vm, err));
+    life->stage = STAGE_SNAPSHOT;
+    TRY(kelpie_vm_snapshot(life->vm, life->snapshot, NULL, NULL, err));
+    remove_bundle(life->snapshot);
+    return KELPIE_OK;
+}
+
+/* Again and again, until something fails. */
+static enum kelpie_status live(struct life *life, struct kelpie_error *err) {
+    TRY(begin(life, err));
     for (;;) { /* the killer ends it */
-        life->stage = STAGE_EXEC;
-        TRY(exec_once(life, err));
-        life->stage = STAGE_COPY;
-        TRY(kelpie_copy_out(life->vm, "/bin/busybox", life->file, NULL, err));
-        TRY(kelpie_copy_in(life->vm, life->file, "/tmp/busybox", NULL, err));
-        unlink(life->file);
-        life->stage = STAGE_PAUSE;
-        TRY(kelpie_vm_pause(life->vm, err));
-        TRY(kelpie_vm_resume(life->vm, err));
-        life->stage = STAGE_SNAPSHOT;
-        TRY(kelpie_vm_snapshot(life->vm, life->snapshot, NULL, NULL, err));
-        remove_bundle(life->snapshot);
+        TRY(go_round(life, err));
     }
 }
 
@@ -206,9 +218,9 @@ static void check_error(const struct life *life, enum kelpie_status status,
     }
 }
 
-static void kill_qemu_once(struct life *life, unsigned round) {
+static void kill_qemu_once(struct life *life, unsigned round, unsigned moment_ms_max) {
     struct kelpie_error err = {0};
-    unsigned moment_max_ms = life->bundle ? MOMENT_MS_MAX : BOOT_MOMENT_MS_MAX;
+    unsigned moment_max_ms = life->bundle ? moment_ms_max : BOOT_MOMENT_MS_MAX;
     struct killer killer = {.life = life, .moment_ms = random_ms(round, moment_max_ms)};
     pthread_t thread;
     assert_int_equal(kelpie_vm_create(&config, &life->vm, &err), KELPIE_OK);
@@ -235,6 +247,7 @@ static void kill_qemu_once(struct life *life, unsigned round) {
 struct fixture {
     char folder[64];
     char bundle[96];
+    unsigned moment_ms_max;
 };
 
 static void init_life(struct life *life, const char *folder, const char *bundle) {
@@ -248,11 +261,11 @@ static void hazard_e1_qemu_killed_at_random_moments(void **state) {
     struct life life;
     unsigned counts[STAGE_COUNT] = {0};
     init_life(&life, fixture->folder, fixture->bundle);
-    kill_qemu_once(&life, 0); /* what is opened once for ever is open now */
+    kill_qemu_once(&life, 0, fixture->moment_ms_max); /* what is opened once for ever is open now */
     size_t fd_count = entry_count("/proc/self/fd");
     for (unsigned round = 0; round < ROUND_COUNT; round++) {
         life.bundle = round % BOOT_PERIOD == 0 ? NULL : fixture->bundle;
-        kill_qemu_once(&life, round);
+        kill_qemu_once(&life, round, fixture->moment_ms_max);
         counts[life.stage]++;
         assert_int_equal(entry_count(fixture->folder), FOLDER_ENTRY_COUNT);
         assert_int_equal(entry_count("/proc/self/fd"), fd_count);
@@ -279,7 +292,7 @@ static void kill_owner_once(struct fixture *fixture, const char *program, unsign
     bool boots = round % BOOT_PERIOD == 0;
     struct command *command = command_start(&(struct command_spec){
         .argv = ARGV(program, "own", fixture->folder, boots ? "" : fixture->bundle)});
-    sleep_ms(random_ms(round, boots ? BOOT_MOMENT_MS_MAX : MOMENT_MS_MAX));
+    sleep_ms(random_ms(round, boots ? BOOT_MOMENT_MS_MAX : fixture->moment_ms_max));
     command_signal(command, SIGKILL);
     struct command_result result = command_finish(command);
     if (result.code != 128 + SIGKILL) {
@@ -327,6 +340,26 @@ static void hazard_e1_owner_killed_at_random_moments(void **state) {
 
 /* ---- Set-up ----------------------------------------------------------------------------------- */
 
+/* How long a restored life takes that nobody ends: chance must be able to hit each of its stages, on a slow machine too. */
+static void measure_life(struct fixture *fixture) {
+    struct kelpie_error err = {0};
+    struct life life;
+    struct timespec start, end;
+    init_life(&life, fixture->folder, fixture->bundle);
+    assert_int_equal(kelpie_vm_create(&config, &life.vm, &err), KELPIE_OK);
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    if (begin(&life, &err) != KELPIE_OK || go_round(&life, &err) != KELPIE_OK) {
+        fail_msg("%s", err.message);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    kelpie_vm_destroy(life.vm);
+    long ms = (end.tv_sec - start.tv_sec) * 1000 + (end.tv_nsec - start.tv_nsec) / 1000000;
+    fixture->moment_ms_max = ms < MOMENT_MS_LEAST  ? MOMENT_MS_LEAST
+                             : ms > MOMENT_MS_MOST ? MOMENT_MS_MOST
+                                                   : (unsigned)ms;
+    print_message("one round takes %ld ms: killed within %u ms\n", ms, fixture->moment_ms_max);
+}
+
 static int setup(void **state) {
     static struct fixture fixture;
     struct kelpie_error err = {0};
@@ -346,6 +379,7 @@ static int setup(void **state) {
         fail_msg("%s", err.message);
     }
     kelpie_vm_destroy(vm);
+    measure_life(&fixture);
     *state = &fixture;
     return 0;
 }
