@@ -12,11 +12,11 @@
 #include "base/assert.h"
 #include "kelpie_sim.h"
 
-/* For a leak checker: what a killed process had is lost. The monitor is killed, as it always is; and so is a program that
+/* For a leak checker: what a killed process had is lost. Monitors are killed, as they always are; and a program that
  * leaks a VM. */
 KELPIE_API const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) {
-    return "leak:peer_vmm_main\nleak:leak_a_vm\n";
+    return "leak:program_main\nleak:leak_a_vm\n";
 }
 
 #define ARGV(...) ((const char *const[]){__VA_ARGS__, NULL})
