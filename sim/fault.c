@@ -216,7 +216,9 @@ void sim_faults_draw(struct sim_faults *faults, uint32_t intensity_ppm) {
     }
 }
 
-static int compare(const struct sim_fault_event *a, const struct sim_fault_event *b) {
+int sim_fault_event_compare(const void *left, const void *right) {
+    const struct sim_fault_event *a = left;
+    const struct sim_fault_event *b = right;
     ASSERT(a);
     ASSERT(b);
     if (a->fault != b->fault) {
@@ -230,7 +232,7 @@ void sim_faults_suppress(struct sim_faults *faults, const struct sim_fault_event
     ASSERT(faults);
     ASSERT(events || count == 0);
     for (size_t i = 1; i < count; i++) {
-        ASSERT(compare(&events[i - 1], &events[i]) < 0);
+        ASSERT(sim_fault_event_compare(&events[i - 1], &events[i]) < 0);
     }
     faults->suppressed = events;
     faults->suppressed_count = count;
@@ -272,7 +274,7 @@ static bool is_listed(const struct sim_faults *faults, const struct sim_fault_ev
     ASSERT(event->fault < SIM_FAULT_COUNT);
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        int order = compare(&faults->suppressed[middle], event);
+        int order = sim_fault_event_compare(&faults->suppressed[middle], event);
         if (order == 0) {
             return true;
         }

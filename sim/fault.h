@@ -131,6 +131,9 @@ struct sim_fault_event {
 #define SIM_FAULT_STEP(number) (((number) >> SIM_FAULT_QUESTION_BITS) - 1u)
 #define SIM_FAULT_QUESTION(number) ((number) & ((1u << SIM_FAULT_QUESTION_BITS) - 1u))
 
+/* By fault, then number: for qsort(). */
+int sim_fault_event_compare(const void *left, const void *right);
+
 struct sim_faults {
     uint64_t seed;
     struct sim_choices *choices; /* of a fuzzer, which answers instead of the seed; or NULL */

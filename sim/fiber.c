@@ -4,16 +4,9 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "sim/sim_limits.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define WITH_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define WITH_SANITIZER 1
-#endif
-#endif
-
-#if defined(WITH_SANITIZER)
+#if defined(SIM_WITH_SANITIZER)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -40,7 +33,7 @@ static void mark_check(const struct sim_context *context) {
 static void arrived(struct sim_context *here) {
     ASSERT(here);
     ASSERT(here->came_from);
-#if defined(WITH_SANITIZER)
+#if defined(SIM_WITH_SANITIZER)
     struct sim_context *from = here->came_from;
     const void *bottom = NULL;
     size_t size = 0;
@@ -79,7 +72,7 @@ void sim_context_init(struct sim_context *context, void *stack, size_t size, sim
     ASSERT(context && stack && entry);
     ASSERT(size >= STACK_SIZE_MIN);
     const uint64_t mark = STACK_MARK;
-#if defined(WITH_SANITIZER)
+#if defined(SIM_WITH_SANITIZER)
     ASAN_UNPOISON_MEMORY_REGION(stack, size); /* what was dropped there has left its marks */
 #endif
     *context = (struct sim_context){
@@ -111,7 +104,7 @@ void sim_context_switch(struct sim_context *from, struct sim_context *to, bool l
     mark_check(from);
     mark_check(to);
     to->came_from = from;
-#if defined(WITH_SANITIZER)
+#if defined(SIM_WITH_SANITIZER)
     const void *bottom = to->stack ? to->stack : to->thread_stack;
     size_t size = to->stack ? to->stack_size : to->thread_stack_size;
     __sanitizer_start_switch_fiber(last ? NULL : &from->sanitizer_stack, bottom, size);

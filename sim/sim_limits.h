@@ -2,9 +2,16 @@
 #ifndef KELPIE_SIM_SIM_LIMITS_H
 #define KELPIE_SIM_SIM_LIMITS_H
 
-/* Sanitizers make frames larger. */
 #if defined(__SANITIZE_ADDRESS__)
-#define SIM_STACK_SIZE (1024u * 1024u)
+#define SIM_WITH_SANITIZER 1 /* gcc's */
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SIM_WITH_SANITIZER 1 /* clang's */
+#endif
+#endif
+
+#if defined(SIM_WITH_SANITIZER)
+#define SIM_STACK_SIZE (1024u * 1024u) /* its frames are larger */
 #else
 #define SIM_STACK_SIZE (256u * 1024u)
 #endif

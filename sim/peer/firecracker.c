@@ -10,6 +10,7 @@
 #include "base/assert.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "sim/peer/script.h"
 
 #define STDOUT 1
 #define STDERR 2
@@ -19,19 +20,6 @@
 #define DEFAULT_SOCKET "/run/firecracker.socket"
 #define DEFAULT_ID "anonymous-instance"
 #define ANSWER_SIZE_MAX (HTTP_HEAD_SIZE_MAX + FIRECRACKER_STATE_SIZE_MAX)
-
-/* What a fault makes of a request. */
-enum script {
-    SCRIPT_HONEST = 0,
-    SCRIPT_DEAF,        /* no answer, to nothing from now on; the guest runs on */
-    SCRIPT_UNANSWERED,  /* done, without an answer */
-    SCRIPT_SLOW_BEFORE, /* done late */
-    SCRIPT_SLOW_AFTER,  /* answered late */
-    SCRIPT_REFUSES,
-    SCRIPT_GARBAGE, /* done, and then the answer is none */
-    SCRIPT_DIES_BEFORE,
-    SCRIPT_DIES_AFTER,
-};
 
 enum stage { STAGE_READING = 0, STAGE_HELD, STAGE_SENDING };
 
@@ -168,30 +156,13 @@ static void send_some(struct firecracker *fc) {
 /* ---- Faults ----------------------------------------------------------------------------------- */
 
 /* Each is asked about once for each request. */
-static enum script ask_faults(const struct sim_peer *peer) {
+static enum peer_script ask_faults(const struct sim_peer *peer) {
     ASSERT(peer);
     ASSERT(peer->host);
     if (sim_peer_fault(peer, SIM_FAULT_PEER_CHATTERS)) {
         chatter(peer);
     }
-    bool silent = sim_peer_fault(peer, SIM_FAULT_PEER_SILENT);
-    bool slow = sim_peer_fault(peer, SIM_FAULT_PEER_SLOW);
-    bool refuses = sim_peer_fault(peer, SIM_FAULT_PEER_REFUSES);
-    bool garbage = sim_peer_fault(peer, SIM_FAULT_PEER_GARBAGE);
-    bool dies = sim_peer_fault(peer, SIM_FAULT_PEER_DIES);
-    if (dies) {
-        return sim_peer_choose(peer, 2) == 0 ? SCRIPT_DIES_BEFORE : SCRIPT_DIES_AFTER;
-    }
-    if (silent) {
-        return sim_peer_choose(peer, 2) == 0 ? SCRIPT_DEAF : SCRIPT_UNANSWERED;
-    }
-    if (slow) {
-        return sim_peer_choose(peer, 2) == 0 ? SCRIPT_SLOW_BEFORE : SCRIPT_SLOW_AFTER;
-    }
-    if (refuses) {
-        return SCRIPT_REFUSES;
-    }
-    return garbage ? SCRIPT_GARBAGE : SCRIPT_HONEST;
+    return peer_script_ask(peer);
 }
 
 /* Returns the exit code, if it ends by itself. */
@@ -284,7 +255,7 @@ static void drop_answer(struct firecracker *fc) {
 static int take_request(struct firecracker *fc) {
     fc_check(fc);
     ASSERT(fc->stage == STAGE_READING);
-    enum script script = ask_faults(fc->peer);
+    enum peer_script script = ask_faults(fc->peer);
     fc->due_ns = 0;
     switch (script) {
     case SCRIPT_DEAF:

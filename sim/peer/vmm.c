@@ -9,22 +9,10 @@
 #include "base/assert.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "sim/peer/script.h"
 
 #define STDERR 2
 #define LINE_SIZE_MAX 128
-
-/* What a fault makes of an order. */
-enum script {
-    SCRIPT_HONEST = 0,
-    SCRIPT_DEAF,        /* no answer, to none of the orders from now on; the guest runs on */
-    SCRIPT_UNANSWERED,  /* done, without an answer */
-    SCRIPT_SLOW_BEFORE, /* done late */
-    SCRIPT_SLOW_AFTER,  /* answered late */
-    SCRIPT_REFUSES,
-    SCRIPT_GARBAGE, /* done, and then the answer is none */
-    SCRIPT_DIES_BEFORE,
-    SCRIPT_DIES_AFTER,
-};
 
 static void vmm_check(const struct peer_vmm *vmm) {
     ASSERT(vmm->peer);
@@ -136,31 +124,14 @@ static bool keep_fd(struct peer_vmm *vmm, size_t size, int fd) {
 /* ---- Faults ----------------------------------------------------------------------------------- */
 
 /* Each is asked about once for each order. */
-static enum script ask_faults(struct peer_vmm *vmm) {
+static enum peer_script ask_faults(struct peer_vmm *vmm) {
     vmm_check(vmm);
     const struct sim_peer *peer = vmm->peer;
     ASSERT(!vmm->deaf);
     if (sim_peer_fault(peer, SIM_FAULT_PEER_CHATTERS)) {
         chatter(vmm);
     }
-    bool silent = sim_peer_fault(peer, SIM_FAULT_PEER_SILENT);
-    bool slow = sim_peer_fault(peer, SIM_FAULT_PEER_SLOW);
-    bool refuses = sim_peer_fault(peer, SIM_FAULT_PEER_REFUSES);
-    bool garbage = sim_peer_fault(peer, SIM_FAULT_PEER_GARBAGE);
-    bool dies = sim_peer_fault(peer, SIM_FAULT_PEER_DIES);
-    if (dies) {
-        return sim_peer_choose(peer, 2) == 0 ? SCRIPT_DIES_BEFORE : SCRIPT_DIES_AFTER;
-    }
-    if (silent) {
-        return sim_peer_choose(peer, 2) == 0 ? SCRIPT_DEAF : SCRIPT_UNANSWERED;
-    }
-    if (slow) {
-        return sim_peer_choose(peer, 2) == 0 ? SCRIPT_SLOW_BEFORE : SCRIPT_SLOW_AFTER;
-    }
-    if (refuses) {
-        return SCRIPT_REFUSES;
-    }
-    return garbage ? SCRIPT_GARBAGE : SCRIPT_HONEST;
+    return peer_script_ask(peer);
 }
 
 /* Returns the exit code, if it ends by itself. */
@@ -234,7 +205,7 @@ static void send_garbage(struct peer_vmm *vmm) {
 #define GOES_ON (-1)
 
 static void carry_out(struct peer_vmm *vmm, const struct control_header *header,
-                      enum script script) {
+                      enum peer_script script) {
     vmm_check(vmm);
     ASSERT(script != SCRIPT_DEAF && script != SCRIPT_DIES_BEFORE);
     struct kelpie_error err = {0};
@@ -267,7 +238,7 @@ static void carry_out(struct peer_vmm *vmm, const struct control_header *header,
 static int obey(struct peer_vmm *vmm, const struct control_header *header) {
     vmm_check(vmm);
     ASSERT(header->type != CONTROL_FD);
-    enum script script = ask_faults(vmm);
+    enum peer_script script = ask_faults(vmm);
     switch (script) {
     case SCRIPT_DEAF:
         vmm->deaf = true;

@@ -7,16 +7,9 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "sim/sim_limits.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define WITH_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define WITH_SANITIZER 1
-#endif
-#endif
-
-#if defined(WITH_SANITIZER)
+#if defined(SIM_WITH_SANITIZER)
 void heap_owner_set(uint32_t owner) {
     (void)owner;
 }

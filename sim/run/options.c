@@ -42,17 +42,6 @@ static bool parse_range(const char *text, struct options *options) {
            options->seed_last - options->seed_first < OPTIONS_RUN_COUNT_MAX;
 }
 
-static int compare_faults(const void *left, const void *right) {
-    const struct sim_fault_event *a = left;
-    const struct sim_fault_event *b = right;
-    ASSERT(a);
-    ASSERT(b);
-    if (a->fault != b->fault) {
-        return a->fault < b->fault ? -1 : 1;
-    }
-    return a->number == b->number ? 0 : a->number < b->number ? -1 : 1;
-}
-
 static int compare_steps(const void *left, const void *right) {
     const uint32_t *a = left;
     const uint32_t *b = right;
@@ -137,9 +126,11 @@ static void sort_lists(struct options *options) {
     size_t count = 0;
     ASSERT(options->fault_count <= SIM_FAULT_FIRED_COUNT_MAX);
     ASSERT(options->step_count <= RUN_STEP_COUNT_MAX);
-    qsort(options->faults, options->fault_count, sizeof(options->faults[0]), compare_faults);
+    qsort(options->faults, options->fault_count, sizeof(options->faults[0]),
+          sim_fault_event_compare);
     for (size_t i = 0; i < options->fault_count; i++) {
-        if (i == 0 || compare_faults(&options->faults[count - 1], &options->faults[i]) != 0) {
+        if (i == 0 ||
+            sim_fault_event_compare(&options->faults[count - 1], &options->faults[i]) != 0) {
             options->faults[count++] = options->faults[i];
         }
     }

@@ -113,26 +113,17 @@ static void shrink_steps(struct shrink *shrink) {
     result->step_count = minimise_set(&shrink->minimise, result->steps, result->step_count);
 }
 
-static int compare_faults(const void *left, const void *right) {
-    const struct sim_fault_event *a = left;
-    const struct sim_fault_event *b = right;
-    ASSERT(a);
-    ASSERT(b);
-    if (a->fault != b->fault) {
-        return a->fault < b->fault ? -1 : 1;
-    }
-    return a->number == b->number ? 0 : a->number < b->number ? -1 : 1;
-}
-
 /* The faults that fired, sorted, each once. */
 static void name_faults(struct shrink *shrink, const struct run_result *run) {
     struct shrink_result *result = shrink->result;
     size_t count = 0;
     ASSERT(run->event_fault_count <= SIM_FAULT_FIRED_COUNT_MAX);
     memcpy(result->faults, run->events, run->event_fault_count * sizeof(result->faults[0]));
-    qsort(result->faults, run->event_fault_count, sizeof(result->faults[0]), compare_faults);
+    qsort(result->faults, run->event_fault_count, sizeof(result->faults[0]),
+          sim_fault_event_compare);
     for (size_t i = 0; i < run->event_fault_count; i++) {
-        if (count == 0 || compare_faults(&result->faults[count - 1], &result->faults[i]) != 0) {
+        if (count == 0 ||
+            sim_fault_event_compare(&result->faults[count - 1], &result->faults[i]) != 0) {
             result->faults[count++] = result->faults[i];
         }
     }
