@@ -27,6 +27,7 @@ static void serve(struct host *host, int fd) {
     struct kelpie_error ignored;
     size_t size = 1;
     ASSERT(fd >= 0);
+    ASSERT(host);
     while (size > 0) {
         const struct host_wait wait = host_wait_ms(host, SERVE_TIMEOUT_MS, HOST_FD_NONE);
         if (host_read(host, fd, piece, sizeof(piece), &wait, &size, &ignored) != KELPIE_OK) {
@@ -157,6 +158,7 @@ void actions_host(struct scenario *scenario, const struct steps_step *step) {
     size_t size = 1 + step->value % ECHO_SIZE_MAX;
     ASSERT(scenario->host);
     ASSERT(step->action == STEPS_HOST);
+    ASSERT(size <= sizeof(data));
     for (size_t i = 0; i < size; i++) {
         data[i] = (uint8_t)sim_mix(step->value, i, 0);
     }

@@ -53,6 +53,8 @@ static int64_t counts[HEAP_OWNER_COUNT_MAX];
 static uint32_t owner_now;
 
 static void count(uint32_t owner, int64_t more) {
+    static_assert(HEAP_OWNER_COUNT_MAX > 1, "owners are told apart");
+    ASSERT(more == 1 || more == -1);
     uint32_t index = owner < HEAP_OWNER_COUNT_MAX ? owner : HEAP_OWNER_COUNT_MAX - 1;
     __atomic_add_fetch(&counts[index], more, __ATOMIC_RELAXED);
 }
@@ -61,6 +63,7 @@ static void *give(uint8_t *start, size_t offset, size_t size) {
     if (!start) {
         return NULL;
     }
+    ASSERT(offset >= NOTE_SIZE && offset % NOTE_SIZE == 0);
     const struct note note = {.size = size,
                               .owner = owner_now,
                               .magic = NOTE_MAGIC,
@@ -121,6 +124,7 @@ void free(void *block) {
         __libc_free(block);
         return;
     }
+    ASSERT(note.offset > 0);
     count(note.owner, -1);
     memset((uint8_t *)block - NOTE_SIZE, 0, sizeof(note)); /* a second free has no note */
     __libc_free((uint8_t *)block - (size_t)note.offset * NOTE_SIZE);
@@ -149,11 +153,13 @@ void heap_owner_set(uint32_t owner) {
 
 int64_t heap_block_count(uint32_t owner) {
     ASSERT(owner < HEAP_OWNER_COUNT_MAX);
+    static_assert(sizeof(counts[0]) == 8, "it does not wrap");
     return __atomic_load_n(&counts[owner], __ATOMIC_RELAXED);
 }
 
 void heap_owners_reset(void) {
     ASSERT(owner_now == 0);
+    ASSERT(ARRAY_SIZE(counts) == HEAP_OWNER_COUNT_MAX);
     memset(counts + 1, 0, sizeof(counts) - sizeof(counts[0]));
 }
 

@@ -152,6 +152,7 @@ static bool set_up(struct scenario *scenario) {
 
 static void run_once(const struct run_options *options, struct run_result *ret_result,
                      struct scenario_memory *memory) {
+    ASSERT(memory);
     heap_owners_reset();
     *memory = (struct scenario_memory){.before = heap_block_count(0)};
     struct scenario *scenario = calloc(1, sizeof(*scenario));
@@ -190,6 +191,7 @@ static bool leaks(struct scenario_memory *memory, const struct run_result *resul
     if (memory->owner_id > 0) {
         more += heap_block_count(memory->owner_id);
     }
+    ASSERT(memory->before > INT64_MIN / 2);
     memory->more = more;
     return !result->failed && memory->owner_id > 0 && more > 0;
 }
