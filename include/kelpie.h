@@ -93,12 +93,12 @@ enum kelpie_status {
     KELPIE_SNAPSHOT_INCOMPATIBLE, /* made for something else: err->field names what differs */
     KELPIE_RESTORE_FAILED,        /* the restore did not complete, or its report had a failure */
     KELPIE_NO_SPACE,              /* a disk or a quota is full */
-    KELPIE_BUSY,        /* another operation holds the VM, or a limit of count is reached */
-    KELPIE_INTERNAL,    /* a peer broke its protocol, or a bug of ours */
-    KELPIE_NOT_FOUND,   /* a file, a session or a backend of that name does not exist */
-    KELPIE_COPY_FAILED, /* a file could not be copied whole; the target is as it was */
-    KELPIE_TIMED_OUT,   /* a wait ended at its deadline */
-    KELPIE_CANCELLED,   /* kelpie_vm_cancel() ended the wait */
+    KELPIE_BUSY,      /* another operation holds the VM, or a limit of count is reached */
+    KELPIE_INTERNAL,  /* a peer broke its protocol, or a bug of ours */
+    KELPIE_NOT_FOUND, /* a file, a session or a backend of that name does not exist */
+    KELPIE_COPY_FAILED, /* a file was not copied, as far as is known: the target is never half of it */
+    KELPIE_TIMED_OUT, /* a wait ended at its deadline */
+    KELPIE_CANCELLED, /* kelpie_vm_cancel() ended the wait */
     KELPIE_NO_MEMORY,
     KELPIE_IO_FAILED, /* a system call failed: os_error says how */
     KELPIE_STATUS_COUNT
@@ -434,7 +434,9 @@ struct kelpie_copy_options {
 };
 
 /* Copies one regular file into the guest, or out of it. The target appears whole or not at all: it
- * is written beside its place and renamed. `options` may be NULL.
+ * is written beside its place and renamed. After a failure the target is as it was; but of a copy into the guest whose last
+ * answer did not come (COPY_FAILED after a timeout or a broken channel, CRASHED, CANCELLED) nobody knows: there it is as it
+ * was or the whole new file, now or a little later. `options` may be NULL.
  * Errors: NOT_FOUND, COPY_FAILED (os_error), NO_SPACE, WRONG_STATE, CRASHED, CANCELLED. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_copy_in(struct kelpie_vm *vm, const char *host_path, const char *guest_path,

@@ -404,8 +404,10 @@ static void test_a_guest_that_dies_is_noticed(void) {
 static void test_a_monitor_that_dies_is_noticed(void) {
     struct kelpie_error err;
     struct kelpie_vm *vm = vm_start(NULL);
+    OK(kelpie_vm_pause(vm, &err));
     fire(SIM_FAULT_PEER_DIES, 1);
-    FAILS(kelpie_vm_pause(vm, &err), KELPIE_CRASHED);
+    FAILS(kelpie_vm_resume(vm, &err), KELPIE_CRASHED);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_CRASHED); /* not only a little later */
     expect_crash(vm);
 }
 
@@ -485,6 +487,19 @@ static void test_a_refusal_says_why_and_changes_nothing(void) {
     assert_non_null(strstr(err.message, "refused"));
     expect_shell(vm, "echo on", "on\n");
     OK(kelpie_vm_pause(vm, &err));
+    kelpie_vm_destroy(vm);
+}
+
+/* It got nothing of it, and can go on. */
+static void test_a_descriptor_that_cannot_be_passed_is_no_crash(void) {
+    struct kelpie_error err;
+    struct kelpie_vm *vm = vm_start(NULL);
+    fire(SIM_FAULT_SOCKET_SEND_FD_FAILS, 1);
+    FAILS(kelpie_vm_snapshot(vm, FOLDER "b-none", NULL, NULL, &err), KELPIE_SNAPSHOT_FAILED);
+    assert_int_equal(world->faults.fired[SIM_FAULT_SOCKET_SEND_FD_FAILS], 1);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_RUNNING);
+    expect_shell(vm, "echo on", "on\n");
+    take(vm, FOLDER "b-full", NULL);
     kelpie_vm_destroy(vm);
 }
 
@@ -577,12 +592,13 @@ int main(int argc, char **argv) {
         ONE(test_disks_and_a_network, 3),
         ONE(test_memory_that_is_another_is_refused, 1),
         ONE(test_a_guest_that_dies_is_noticed, 8),
-        ONE(test_a_monitor_that_dies_is_noticed, 12),
+        ONE(test_a_monitor_that_dies_is_noticed, 100),
         ONE(test_a_monitor_that_speaks_nonsense_is_not_listened_to, 20),
         ONE(test_a_monitor_that_is_silent_is_not_waited_for, 6),
         ONE(test_a_late_answer_is_dropped, 8),
         ONE(test_a_pause_without_an_answer_is_undone, 12),
         ONE(test_a_refusal_says_why_and_changes_nothing, 150),
+        ONE(test_a_descriptor_that_cannot_be_passed_is_no_crash, 2),
         ONE(test_chatter_does_no_harm, 2),
         ONE(test_each_order_is_asked_about_once, 1),
         ONE(test_whatever_happens_it_ends, 40),

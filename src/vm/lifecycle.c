@@ -107,6 +107,7 @@ void vm_starting(struct kelpie_vm *vm) {
     vm_lock(vm);
     vm->stop_asked = false;
     vm->machine_ended = false;
+    vm->may_run = false;
     vm_set_state(vm, KELPIE_STATE_STARTING);
     vm_unlock(vm);
 }
@@ -211,6 +212,7 @@ static enum kelpie_status wake_guest(struct kelpie_vm *vm, const struct host_wai
     }
     if (status == KELPIE_OK) {
         shift_deadlines(vm);
+        vm->quiesced = false; /* also when its answer does not come */
         status = vm_say_thaw(vm, fresh, &until, err);
     }
     if (status == KELPIE_OK && fresh) {
@@ -218,7 +220,6 @@ static enum kelpie_status wake_guest(struct kelpie_vm *vm, const struct host_wai
     }
     if (status == KELPIE_OK) {
         vm->fresh_wanted = false;
-        vm->quiesced = false;
     }
     vm_unlock(vm);
     return status;
@@ -274,18 +275,51 @@ enum kelpie_status vm_stand_still(struct kelpie_vm *vm, const struct host_wait *
     return status;
 }
 
+/* The machine does not go on, and the VM stays paused. What was resumed stands still again, if it can. */
+static void undo_resume(struct kelpie_vm *vm, bool resumed) {
+    ASSERT(vm->busy);
+    ASSERT(vm->instance);
+    struct kelpie_error ignored;
+    struct host_wait wait = host_wait_ms(vm->host, VM_FREEZE_TIMEOUT_MS, HOST_FD_NONE);
+    bool still = resumed && vm->ops->pause(vm->instance, &wait, &ignored) == KELPIE_OK;
+    vm_lock(vm);
+    vm->may_run = !still;
+    vm_unlock(vm);
+}
+
 enum kelpie_status vm_go_on(struct kelpie_vm *vm, const struct host_wait *wait,
                             struct kelpie_error *err) {
     ASSERT(wait);
     ASSERT(vm->busy);
-    TRY(vm->ops->resume(vm->instance, wait, err));
-    enum kelpie_status status = wake_guest(vm, wait, err);
-    if (status != KELPIE_OK && vm_machine_is_alive(vm)) {
-        struct kelpie_error ignored;
-        struct host_wait again = host_wait_ms(vm->host, VM_FREEZE_TIMEOUT_MS, HOST_FD_NONE);
-        (void)!vm->ops->pause(vm->instance, &again, &ignored);
+    enum kelpie_status status = vm->ops->resume(vm->instance, wait, err);
+    bool resumed = status == KELPIE_OK;
+    if (resumed) {
+        status = wake_guest(vm, wait, err);
+    }
+    if (status == KELPIE_OK) {
+        vm_lock(vm);
+        vm->may_run = false; /* it does, and the state says so */
+        vm_unlock(vm);
+    } else if (vm_machine_is_alive(vm)) {
+        undo_resume(vm, resumed);
     }
     return status;
+}
+
+enum kelpie_status vm_stay_still(struct kelpie_vm *vm, const struct host_wait *wait,
+                                 struct kelpie_error *err) {
+    ASSERT(wait);
+    ASSERT(vm->busy);
+    vm_lock(vm);
+    bool may_run = vm->may_run;
+    vm_unlock(vm);
+    if (may_run) {
+        TRY(vm->ops->pause(vm->instance, wait, err));
+        vm_lock(vm);
+        vm->may_run = false;
+        vm_unlock(vm);
+    }
+    return KELPIE_OK;
 }
 
 /* The state after an operation, unless the machine ended meanwhile. */

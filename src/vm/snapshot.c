@@ -188,6 +188,8 @@ enum kelpie_status vm_capture(struct kelpie_vm *vm, enum kelpie_snapshot_kind ki
     }
     if (running) {
         TRY(vm_stand_still(vm, wait, err));
+    } else {
+        TRY(vm_stay_still(vm, wait, err));
     }
     enum kelpie_status saved = save_machine(vm, kind, track, writer, wait, err);
     if (running) {

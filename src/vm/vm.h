@@ -200,7 +200,8 @@ struct kelpie_vm {
 
     bool quiesced;      /* the guest stands still and said so */
     uint64_t paused_ns; /* since when */
-    bool restored;      /* the report below is of this machine */
+    bool may_run;  /* paused, and yet the vCPUs were not stopped again after a resume that failed */
+    bool restored; /* the report below is of this machine */
     bool fresh_wanted; /* restored and not yet run: clock, entropy, identity are to be made fresh */
     bool allow_incomplete;
     struct kelpie_restore_report report;
@@ -327,8 +328,12 @@ enum kelpie_status vm_started(struct kelpie_vm *vm, enum kelpie_status status,
 KELPIE_CHECKED enum kelpie_status vm_stand_still(struct kelpie_vm *vm, const struct host_wait *wait,
                                                  struct kelpie_error *err);
 
+/* Before the bytes of a VM that is paused are taken: what was not stopped is. */
+KELPIE_CHECKED enum kelpie_status vm_stay_still(struct kelpie_vm *vm, const struct host_wait *wait,
+                                                struct kelpie_error *err);
+
 /* vCPUs go on, the guest is made fresh if it was restored, then commands go on. On failure the vCPUs
- * stand still again. */
+ * stand still again, or vm->may_run says that it is not known. */
 KELPIE_CHECKED enum kelpie_status vm_go_on(struct kelpie_vm *vm, const struct host_wait *wait,
                                            struct kelpie_error *err);
 

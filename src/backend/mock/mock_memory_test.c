@@ -45,7 +45,7 @@ static void live(struct mock_guest *guest) {
     harness_run(guest, 3);
 }
 
-/* Saves it, and loads it into another. */
+/* Saves it, and loads it into another. What was saved is never called damaged. */
 static void pass_on(struct host *host, const struct mock_guest *guest) {
     struct mock_bytes bytes = mock_bytes_init(host);
     struct mock_guest *other = NULL;
@@ -54,6 +54,8 @@ static void pass_on(struct host *host, const struct mock_guest *guest) {
         mock_guest_create(host, HARNESS_MEMORY_BYTES, &other, &err) == KELPIE_OK &&
         mock_state_load(other, bytes.data, bytes.size, &err) == KELPIE_OK) {
         assert_int_equal(other->session_count, guest->session_count);
+    } else {
+        assert_int_equal(err.status, KELPIE_NO_MEMORY);
     }
     mock_bytes_deinit(&bytes);
     mock_guest_destroy(other);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 #include "backend/mock/mock_state.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "backend/mock/mock_program.h"
@@ -64,9 +65,15 @@ static void file_visit(struct mock_state_visitor *visitor, struct mock_files *fi
         bool has_content = read.content.size > 0;
         int failure = mock_files_add(files, read.path, (enum mock_file_type)type, read.mode, &file);
         if (failure == 0 && has_content) {
+            ASSERT(files->bytes <= MOCK_FILE_BYTES_MAX);
+            bool fits = read.content.size <= MOCK_FILE_BYTES_MAX - files->bytes;
             failure = mock_files_append(files, file, read.content.data, read.content.size);
+            failure = failure == ENOSPC && fits ? ENOMEM : failure;
         }
         visitor->failed = failure != 0 || (has_content && type != MOCK_FILE_REGULAR);
+        if (failure == ENOMEM) {
+            mock_visitor_starve(visitor);
+        }
     }
     free(read.path);
     mock_bytes_deinit(&read.content);
@@ -289,6 +296,7 @@ static bool session_load(struct mock_state_visitor *visitor, struct mock_guest *
     }
     struct mock_session *session = mock_session_create(guest, id, (enum mock_session_kind)kind);
     if (!session) {
+        mock_visitor_starve(visitor);
         return false;
     }
     guest->sessions[guest->session_count++] = session;
@@ -314,6 +322,7 @@ static bool process_load(struct mock_state_visitor *visitor, struct mock_guest *
     }
     session->processes[slot] = mock_state_process_create(session);
     if (!session->processes[slot]) {
+        mock_visitor_starve(visitor);
         return false;
     }
     mock_state_process(visitor, session->processes[slot]);
@@ -400,7 +409,11 @@ enum kelpie_status mock_state_load(struct mock_guest *guest, const void *data, s
         }
         struct mock_state_visitor visitor = {.host = guest->host,
                                              .reader = cursor_reader_init(payload, payload_size)};
-        if (!record_load(&loader, tag, &visitor) || !cursor_reader_finished(&visitor.reader)) {
+        bool loaded = record_load(&loader, tag, &visitor);
+        if (visitor.no_memory) {
+            return error_set(err, KELPIE_NO_MEMORY, "the mock's state does not fit into memory");
+        }
+        if (!loaded || !cursor_reader_finished(&visitor.reader)) {
             return corrupt(offset, "a record is wrong", err);
         }
         loader.last = tag;

@@ -18,7 +18,7 @@ KELPIE_CHECKED enum kelpie_status
 mock_state_save(const struct mock_guest *guest, struct mock_bytes *bytes, struct kelpie_error *err);
 
 /* Fills a guest that was just created. The bytes are untrusted: SNAPSHOT_CORRUPT with field "state"
- * and the offset of the record that is wrong; the guest is then only good for destroy. */
+ * and the offset of the record that is wrong, or NO_MEMORY; the guest is then only good for destroy. */
 KELPIE_CHECKED enum kelpie_status mock_state_load(struct mock_guest *guest, const void *data,
                                                   size_t size, struct kelpie_error *err);
 

@@ -14,6 +14,13 @@ void mock_visitor_check(const struct mock_state_visitor *visitor) {
     ASSERT(visitor->reader.offset <= visitor->reader.size);
 }
 
+void mock_visitor_starve(struct mock_state_visitor *visitor) {
+    mock_visitor_check(visitor);
+    ASSERT(!visitor->saves);
+    visitor->failed = true;
+    visitor->no_memory = true;
+}
+
 static void put_little_endian(struct mock_state_visitor *visitor, uint64_t value, size_t size) {
     ASSERT(visitor);
     mock_visitor_check(visitor);
@@ -137,7 +144,9 @@ void mock_state_path(struct mock_state_visitor *visitor, char **path, bool requi
     }
     if (!is_missing) {
         *path = host_duplicate(visitor->host, text, NULL);
-        visitor->failed = !*path;
+        if (!*path) {
+            mock_visitor_starve(visitor);
+        }
     }
 }
 
@@ -150,10 +159,11 @@ void mock_state_blob(struct mock_state_visitor *visitor, struct mock_bytes *byte
         return;
     }
     ASSERT(bytes->size == 0);
+    ASSERT(max <= MOCK_BYTES_SIZE_MAX);
     size_t size = 0;
     const uint8_t *data = read_sized(visitor, max, &size);
-    if (!data || !mock_bytes_append(bytes, data, size)) {
-        visitor->failed = true;
+    if (data && !mock_bytes_append(bytes, data, size)) {
+        mock_visitor_starve(visitor);
     }
 }
 

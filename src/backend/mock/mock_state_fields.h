@@ -14,11 +14,15 @@ struct mock_state_visitor {
     struct mock_bytes *bytes;    /* when it saves */
     struct cursor_reader reader; /* when it loads */
     struct host *host;
-    bool failed; /* when it loads: something is wrong or does not fit */
+    bool failed;    /* when it loads: something is wrong or does not fit */
+    bool no_memory; /* it failed for want of memory, and nothing is wrong with what is loaded */
 };
 
 /* What always holds. */
 void mock_visitor_check(const struct mock_state_visitor *visitor);
+
+/* Something could not be allocated. */
+void mock_visitor_starve(struct mock_state_visitor *visitor);
 
 void mock_state_u32(struct mock_state_visitor *visitor, uint32_t *value, uint32_t max);
 void mock_state_u64(struct mock_state_visitor *visitor, uint64_t *value, uint64_t max);

@@ -112,7 +112,9 @@ void mock_state_process(struct mock_state_visitor *visitor, struct mock_process 
     mock_state_bool(visitor, &has_shell);
     if (!visitor->saves && !visitor->failed && has_shell) {
         process->shell = mock_shell_create(visitor->host);
-        visitor->failed = !process->shell;
+        if (!process->shell) {
+            mock_visitor_starve(visitor);
+        }
     }
     if (process->shell) {
         shell_visit(visitor, process->shell);

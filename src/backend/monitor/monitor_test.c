@@ -120,7 +120,12 @@ static void test_the_end_of_a_channel_is_explained(void **state) {
     assert_int_equal(monitor_explain(&fixture->monitor, NULL, KELPIE_CRASHED, &err),
                      KELPIE_CRASHED);
     assert_non_null(strstr(err.message, "the shell let go of its control channel"));
-    assert_string_equal(exit_text(fixture, NULL), "the shell is running");
+    /* It is said to have crashed, so it must not live on. */
+    await_end(fixture);
+    const struct host_wait no_wait = host_wait_none();
+    struct host_process_exit end = {0};
+    assert_int_equal(host_process_wait(fixture->monitor.process, &no_wait, &end, &err), KELPIE_OK);
+    assert_int_equal(end.signal, SIGKILL);
 }
 
 static void test_kill_and_take_down(void **state) {

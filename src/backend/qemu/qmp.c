@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 #include "backend/qemu/qmp.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -271,13 +272,18 @@ static enum kelpie_status qmp_send(struct qmp *qmp, const char *text, int passed
     if (status == KELPIE_OK) {
         return KELPIE_OK;
     }
-    /* Half a command may be on its way: nothing more can be said on this connection. What QEMU said before it
-     * went away is still read by the caller, which finds the end of the stream. */
-    bool is_end = status == KELPIE_IO_FAILED;
-    (void)error_wrap(&error, is_end ? KELPIE_CRASHED : status, "cannot speak to QEMU");
-    host_mutex_lock(qmp->mutex);
-    qmp_break(qmp, &error);
-    host_mutex_unlock(qmp->mutex);
+    /* Half a command may be on its way, and then nothing more can be said on this connection; of one with a descriptor
+     * nothing is. What QEMU said before it went away is still read by the caller, which finds the end of the stream. */
+    bool is_io = status == KELPIE_IO_FAILED;
+    bool is_end = is_io && (error.os_error == EPIPE || error.os_error == ECONNRESET);
+    bool nothing_sent = is_io && !is_end && passed_fd != HOST_FD_NONE;
+    (void)error_wrap(&error, is_io && !nothing_sent ? KELPIE_CRASHED : status,
+                     "cannot speak to QEMU");
+    if (!nothing_sent) {
+        host_mutex_lock(qmp->mutex);
+        qmp_break(qmp, &error);
+        host_mutex_unlock(qmp->mutex);
+    }
     if (err) {
         *err = error;
     }

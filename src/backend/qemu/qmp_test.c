@@ -2,6 +2,7 @@
 /* The QMP client against a peer that follows a script: well-behaved, slow, broken and hostile. */
 #include "backend/qemu/qmp.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,6 +14,7 @@
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "support/fault_host.h"
 
 #define WAIT_MS 20000
 #define SHORT_MS 100
@@ -21,6 +23,7 @@
 static const char greeting[] = "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n";
 
 struct fixture {
+    struct host *inner;
     struct host *host;
     struct qmp *qmp;
     int peer_fd;
@@ -36,7 +39,8 @@ static int setup(void **state) {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
     assert_non_null(fixture);
     int fds[2] = {HOST_FD_NONE, HOST_FD_NONE};
-    assert_int_equal(host_linux_create(&fixture->host, NULL), KELPIE_OK);
+    assert_int_equal(host_linux_create(&fixture->inner, NULL), KELPIE_OK);
+    assert_int_equal(fault_host_create(fixture->inner, &fixture->host, NULL), KELPIE_OK);
     assert_int_equal(host_socket_pair(fixture->host, fds, NULL), KELPIE_OK);
     assert_int_equal(host_event_create(fixture->host, &fixture->stop_event, NULL), KELPIE_OK);
     assert_int_equal(qmp_create(fixture->host, fds[0], &fixture->qmp, NULL), KELPIE_OK);
@@ -53,6 +57,7 @@ static int teardown(void **state) {
     host_close(fixture->host, fixture->peer_fd);
     host_close(fixture->host, fixture->stop_event);
     host_destroy(fixture->host);
+    host_destroy(fixture->inner);
     free(fixture);
     return 0;
 }
@@ -144,6 +149,32 @@ static void command_gets_its_answer(void **state) {
     assert_int_equal(execute(fixture, WAIT_MS, &data, NULL), KELPIE_OK);
     assert_string_equal(json_string_value(json_object_get(data, "status")), "paused");
     json_decref(data);
+}
+
+/* Nothing of the command was sent: QEMU lives, and the connection is as good as before. */
+static void a_descriptor_that_cannot_be_passed_is_no_crash(void **state) {
+    struct fixture *fixture = *state;
+    static const char *const script[] = {greeting, "{\"return\": {}, \"id\": 1}\r\n",
+                                         "{\"return\": {}, \"id\": 3}\r\n", NULL};
+    struct kelpie_error err = {0};
+    json_t *data = NULL;
+    peer_start(fixture, script);
+    assert_int_equal(greet(fixture, NULL), KELPIE_OK);
+    const struct host_wait wait = host_wait_ms(fixture->host, WAIT_MS, HOST_FD_NONE);
+    const struct qmp_command command = {.name = "getfd", .passed_fd = fixture->stop_event};
+    fault_host_arm(
+        fixture->host,
+        &(struct fault_plan){.nth = 1, .only = "socket_send_fd", .os_error = ETOOMANYREFS});
+    assert_int_equal(qmp_execute(fixture->qmp, &command, &wait, NULL, &err), KELPIE_IO_FAILED);
+    assert_int_equal(err.os_error, ETOOMANYREFS);
+    assert_int_equal(execute(fixture, WAIT_MS, &data, &err), KELPIE_OK);
+    json_decref(data);
+    /* Nobody is there. */
+    fault_host_arm(fixture->host,
+                   &(struct fault_plan){.nth = 1, .only = "socket_send_fd", .os_error = EPIPE});
+    assert_int_equal(qmp_execute(fixture->qmp, &command, &wait, NULL, &err), KELPIE_CRASHED);
+    fault_host_disarm(fixture->host);
+    assert_int_equal(execute(fixture, WAIT_MS, &data, &err), KELPIE_CRASHED);
 }
 
 static void trickled_bytes_make_a_message(void **state) {
@@ -377,6 +408,7 @@ static void long_names_are_cut(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(command_gets_its_answer),
+        FIXTURE_TEST(a_descriptor_that_cannot_be_passed_is_no_crash),
         FIXTURE_TEST(trickled_bytes_make_a_message),
         FIXTURE_TEST(refusal_is_told_in_its_words),
         FIXTURE_TEST(shutdown_event_is_remembered),
