@@ -11,6 +11,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* For the leak checker: what a killed process had is lost, as it would be. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void) {
+    return "leak:program_main\nleak:own_main\nleak:thread_entry\n";
+}
+
 #define STEP_COUNT_MAX 16
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
