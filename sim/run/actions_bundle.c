@@ -30,8 +30,10 @@ static void snapshot(struct scenario *scenario, struct scenario_vm *slot,
     }
     uint32_t number = scenario->bundle_count++;
     struct scenario_bundle *bundle = &scenario->bundles[number];
-    *bundle = (struct scenario_bundle){
-        .backend = kelpie_vm_backend(slot->vm), .vm = step->vm, .session_id = slot->session_id};
+    *bundle = (struct scenario_bundle){.backend = kelpie_vm_backend(slot->vm),
+                                       .vm = step->vm,
+                                       .session_id = slot->session_id,
+                                       .session_offset = slot->session_offset};
     snprintf(bundle->path, sizeof(bundle->path), SCENARIO_FOLDER "/bundle-%u", number);
     bool diff = step->action == STEPS_DIFF && slot->parent >= 0;
     const struct kelpie_snapshot_options options = {
@@ -86,6 +88,9 @@ static void restore(struct scenario *scenario, struct scenario_vm *slot,
     if (status == KELPIE_OK) {
         slot->parent = number;
         slot->session_id = bundle->session_id;
+        /* Only where nobody could read on while it was saved. */
+        slot->session_offset =
+            scenario->plan.thread_count == 1 ? bundle->session_offset : SCENARIO_OFFSET_UNKNOWN;
     }
 }
 
@@ -137,6 +142,9 @@ static void end_children(struct scenario *scenario, struct kelpie_fork_child *ch
         if (children[i].vm && !asked) {
             read_files(scenario, children[i].vm, values);
             asked = true;
+        }
+        if (children[i].vm) {
+            identity_check(scenario, children[i].vm);
         }
         kelpie_vm_destroy(children[i].vm);
     }
