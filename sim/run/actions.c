@@ -265,6 +265,17 @@ void actions_destroy(struct scenario *scenario, uint32_t vm) {
     ASSERT(slot->users == 0);
 }
 
+/* The one start that was under way has ended with the stop that interrupted it. */
+static void check_stopped(struct scenario *scenario, const struct scenario_vm *slot,
+                          uint32_t start_count) {
+    ASSERT(slot->vm);
+    ASSERT(start_count <= slot->start_count);
+    if (slot->start_count == start_count && slot->starting <= 1 &&
+        kelpie_vm_state(slot->vm) == KELPIE_STATE_STARTING) {
+        sim_world_fail(scenario->world, "wrong state: a VM that was stopped is starting");
+    }
+}
+
 static void change(struct scenario *scenario, struct scenario_vm *slot, enum model_kind kind) {
     struct kelpie_error err = {0};
     enum kelpie_status status = KELPIE_OK;
@@ -273,11 +284,18 @@ static void change(struct scenario *scenario, struct scenario_vm *slot, enum mod
     ASSERT(slot->users > 0);
     size_t index = actions_begin(scenario, slot, &op);
     if (kind == MODEL_START) {
+        slot->start_count++;
+        slot->starting++;
         status = kelpie_vm_start(slot->vm, &err);
+        slot->starting--;
     } else if (kind == MODEL_STOP) {
+        uint32_t start_count = slot->start_count;
         actions_interrupt_begin(scenario, slot);
         status = kelpie_vm_stop(slot->vm, 0, &err);
         actions_interrupt_end(scenario, slot);
+        if (status == KELPIE_OK) {
+            check_stopped(scenario, slot, start_count);
+        }
     } else if (kind == MODEL_PAUSE) {
         status = kelpie_vm_pause(slot->vm, &err);
     } else {

@@ -82,7 +82,10 @@ static void restore(struct scenario *scenario, struct scenario_vm *slot,
     };
     const struct model_op op = {.kind = MODEL_RESTORE, .bundle = (uint8_t)number, .paused = paused};
     size_t index = actions_begin(scenario, slot, &op);
+    slot->start_count++;
+    slot->starting++;
     enum kelpie_status status = kelpie_vm_restore(slot->vm, bundle->path, &options, &err);
+    slot->starting--;
     actions_end(scenario, slot, index, status, 0);
     actions_expect_clear(scenario, "restore", status, &err);
     if (status == KELPIE_OK) {
@@ -110,6 +113,10 @@ static void read_files(struct scenario *scenario, struct kelpie_vm *child,
                                                .timeout_ms = SCENARIO_TIMEOUT_MS};
         enum kelpie_status status = kelpie_vm_exec(child, &command, &output, &err);
         values[i] = MODEL_UNKNOWN;
+        if (status != KELPIE_OK && scenario->world->faults.quiet) {
+            actions_fail_bytes(scenario, "not at rest: exec: %s: %.300s",
+                               kelpie_status_name(status), err.message);
+        }
         if (status == KELPIE_OK && output.exit.code == 1) {
             values[i] = MODEL_ABSENT;
         } else if (status == KELPIE_OK && output.exit.code == 0) {

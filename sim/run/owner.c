@@ -44,6 +44,7 @@ static void forget_before(struct scenario *scenario) {
         slot->vm = NULL;
         slot->users = 0;
         slot->interrupting = 0;
+        slot->starting = 0;
         slot->closing = false;
     }
     for (uint32_t i = 0; i < scenario->bundle_count; i++) {

@@ -51,6 +51,8 @@ struct scenario_vm {
     int32_t parent;           /* the bundle that it was saved to or restored from last; -1: none */
     uint32_t interrupt_count; /* how often its calls were cancelled */
     uint32_t interrupting;    /* threads that may do so now */
+    uint32_t start_count;     /* starts and restores that began */
+    uint32_t starting;        /* … and have not ended */
     uint64_t interrupted_ns;  /* the last time */
     struct scenario_call calls[HISTORY_OP_COUNT_MAX]; /* of the history's operations */
     struct history history;
