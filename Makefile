@@ -358,7 +358,7 @@ lint: ## the checks of tools/ that need no build, and the format
 .PHONY: lint-objects
 lint-objects: all ## the checks of tools/ that look at what was built
 	@failed=0; tools/check-calls $(BUILD) || failed=1; \
-		tools/check-symbols $(BUILD)/libkelpie.so include/kelpie.h || failed=1; exit $$failed
+		tools/check-symbols $(BUILD)/libkelpie.so || failed=1; exit $$failed
 
 .PHONY: format
 format: ## format the sources
@@ -391,7 +391,7 @@ $(BUILD)/kelpie.pc: kelpie.pc.in
 install: all $(BUILD)/kelpie.pc ## install to $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 755 $(BUILD)/kelpie $(DESTDIR)$(PREFIX)/bin/kelpie
-	install -m 644 include/kelpie.h $(DESTDIR)$(PREFIX)/include/kelpie.h
+	install -m 644 include/kelpie.h include/kelpie_sim.h $(DESTDIR)$(PREFIX)/include/
 	install -m 644 $(BUILD)/libkelpie.a $(DESTDIR)$(LIBDIR)/libkelpie.a
 	install -m 755 $(BUILD)/libkelpie.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so.$(VERSION)
 	ln -sf libkelpie.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so.$(SOVERSION)
@@ -400,7 +400,8 @@ install: all $(BUILD)/kelpie.pc ## install to $(DESTDIR)$(PREFIX)
 
 .PHONY: uninstall
 uninstall: ## remove what install put there
-	rm -f $(DESTDIR)$(PREFIX)/bin/kelpie $(DESTDIR)$(PREFIX)/include/kelpie.h \
+	rm -f $(DESTDIR)$(PREFIX)/bin/kelpie \
+		$(DESTDIR)$(PREFIX)/include/kelpie.h $(DESTDIR)$(PREFIX)/include/kelpie_sim.h \
 		$(DESTDIR)$(LIBDIR)/libkelpie.a $(DESTDIR)$(LIBDIR)/libkelpie.so \
 		$(DESTDIR)$(LIBDIR)/libkelpie.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so.$(VERSION) \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/kelpie.pc

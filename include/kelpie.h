@@ -192,7 +192,7 @@ struct kelpie_config {
     uint32_t stop_timeout_ms;   /* 0: KELPIE_STOP_TIMEOUT_MS_DEFAULT; then the VM is killed */
     uint32_t operation_timeout_ms; /* of every other call; 0: KELPIE_OPERATION_TIMEOUT_MS_DEFAULT */
     const struct kelpie_mock_config *mock;
-    void *host; /* for kelpie's own tests and simulator; NULL: this machine */
+    void *host; /* kelpie_sim_host() of a simulator (kelpie_sim.h); NULL: this machine */
     const struct kelpie_network *network; /* NULL: none */
     uint64_t reserved[15];
 };
@@ -570,6 +570,13 @@ kelpie_snapshot_inspect(const char *directory, struct kelpie_snapshot *ret_snaps
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_snapshot_verify(const char *directory,
                                                                     struct kelpie_error *err);
 
+/* The same where a config's `host` lets VMs run (kelpie_sim.h); NULL: on this machine. */
+KELPIE_API KELPIE_CHECKED enum kelpie_status
+kelpie_snapshot_inspect_on(void *host, const char *directory, struct kelpie_snapshot *ret_snapshot,
+                           struct kelpie_error *err);
+KELPIE_API KELPIE_CHECKED enum kelpie_status
+kelpie_snapshot_verify_on(void *host, const char *directory, struct kelpie_error *err);
+
 /* ---- Forks and pools -------------------------------------------------------------------------- */
 
 #define KELPIE_FORK_COUNT_MAX 1024
@@ -669,6 +676,11 @@ KELPIE_API size_t kelpie_backend_list(struct kelpie_backend *backends, size_t ca
 /* Errors: NOT_FOUND (no such backend). A backend that cannot be used is no error: see `usable`. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_backend_probe(const char *name, struct kelpie_probe *ret_probe, struct kelpie_error *err);
+
+/* The same where a config's `host` lets VMs run (kelpie_sim.h); NULL: on this machine. */
+KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_backend_probe_on(void *host, const char *name,
+                                                                     struct kelpie_probe *ret_probe,
+                                                                     struct kelpie_error *err);
 
 /* ---- The mock backend's levers ---------------------------------------------------------------- */
 

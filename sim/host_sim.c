@@ -18,6 +18,7 @@
 #include "host/host_krunfw.h"
 #include "sim/world.h"
 
+#define FIRST_FD 3
 #define TICKS_PER_NS 3u
 #define KVM_NS 400000u /* of the ring-0 payload, natively */
 
@@ -129,12 +130,23 @@ static enum kelpie_status sim_host_krunfw_load(struct host *host, const char *pa
                      sim_error(err, ENOENT, "load the library with a kernel"));
 }
 
-/* No interface was made for anybody. */
+/* One interface is there, behind which nobody listens. */
 static enum kelpie_status sim_host_tap_open(struct host *host, const char *name, int *ret_fd,
                                             struct kelpie_error *err) {
-    ASSERT(name);
+    struct sim_process *process = sim_process_of(host);
     ASSERT(ret_fd);
     sim_enter(host, SIM_EVENT_TAP_OPEN, 0);
+    if (strcmp(name, SIM_TAP_NAME) == 0) {
+        struct sim_handle *handle = sim_handle_create(process->world, SIM_HANDLE_NULL);
+        int fd = handle ? sim_fd_add(process, handle, FIRST_FD) : -1;
+        if (fd < 0) {
+            free(handle);
+            return sim_leave(host, SIM_EVENT_TAP_OPEN, sim_error(err, EMFILE, "open a tap"));
+        }
+        *ret_fd = fd;
+        return sim_leave(host, SIM_EVENT_TAP_OPEN, KELPIE_OK);
+    }
+    ASSERT(process->world->current);
     return sim_leave(host, SIM_EVENT_TAP_OPEN,
                      error_set_field(err, KELPIE_NOT_FOUND, "network.tap",
                                      "there is no tap interface '%s'", name));

@@ -184,6 +184,8 @@ void sim_machine_destroy(struct sim_machine *machine);
 #define SIM_KERNEL_PATH "/boot/vmlinuz-sim"
 bool sim_machine_furnish(struct sim_machine *machine);
 
+#define SIM_TAP_NAME "tap0" /* every machine has it */
+
 /* Its files that have become unreadable are written again. */
 bool sim_machine_repair(struct sim_machine *machine);
 

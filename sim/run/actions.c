@@ -171,17 +171,28 @@ struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm) {
     static const char *const logs[STEPS_VM_COUNT_MAX] = {
         SCENARIO_FOLDER "/out-log-0", SCENARIO_FOLDER "/out-log-1", SCENARIO_FOLDER "/out-log-2"};
     static const struct kelpie_network network = {.kind = KELPIE_NETWORK_USER};
-    static const struct kelpie_disk disks[STEPS_VM_COUNT_MAX] = {
-        {.path = SCENARIO_DISK "0"}, {.path = SCENARIO_DISK "1"}, {.path = SCENARIO_DISK "2"}};
+    static const struct kelpie_network tap = {.kind = KELPIE_NETWORK_TAP, .tap = SIM_TAP_NAME};
+    static const struct kelpie_disk disks[2][STEPS_VM_COUNT_MAX] = {
+        {{.path = SCENARIO_DISK "0"}, {.path = SCENARIO_DISK "1"}, {.path = SCENARIO_DISK "2"}},
+        {{.path = SCENARIO_DISK "0", .read_only = true},
+         {.path = SCENARIO_DISK "1", .read_only = true},
+         {.path = SCENARIO_DISK "2", .read_only = true}}};
     uint32_t features = scenario->plan.features[vm];
     bool mock = strcmp(scenario->plan.backends[vm], "mock") == 0; /* it has none of these */
     bool disk = !mock && (features & STEPS_FEATURE_DISK);
+    bool read_only = features & STEPS_FEATURE_READ_ONLY;
+    bool texts = features & STEPS_FEATURE_TEXTS;
     return (struct kelpie_config){
         .backend = scenario->plan.backends[vm],
         .console_log = features & STEPS_FEATURE_CONSOLE_LOG ? logs[vm] : NULL,
         .console_bytes_max = CONSOLE_BYTES_MAX,
-        .network = !mock && (features & STEPS_FEATURE_NETWORK) ? &network : NULL,
-        .disks = disk ? &disks[vm] : NULL,
+        .network = mock || !(features & STEPS_FEATURE_NETWORK) ? NULL
+                   : features & STEPS_FEATURE_TAP              ? &tap
+                                                               : &network,
+        .hostname = texts ? "sim-host" : NULL,
+        .working_dir = texts ? "/tmp" : NULL,
+        .kernel_args = texts ? "quiet" : NULL,
+        .disks = disk ? &disks[read_only][vm] : NULL,
         .disk_count = disk ? 1 : 0,
         .memory_mib = SMALL_MIB,
         .env = env,

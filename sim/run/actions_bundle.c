@@ -8,6 +8,7 @@
 #include "sim/run/scenario.h"
 
 #define CHILD_COUNT_MAX 3
+#define BUNDLE_BYTES_SMALL 4096 /* less than any bundle takes */
 #define ARGV(...) ((const char *const[]){__VA_ARGS__, NULL})
 
 /* ---- Snapshots -------------------------------------------------------------------------------- */
@@ -38,6 +39,7 @@ static void snapshot(struct scenario *scenario, struct scenario_vm *slot,
     bool diff = step->action == STEPS_DIFF && slot->parent >= 0;
     const struct kelpie_snapshot_options options = {
         .kind = step->value % 3 == 0 ? KELPIE_SNAPSHOT_TELEPORT : KELPIE_SNAPSHOT_SUSPEND,
+        .bytes_max = step->value % 17 == 0 ? BUNDLE_BYTES_SMALL : 0,
         .track = is_kvm(slot) && step->value % 2 == 0,
         .parent = diff ? scenario->bundles[slot->parent].path : NULL,
     };

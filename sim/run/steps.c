@@ -70,7 +70,7 @@ static struct steps_step draw_step(struct sim_choices *choices, const struct ste
 }
 
 void steps_plan_init(struct steps_plan *plan, struct sim_choices *choices) {
-    static const char *const backends[] = {"mock", "kvm", "qemu"};
+    static const char *const backends[] = {"mock", "kvm", "qemu", "kvm", "mock", "auto"};
     ASSERT(plan && choices);
     *plan = (struct steps_plan){
         .vm_count = 1 + (uint32_t)sim_choose(choices, STEPS_VM_COUNT_MAX),
@@ -79,7 +79,7 @@ void steps_plan_init(struct steps_plan *plan, struct sim_choices *choices) {
     };
     for (size_t i = 0; i < plan->vm_count; i++) {
         plan->backends[i] = backends[sim_choose(choices, ARRAY_SIZE(backends))];
-        plan->features[i] = (uint32_t)sim_choose(choices, 2 * STEPS_FEATURE_CONSOLE_LOG);
+        plan->features[i] = (uint32_t)sim_choose(choices, STEPS_FEATURE_END);
     }
     for (size_t i = 0; i < plan->step_count; i++) {
         plan->steps[i] = draw_step(choices, plan);

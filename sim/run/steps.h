@@ -24,6 +24,10 @@ enum steps_feature {
     STEPS_FEATURE_DISK = 1 << 0,
     STEPS_FEATURE_NETWORK = 1 << 1,
     STEPS_FEATURE_CONSOLE_LOG = 1 << 2,
+    STEPS_FEATURE_READ_ONLY = 1 << 3, /* the disk is */
+    STEPS_FEATURE_TAP = 1 << 4,       /* the network is one */
+    STEPS_FEATURE_TEXTS = 1 << 5,     /* hostname, working folder, kernel arguments */
+    STEPS_FEATURE_END = 1 << 6,
 };
 
 /* The kinds, with their names in a report. */

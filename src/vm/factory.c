@@ -164,16 +164,27 @@ size_t kelpie_backend_list(struct kelpie_backend *backends, size_t capacity) {
     return count;
 }
 
-enum kelpie_status kelpie_backend_probe(const char *name, struct kelpie_probe *ret_probe,
-                                        struct kelpie_error *err) {
+enum kelpie_status kelpie_backend_probe_on(void *wanted_host, const char *name,
+                                           struct kelpie_probe *ret_probe,
+                                           struct kelpie_error *err) {
     ASSERT(ret_probe);
     const struct backend_ops *ops = NULL;
     TRY(find_backend(name ? name : "", &ops, err));
+    const struct kelpie_config config = {.host = wanted_host};
     struct host *host = NULL;
-    TRY(host_linux_create(&host, err));
+    bool owned = false;
+    TRY(vm_host_open(&config, &host, &owned, err));
     struct kelpie_probe probe = {0};
     ops->probe(host, &probe);
-    host_destroy(host);
+    if (owned) {
+        host_destroy(host);
+    }
     *ret_probe = probe;
     return KELPIE_OK;
+}
+
+enum kelpie_status kelpie_backend_probe(const char *name, struct kelpie_probe *ret_probe,
+                                        struct kelpie_error *err) {
+    ASSERT(ret_probe);
+    return kelpie_backend_probe_on(NULL, name, ret_probe, err);
 }

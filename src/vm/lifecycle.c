@@ -5,11 +5,16 @@
 #include "base/assert.h"
 #include "vm/vm.h"
 
-/* A conversation with the guest that ends when `wait` does. mutex held. */
+/* A conversation with the guest that ends when `wait` does: also by a cancel that came before it, since the operation
+ * began. mutex held. */
 static struct vm_wait wait_until(struct kelpie_vm *vm, const struct host_wait *wait) {
     ASSERT(vm->locked);
-    ASSERT(wait);
-    return (struct vm_wait){.deadline_ns = wait->deadline_ns, .cancel_count = vm->cancel_count};
+    ASSERT(vm->busy);
+    return (struct vm_wait){
+        .deadline_ns = wait->deadline_ns,
+        .cancel_count =
+            wait->cancel_fd == HOST_FD_NONE ? VM_CANCEL_COUNT_NONE : vm->begun_cancel_count,
+    };
 }
 
 void vm_machine_kill(struct kelpie_vm *vm) {

@@ -264,12 +264,14 @@ enum kelpie_status kelpie_vm_restore_report(struct kelpie_vm *vm,
 
 /* ---- Bundles without a VM --------------------------------------------------------------------- */
 
-static enum kelpie_status inspect(const char *directory, bool verify,
+static enum kelpie_status inspect(void *wanted_host, const char *directory, bool verify,
                                   struct kelpie_snapshot *ret_snapshot, struct kelpie_error *err) {
     ASSERT(verify || ret_snapshot);
     TRY(vm_check_path("directory", directory ? directory : "", false, err));
+    const struct kelpie_config config = {.host = wanted_host};
     struct host *host = NULL;
-    TRY(host_linux_create(&host, err));
+    bool owned = false;
+    TRY(vm_host_open(&config, &host, &owned, err));
     struct snapshot_reader *reader = NULL;
     enum kelpie_status status = snapshot_reader_open(host, directory, &reader, err);
     if (status == KELPIE_OK && verify) {
@@ -283,17 +285,31 @@ static enum kelpie_status inspect(const char *directory, bool verify,
         *ret_snapshot = snapshot_reader_manifest(reader)->info;
     }
     snapshot_reader_close(reader);
-    host_destroy(host);
+    if (owned) {
+        host_destroy(host);
+    }
     return status;
+}
+
+enum kelpie_status kelpie_snapshot_inspect_on(void *host, const char *directory,
+                                              struct kelpie_snapshot *ret_snapshot,
+                                              struct kelpie_error *err) {
+    ASSERT(ret_snapshot);
+    return inspect(host, directory, false, ret_snapshot, err);
 }
 
 enum kelpie_status kelpie_snapshot_inspect(const char *directory,
                                            struct kelpie_snapshot *ret_snapshot,
                                            struct kelpie_error *err) {
     ASSERT(ret_snapshot);
-    return inspect(directory, false, ret_snapshot, err);
+    return inspect(NULL, directory, false, ret_snapshot, err);
+}
+
+enum kelpie_status kelpie_snapshot_verify_on(void *host, const char *directory,
+                                             struct kelpie_error *err) {
+    return inspect(host, directory, true, NULL, err);
 }
 
 enum kelpie_status kelpie_snapshot_verify(const char *directory, struct kelpie_error *err) {
-    return inspect(directory, true, NULL, err);
+    return inspect(NULL, directory, true, NULL, err);
 }

@@ -254,7 +254,7 @@ enum kelpie_status vm_wait_step(struct kelpie_vm *vm, const struct vm_wait *wait
     ASSERT(vm->locked);
     ASSERT(wait);
     ASSERT(what);
-    if (vm->cancel_count != wait->cancel_count) {
+    if (wait->cancel_count != VM_CANCEL_COUNT_NONE && vm->cancel_count != wait->cancel_count) {
         return error_set(err, KELPIE_CANCELLED, "waiting for %s was cancelled", what);
     }
     TRY(vm_check_awaited(vm, what, err));
@@ -351,6 +351,7 @@ static enum kelpie_status begin_locked(struct kelpie_vm *vm, enum vm_operation o
         return vm_state_error(operation, vm->state, err);
     }
     vm->busy = true;
+    vm->begun_cancel_count = vm->cancel_count;
     host_event_clear(vm->host, vm->cancel_event);
     return KELPIE_OK;
 }

@@ -180,6 +180,7 @@ struct kelpie_vm {
     int cancel_event; /* set by kelpie_vm_cancel(), cleared when the next operation begins */
     int wake_event;   /* makes the I/O thread look again */
     uint64_t cancel_count;
+    uint64_t begun_cancel_count; /* when the operation under way began */
 
     enum kelpie_state state;
     bool busy;
@@ -221,8 +222,9 @@ bool vm_wait_changed(struct kelpie_vm *vm, uint64_t deadline_ns);
 /* A wait of this VM: until when, and which cancels count. */
 struct vm_wait {
     uint64_t deadline_ns;
-    uint64_t cancel_count;
+    uint64_t cancel_count; /* another one ends it; VM_CANCEL_COUNT_NONE: no cancel does */
 };
+#define VM_CANCEL_COUNT_NONE UINT64_MAX
 
 /* timeout_ms 0: for ever (the machine's end and a cancel still end it). mutex held. */
 struct vm_wait vm_wait_start(struct kelpie_vm *vm, uint64_t timeout_ms);

@@ -226,7 +226,33 @@ static enum kelpie_status run_pool(struct sweep *sweep, struct kelpie_error *err
     return status;
 }
 
+static enum kelpie_status run_inspect(struct sweep *sweep, struct kelpie_error *err) {
+    struct kelpie_snapshot snapshot = {0};
+    enum kelpie_status status =
+        kelpie_snapshot_inspect_on(sweep->host, sweep->bundle, &snapshot, err);
+    assert_true(status == KELPIE_OK ? strcmp(snapshot.backend, "mock") == 0 : snapshot.id[0] == 0);
+    return status;
+}
+
+static enum kelpie_status run_verify(struct sweep *sweep, struct kelpie_error *err) {
+    return kelpie_snapshot_verify_on(sweep->host, sweep->bundle, err);
+}
+
+/* What a look at this machine fails of is no error: it is the probe's answer. */
+static enum kelpie_status run_probe(struct sweep *sweep, struct kelpie_error *err) {
+    static const char *const names[] = {"kvm", "qemu", "mock"};
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        struct kelpie_probe probe = {0};
+        TRY(kelpie_backend_probe_on(sweep->host, names[i], &probe, err));
+        assert_true(strlen(probe.reason) > 0);
+    }
+    return KELPIE_OK;
+}
+
 static const struct operation operations[] = {
+    {"inspect", 0, 0, run_inspect},
+    {"verify", 0, 0, run_verify},
+    {"probe", 0, 0, run_probe},
     {"create", 0, BIT(CREATED), run_create},
     {"start", BIT(CREATED), BIT(RUNNING), run_start},
     {"stop", BIT(RUNNING), BIT(STOPPED), run_stop},
