@@ -153,6 +153,11 @@ static void end_children(struct scenario *scenario, struct kelpie_fork_child *ch
             asked = true;
         }
         if (children[i].vm) {
+            const struct kelpie_config *config = kelpie_vm_config(children[i].vm);
+            if (strcmp(config->hostname, config->name) != 0) {
+                sim_world_fail(scenario->world, "a child is %.40s, and its guest %.40s",
+                               config->name, config->hostname);
+            }
             identity_check(scenario, children[i].vm);
         }
         kelpie_vm_destroy(children[i].vm);
