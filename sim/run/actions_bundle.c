@@ -48,6 +48,8 @@ static void snapshot(struct scenario *scenario, struct scenario_vm *slot,
     enum kelpie_status status = kelpie_vm_snapshot(slot->vm, bundle->path, &options, &made, &err);
     bundle->quiesced = made.quiesced;
     bundle->state = status == KELPIE_OK ? SCENARIO_BUNDLE_DONE : SCENARIO_BUNDLE_FAILED;
+    bundle->none_left = status == KELPIE_SNAPSHOT_FAILED || status == KELPIE_NO_SPACE ||
+                        status == KELPIE_SNAPSHOT_TOO_LARGE;
     slot->parent = status == KELPIE_OK ? (int32_t)number : -1;
     actions_end(scenario, slot, index, status, 0);
     actions_expect_clear(scenario, diff ? "diff snapshot" : "snapshot", status, &err);

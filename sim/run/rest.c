@@ -27,9 +27,10 @@ static bool must(struct scenario *scenario, const char *what, const char *on,
 /* None was told to be silent, and nothing that it said or heard was lost. */
 static bool guests_answer(const struct scenario *scenario) {
     static const enum sim_fault excuses[] = {
-        SIM_FAULT_GUEST_SILENT, SIM_FAULT_GUEST_HOSTILE, SIM_FAULT_GUEST_SLOW,
-        SIM_FAULT_GUEST_DIES,   SIM_FAULT_PROCESS_HANGS, SIM_FAULT_PEER_SILENT,
-        SIM_FAULT_STREAM_RESET, SIM_FAULT_PEER_REFUSES,  SIM_FAULT_PEER_SLOW,
+        SIM_FAULT_GUEST_SILENT,      SIM_FAULT_GUEST_HOSTILE,      SIM_FAULT_GUEST_SLOW,
+        SIM_FAULT_GUEST_DIES,        SIM_FAULT_PROCESS_HANGS,      SIM_FAULT_PEER_SILENT,
+        SIM_FAULT_STREAM_RESET,      SIM_FAULT_PEER_REFUSES,       SIM_FAULT_PEER_SLOW,
+        SIM_FAULT_STREAM_READ_FAILS, SIM_FAULT_STREAM_WRITE_FAILS,
     };
     bool answer = true;
     ASSERT(scenario->world);
@@ -79,6 +80,10 @@ static void restore_bundle(struct scenario *scenario, uint32_t number) {
     ASSERT(scenario->world->faults.quiet);
     enum kelpie_status status =
         kelpie_vm_create_from_snapshot(bundle->path, &config, &options, &vm, &err);
+    if (status == KELPIE_OK && bundle->none_left &&
+        scenario->world->faults.fired[SIM_FAULT_PATH_RENAME_FAILS] == 0) {
+        sim_world_fail(scenario->world, "a bundle of a snapshot that failed: %s", bundle->path);
+    }
     /* A machine on which /dev/kvm came or went is another one for whoever notes how it ran. */
     bool other = status == KELPIE_SNAPSHOT_INCOMPATIBLE &&
                  scenario->world->faults.fired[SIM_FAULT_KVM_PROBE_FAILS] > 0;

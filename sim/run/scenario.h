@@ -69,6 +69,7 @@ struct scenario_bundle {
     char path[SCENARIO_PATH_SIZE];
     const char *backend;
     uint32_t vm;         /* of the plan */
+    bool none_left;      /* it failed in a way that leaves none */
     bool quiesced;       /* the guest's commands stood still in it */
     uint32_t session_id; /* that was detached when it was made; 0: none */
     uint64_t session_offset;
