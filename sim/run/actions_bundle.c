@@ -20,6 +20,17 @@ static bool is_kvm(const struct scenario_vm *slot) {
     return strcmp(backend, "kvm") == 0;
 }
 
+/* One that is there, or was to be; -1: none yet. */
+static int32_t some_bundle(const struct scenario *scenario, const struct steps_step *step) {
+    ASSERT(step->bundle < STEPS_BUNDLE_COUNT);
+    if (scenario->bundle_count == 0) {
+        return -1;
+    }
+    uint32_t number = step->bundle % scenario->bundle_count;
+    ASSERT(number < MODEL_BUNDLE_COUNT);
+    return scenario->bundles[number].state == SCENARIO_BUNDLE_DONE ? (int32_t)number : -1;
+}
+
 /* A diff is asked for where there is a parent; another backend than kvm refuses it. */
 static void snapshot(struct scenario *scenario, struct scenario_vm *slot,
                      const struct steps_step *step) {
@@ -36,12 +47,14 @@ static void snapshot(struct scenario *scenario, struct scenario_vm *slot,
                                        .session_id = slot->session_id,
                                        .session_offset = slot->session_offset};
     snprintf(bundle->path, sizeof(bundle->path), SCENARIO_FOLDER "/bundle-%u", number);
-    bool diff = step->action == STEPS_DIFF && slot->parent >= 0;
+    /* Most are to the last bundle. One to another must be refused, or be right. */
+    int32_t parent = step->value % 4 == 1 ? some_bundle(scenario, step) : slot->parent;
+    bool diff = step->action == STEPS_DIFF && parent >= 0;
     const struct kelpie_snapshot_options options = {
         .kind = step->value % 3 == 0 ? KELPIE_SNAPSHOT_TELEPORT : KELPIE_SNAPSHOT_SUSPEND,
         .bytes_max = step->value % 17 == 0 ? BUNDLE_BYTES_SMALL : 0,
         .track = is_kvm(slot) && step->value % 2 == 0,
-        .parent = diff ? scenario->bundles[slot->parent].path : NULL,
+        .parent = diff ? scenario->bundles[parent].path : NULL,
     };
     const struct model_op op = {.kind = MODEL_SNAPSHOT, .bundle = (uint8_t)number};
     size_t index = actions_begin(scenario, slot, &op);
@@ -53,17 +66,6 @@ static void snapshot(struct scenario *scenario, struct scenario_vm *slot,
     slot->parent = status == KELPIE_OK ? (int32_t)number : -1;
     actions_end(scenario, slot, index, status, 0);
     actions_expect_clear(scenario, diff ? "diff snapshot" : "snapshot", status, &err);
-}
-
-/* One that is there, or was to be; -1: none yet. */
-static int32_t some_bundle(const struct scenario *scenario, const struct steps_step *step) {
-    ASSERT(step->bundle < STEPS_BUNDLE_COUNT);
-    if (scenario->bundle_count == 0) {
-        return -1;
-    }
-    uint32_t number = step->bundle % scenario->bundle_count;
-    ASSERT(number < MODEL_BUNDLE_COUNT);
-    return scenario->bundles[number].state == SCENARIO_BUNDLE_DONE ? (int32_t)number : -1;
 }
 
 static void restore(struct scenario *scenario, struct scenario_vm *slot,
