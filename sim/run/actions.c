@@ -10,6 +10,85 @@
 #define SETTLE_MS 100
 #define SMALL_MIB 64
 #define CONSOLE_BYTES_MAX 2000
+#define CALL_NS_MAX (300ull * HOST_NS_PER_S) /* more than its turn and its own timeouts */
+#define CANCEL_NS_MAX (10ull * HOST_NS_PER_S)
+
+/* ---- Calls ------------------------------------------------------------------------------------ */
+
+void actions_interrupt_begin(struct scenario *scenario, struct scenario_vm *slot) {
+    ASSERT(slot->vm);
+    ASSERT(scenario->world);
+    slot->interrupt_count++;
+    slot->interrupting++;
+    ASSERT(slot->interrupting <= slot->interrupt_count);
+}
+
+void actions_interrupt_end(struct scenario *scenario, struct scenario_vm *slot) {
+    ASSERT(slot->interrupting > 0);
+    ASSERT(slot->vm);
+    ASSERT(scenario->world);
+    slot->interrupting--;
+}
+
+static bool nothing_went_wrong(const struct scenario *scenario) {
+    uint64_t fired = 0;
+    ASSERT(scenario->world);
+    ASSERT(SIM_FAULT_COUNT > 0);
+    for (size_t i = 0; i < SIM_FAULT_COUNT; i++) {
+        fired += scenario->world->faults.fired[i];
+    }
+    return fired == 0 && !scenario->lever_pulled;
+}
+
+/* These wait for their turn and for their machine, each as long as the config says. */
+static bool is_bounded(enum model_kind kind) {
+    ASSERT((unsigned)kind < MODEL_KIND_COUNT);
+    static_assert(MODEL_START == 0 && MODEL_RESTORE == 5, "those of a VM's life are the first");
+    return kind <= MODEL_RESTORE || kind == MODEL_PING;
+}
+
+/* What needs a fault, if nobody interrupted the call. */
+static bool needs_a_fault(enum model_kind kind, enum kelpie_status status) {
+    ASSERT((unsigned)kind < MODEL_KIND_COUNT);
+    ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
+    bool waited = status == KELPIE_TIMED_OUT || status == KELPIE_BUSY;
+    return status == KELPIE_INTERNAL || status == KELPIE_IO_FAILED || status == KELPIE_CRASHED ||
+           status == KELPIE_COPY_FAILED || status == KELPIE_SNAPSHOT_FAILED ||
+           status == KELPIE_SNAPSHOT_CORRUPT || status == KELPIE_RESTORE_FAILED ||
+           status == KELPIE_BOOT_FAILED || status == KELPIE_BOOT_TIMED_OUT ||
+           (waited && kind <= MODEL_RESTORE);
+}
+
+static void calls_check(struct scenario *scenario, const struct scenario_vm *slot, size_t index,
+                        enum kelpie_status status) {
+    const struct scenario_call *call = &slot->calls[index];
+    enum model_kind kind = slot->history.ops[index].op.kind;
+    const char *name = model_kind_name(kind);
+    uint64_t now_ns = scenario->world->now_ns;
+    ASSERT(now_ns >= call->start_ns);
+    ASSERT(call->interrupt_count <= slot->interrupt_count);
+    ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
+    bool interrupted = call->interrupted || slot->interrupting > 0 ||
+                       slot->interrupt_count != call->interrupt_count;
+    if (status == KELPIE_CANCELLED && !interrupted) {
+        sim_world_fail(scenario->world, "cancelled by nobody: %s", name);
+    }
+    if (is_bounded(kind) && now_ns - call->start_ns > CALL_NS_MAX) {
+        sim_world_fail(scenario->world, "late: %s took %llu s", name,
+                       (unsigned long long)((now_ns - call->start_ns) / HOST_NS_PER_S));
+    }
+    if (!nothing_went_wrong(scenario)) {
+        return;
+    }
+    if (!interrupted && needs_a_fault(kind, status)) {
+        sim_world_fail(scenario->world, "without a fault: %s: %s", name,
+                       kelpie_status_name(status));
+    }
+    if (slot->interrupted_ns > call->start_ns && now_ns - slot->interrupted_ns > CANCEL_NS_MAX) {
+        sim_world_fail(scenario->world, "late: %s returned %llu s after it was cancelled", name,
+                       (unsigned long long)((now_ns - slot->interrupted_ns) / HOST_NS_PER_S));
+    }
+}
 
 /* ---- The model -------------------------------------------------------------------------------- */
 
@@ -18,6 +97,10 @@ size_t actions_begin(struct scenario *scenario, struct scenario_vm *slot,
     ASSERT(op);
     ASSERT(slot->vm);
     size_t index = history_begin(&slot->history, op);
+    if (index != HISTORY_FULL) {
+        slot->calls[index] = (struct scenario_call){scenario->world->now_ns, slot->interrupt_count,
+                                                    slot->interrupting > 0};
+    }
     sim_log_add(&scenario->world->log, (uint32_t)op->kind, SIM_EVENT_STEP, index);
     return index;
 }
@@ -27,6 +110,7 @@ void actions_end(struct scenario *scenario, struct scenario_vm *slot, size_t ind
     ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
     ASSERT(slot->vm);
     if (index != HISTORY_FULL) {
+        calls_check(scenario, slot, index, status);
         history_end(&slot->history, index, status, value);
     }
     sim_log_add(&scenario->world->log, (uint32_t)status, SIM_EVENT_STEP, value);
@@ -51,6 +135,14 @@ void actions_fail_bytes(struct scenario *scenario, const char *format, ...) {
     }
 }
 
+static bool ends_with(const char *text, const char *end) {
+    ASSERT(text);
+    ASSERT(end[0] != '\0');
+    size_t size = strlen(text);
+    size_t end_size = strlen(end);
+    return size >= end_size && strcmp(text + size - end_size, end) == 0;
+}
+
 void actions_expect_clear(struct scenario *scenario, const char *what, enum kelpie_status status,
                           const struct kelpie_error *err) {
     ASSERT(what);
@@ -63,7 +155,8 @@ void actions_expect_clear(struct scenario *scenario, const char *what, enum kelp
     if (status == KELPIE_OK) {
         return;
     }
-    if (err->status != status || strlen(err->message) < 10 || strstr(err->message, "(null)")) {
+    if (err->status != status || strlen(err->message) < 10 || strstr(err->message, "(null)") ||
+        ends_with(err->message, "crashed: ") || ends_with(err->message, "came up: ")) {
         sim_world_fail(scenario->world, "unclear error: %s: %s says \"%.200s\"", what,
                        kelpie_status_name(status), err->message);
     }
@@ -127,6 +220,8 @@ void actions_create(struct scenario *scenario, uint32_t vm) {
     if (made) {
         slot->vm = made;
         slot->session_id = 0;
+        slot->interrupt_count = 0;
+        slot->interrupted_ns = 0;
         slot->parent = -1;
         /* A mock has a lever for a crash, which works also when nothing goes wrong by itself. */
         bool mock = strcmp(kelpie_vm_backend(made), "mock") == 0;
@@ -167,6 +262,8 @@ void actions_destroy(struct scenario *scenario, uint32_t vm) {
     }
     slot->closing = true;
     while (slot->users > 0) {
+        actions_interrupt_begin(scenario, slot);
+        actions_interrupt_end(scenario, slot);
         kelpie_vm_cancel(slot->vm); /* a command of a paused VM does not end by itself */
         struct host_wait wait = host_wait_ms(scenario->host, SETTLE_MS, HOST_FD_NONE);
         (void)!host_sleep(scenario->host, &wait, &ignored);
@@ -181,6 +278,17 @@ void actions_destroy(struct scenario *scenario, uint32_t vm) {
     ASSERT(slot->users == 0);
 }
 
+/* The one start that was under way has ended with the stop that interrupted it. */
+static void check_stopped(struct scenario *scenario, const struct scenario_vm *slot,
+                          uint32_t start_count) {
+    ASSERT(slot->vm);
+    ASSERT(start_count <= slot->start_count);
+    if (slot->start_count == start_count && slot->starting <= 1 &&
+        kelpie_vm_state(slot->vm) == KELPIE_STATE_STARTING) {
+        sim_world_fail(scenario->world, "wrong state: a VM that was stopped is starting");
+    }
+}
+
 static void change(struct scenario *scenario, struct scenario_vm *slot, enum model_kind kind) {
     struct kelpie_error err = {0};
     enum kelpie_status status = KELPIE_OK;
@@ -189,9 +297,18 @@ static void change(struct scenario *scenario, struct scenario_vm *slot, enum mod
     ASSERT(slot->users > 0);
     size_t index = actions_begin(scenario, slot, &op);
     if (kind == MODEL_START) {
+        slot->start_count++;
+        slot->starting++;
         status = kelpie_vm_start(slot->vm, &err);
+        slot->starting--;
     } else if (kind == MODEL_STOP) {
+        uint32_t start_count = slot->start_count;
+        actions_interrupt_begin(scenario, slot);
         status = kelpie_vm_stop(slot->vm, 0, &err);
+        actions_interrupt_end(scenario, slot);
+        if (status == KELPIE_OK) {
+            check_stopped(scenario, slot, start_count);
+        }
     } else if (kind == MODEL_PAUSE) {
         status = kelpie_vm_pause(slot->vm, &err);
     } else {
@@ -312,6 +429,7 @@ static void pull_lever(struct scenario *scenario, struct scenario_vm *slot,
                   slot->vm, (enum kelpie_mock_operation)(step->value % KELPIE_MOCK_OPERATION_COUNT),
                   1, &err);
     ASSERT(step->action == STEPS_CRASH || step->action == STEPS_FAIL_NEXT);
+    scenario->lever_pulled = true;
     if (!mock && status != KELPIE_UNSUPPORTED) {
         sim_world_fail(scenario->world, "a lever of the mock works on another backend");
     }
@@ -357,7 +475,10 @@ static void do_on(struct scenario *scenario, struct scenario_vm *slot,
         look(scenario, slot);
         break;
     case STEPS_CANCEL:
+        actions_interrupt_begin(scenario, slot);
         kelpie_vm_cancel(slot->vm);
+        slot->interrupted_ns = scenario->world->now_ns;
+        actions_interrupt_end(scenario, slot);
         break;
     case STEPS_CRASH:
     case STEPS_FAIL_NEXT:

@@ -20,6 +20,17 @@ static bool is_kvm(const struct scenario_vm *slot) {
     return strcmp(backend, "kvm") == 0;
 }
 
+/* One that is there, or was to be; -1: none yet. */
+static int32_t some_bundle(const struct scenario *scenario, const struct steps_step *step) {
+    ASSERT(step->bundle < STEPS_BUNDLE_COUNT);
+    if (scenario->bundle_count == 0) {
+        return -1;
+    }
+    uint32_t number = step->bundle % scenario->bundle_count;
+    ASSERT(number < MODEL_BUNDLE_COUNT);
+    return scenario->bundles[number].state == SCENARIO_BUNDLE_DONE ? (int32_t)number : -1;
+}
+
 /* A diff is asked for where there is a parent; another backend than kvm refuses it. */
 static void snapshot(struct scenario *scenario, struct scenario_vm *slot,
                      const struct steps_step *step) {
@@ -31,35 +42,30 @@ static void snapshot(struct scenario *scenario, struct scenario_vm *slot,
     }
     uint32_t number = scenario->bundle_count++;
     struct scenario_bundle *bundle = &scenario->bundles[number];
-    *bundle = (struct scenario_bundle){
-        .backend = kelpie_vm_backend(slot->vm), .vm = step->vm, .session_id = slot->session_id};
+    *bundle = (struct scenario_bundle){.backend = kelpie_vm_backend(slot->vm),
+                                       .vm = step->vm,
+                                       .session_id = slot->session_id,
+                                       .session_offset = slot->session_offset};
     snprintf(bundle->path, sizeof(bundle->path), SCENARIO_FOLDER "/bundle-%u", number);
-    bool diff = step->action == STEPS_DIFF && slot->parent >= 0;
+    /* Most are to the last bundle. One to another must be refused, or be right. */
+    int32_t parent = step->value % 4 == 1 ? some_bundle(scenario, step) : slot->parent;
+    bool diff = step->action == STEPS_DIFF && parent >= 0;
     const struct kelpie_snapshot_options options = {
         .kind = step->value % 3 == 0 ? KELPIE_SNAPSHOT_TELEPORT : KELPIE_SNAPSHOT_SUSPEND,
         .bytes_max = step->value % 17 == 0 ? BUNDLE_BYTES_SMALL : 0,
         .track = is_kvm(slot) && step->value % 2 == 0,
-        .parent = diff ? scenario->bundles[slot->parent].path : NULL,
+        .parent = diff ? scenario->bundles[parent].path : NULL,
     };
     const struct model_op op = {.kind = MODEL_SNAPSHOT, .bundle = (uint8_t)number};
     size_t index = actions_begin(scenario, slot, &op);
     enum kelpie_status status = kelpie_vm_snapshot(slot->vm, bundle->path, &options, &made, &err);
     bundle->quiesced = made.quiesced;
     bundle->state = status == KELPIE_OK ? SCENARIO_BUNDLE_DONE : SCENARIO_BUNDLE_FAILED;
+    bundle->none_left = status == KELPIE_SNAPSHOT_FAILED || status == KELPIE_NO_SPACE ||
+                        status == KELPIE_SNAPSHOT_TOO_LARGE;
     slot->parent = status == KELPIE_OK ? (int32_t)number : -1;
     actions_end(scenario, slot, index, status, 0);
     actions_expect_clear(scenario, diff ? "diff snapshot" : "snapshot", status, &err);
-}
-
-/* One that is there, or was to be; -1: none yet. */
-static int32_t some_bundle(const struct scenario *scenario, const struct steps_step *step) {
-    ASSERT(step->bundle < STEPS_BUNDLE_COUNT);
-    if (scenario->bundle_count == 0) {
-        return -1;
-    }
-    uint32_t number = step->bundle % scenario->bundle_count;
-    ASSERT(number < MODEL_BUNDLE_COUNT);
-    return scenario->bundles[number].state == SCENARIO_BUNDLE_DONE ? (int32_t)number : -1;
 }
 
 static void restore(struct scenario *scenario, struct scenario_vm *slot,
@@ -82,12 +88,18 @@ static void restore(struct scenario *scenario, struct scenario_vm *slot,
     };
     const struct model_op op = {.kind = MODEL_RESTORE, .bundle = (uint8_t)number, .paused = paused};
     size_t index = actions_begin(scenario, slot, &op);
+    slot->start_count++;
+    slot->starting++;
     enum kelpie_status status = kelpie_vm_restore(slot->vm, bundle->path, &options, &err);
+    slot->starting--;
     actions_end(scenario, slot, index, status, 0);
     actions_expect_clear(scenario, "restore", status, &err);
     if (status == KELPIE_OK) {
         slot->parent = number;
         slot->session_id = bundle->session_id;
+        /* Only where nobody could read on while it was saved. */
+        slot->session_offset =
+            scenario->plan.thread_count == 1 ? bundle->session_offset : SCENARIO_OFFSET_UNKNOWN;
     }
 }
 
@@ -107,6 +119,10 @@ static void read_files(struct scenario *scenario, struct kelpie_vm *child,
                                                .timeout_ms = SCENARIO_TIMEOUT_MS};
         enum kelpie_status status = kelpie_vm_exec(child, &command, &output, &err);
         values[i] = MODEL_UNKNOWN;
+        if (status != KELPIE_OK && scenario->world->faults.quiet) {
+            actions_fail_bytes(scenario, "not at rest: exec: %s: %.300s",
+                               kelpie_status_name(status), err.message);
+        }
         if (status == KELPIE_OK && output.exit.code == 1) {
             values[i] = MODEL_ABSENT;
         } else if (status == KELPIE_OK && output.exit.code == 0) {
@@ -139,6 +155,14 @@ static void end_children(struct scenario *scenario, struct kelpie_fork_child *ch
         if (children[i].vm && !asked) {
             read_files(scenario, children[i].vm, values);
             asked = true;
+        }
+        if (children[i].vm) {
+            const struct kelpie_config *config = kelpie_vm_config(children[i].vm);
+            if (strcmp(config->hostname, config->name) != 0) {
+                sim_world_fail(scenario->world, "a child is %.40s, and its guest %.40s",
+                               config->name, config->hostname);
+            }
+            identity_check(scenario, children[i].vm);
         }
         kelpie_vm_destroy(children[i].vm);
     }

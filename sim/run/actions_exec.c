@@ -130,8 +130,10 @@ static size_t sequence_make(char *buffer, size_t size, uint32_t count) {
     return used;
 }
 
-/* Reads on until the end, an error, or a number of pieces; each byte must be the one at its offset. */
-static void read_sequence(struct scenario *scenario, struct kelpie_exec *exec, uint32_t piece_max) {
+/* Reads on from offset until the end, an error, or a number of pieces. Each byte must be the one at its offset, and none may
+ * be missing. Returns where it stopped. */
+static uint64_t read_sequence(struct scenario *scenario, struct kelpie_exec *exec, uint64_t offset,
+                              uint32_t piece_max) {
     struct kelpie_error err = {0};
     char *expected = malloc(SEQUENCE_SIZE_MAX + 1);
     char piece[5000];
@@ -152,8 +154,17 @@ static void read_sequence(struct scenario *scenario, struct kelpie_exec *exec, u
                                (unsigned long long)chunk.offset);
             break;
         }
+        if (chunk.stream == KELPIE_STREAM_STDOUT) {
+            if (offset != SCENARIO_OFFSET_UNKNOWN && chunk.offset != offset) {
+                actions_fail_bytes(scenario, "wrong bytes: a stream goes on at %llu and not %llu",
+                                   (unsigned long long)chunk.offset, (unsigned long long)offset);
+            }
+            offset = chunk.offset + chunk.size;
+        }
     }
+    ASSERT(offset == SCENARIO_OFFSET_UNKNOWN || offset <= SEQUENCE_SIZE_MAX);
     free(expected);
+    return offset;
 }
 
 static void stream(struct scenario *scenario, struct scenario_vm *slot,
@@ -172,7 +183,7 @@ static void stream(struct scenario *scenario, struct scenario_vm *slot,
     }
     ASSERT(exec);
     ASSERT(step->action == STEPS_STREAM);
-    read_sequence(scenario, exec, UINT32_MAX);
+    (void)read_sequence(scenario, exec, 0, UINT32_MAX);
     err = (struct kelpie_error){0};
     status = kelpie_exec_wait(exec, SCENARIO_TIMEOUT_MS, &ended, &err);
     actions_expect_clear(scenario, "exec wait", status, &err);
@@ -215,7 +226,7 @@ static void detach(struct scenario *scenario, struct scenario_vm *slot,
     enum kelpie_status status = kelpie_exec_start(slot->vm, &command, &exec, &err);
     actions_expect_clear(scenario, "exec start", status, &err);
     if (status == KELPIE_OK) {
-        read_sequence(scenario, exec, step->value % 8);
+        slot->session_offset = read_sequence(scenario, exec, 0, step->value % 8);
         slot->session_id = kelpie_exec_id(exec);
         kelpie_exec_detach(exec);
     }
@@ -228,6 +239,7 @@ static void attach(struct scenario *scenario, struct scenario_vm *slot,
     struct kelpie_error err = {0};
     struct kelpie_exec *exec = NULL;
     uint32_t id = slot->session_id;
+    uint64_t offset = slot->session_offset;
     ASSERT(slot->vm);
     if (id == 0) {
         return;
@@ -236,7 +248,8 @@ static void attach(struct scenario *scenario, struct scenario_vm *slot,
     enum kelpie_status status = kelpie_exec_attach(slot->vm, id, &exec, &err);
     actions_expect_clear(scenario, "attach", status, &err);
     if (status == KELPIE_OK) {
-        read_sequence(scenario, exec, step->value % 4 == 0 ? step->value % 5 : UINT32_MAX);
+        (void)read_sequence(scenario, exec, offset,
+                            step->value % 4 == 0 ? step->value % 5 : UINT32_MAX);
         kelpie_exec_close(exec);
     }
     ASSERT((status == KELPIE_OK) == (exec != NULL));

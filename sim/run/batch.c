@@ -350,6 +350,9 @@ static bool run_all(struct batch *batch, struct pollfd *fds) {
         if (options->progress) {
             options->progress(options->progress_context, summary->run_count, summary->failed_count);
         }
+        if (options->stop_at_failure && summary->failed_count > 0) {
+            return true;
+        }
     }
     return false;
 }

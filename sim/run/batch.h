@@ -24,6 +24,7 @@ struct batch_options {
     uint64_t seed_first;
     uint64_t run_count;
     bool same_seed; /* each run has seed_first, and one with another hash than run 0's fails */
+    bool stop_at_failure; /* no more runs when one has failed: those under way are not waited for */
     uint32_t job_count;
     uint32_t run_ms_max; /* of real time; a run that takes longer hangs */
     void (*progress)(void *context, uint64_t done_count, uint64_t failed_count); /* or NULL */

@@ -190,6 +190,21 @@ static void the_first_failures_are_told_whoever_was_faster(void **state) {
     test_free(summary);
 }
 
+static void nothing_is_begun_after_a_failure(void **state) {
+    (void)state;
+    struct batch_options options = {.run = fails_often,
+                                    .seed_first = 1,
+                                    .run_count = 1000000,
+                                    .stop_at_failure = true,
+                                    .job_count = 2,
+                                    .run_ms_max = 10000};
+    struct batch_summary *summary = summary_of(&options);
+    assert_true(summary->failed_count > 0);
+    assert_true(summary->run_count < options.run_count);
+    assert_no_children();
+    test_free(summary);
+}
+
 /* Every run dies: a new worker for each. */
 static void always_dies(const struct run_options *options, struct run_result *result) {
     numbers(options->seed, result);
@@ -320,6 +335,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_kind_of_failure_is_told_by_its_seed),
         cmocka_unit_test(the_first_failures_are_told_whoever_was_faster),
+        cmocka_unit_test(nothing_is_begun_after_a_failure),
         cmocka_unit_test(nothing_but_deaths),
         cmocka_unit_test(each_run_has_the_whole_time),
         cmocka_unit_test(a_slow_parent_makes_no_run_late),

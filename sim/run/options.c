@@ -154,6 +154,7 @@ static bool parse_flag(const char *name, struct options *options) {
         {"--timeline", &options->timeline},
         {"--expect-all-faults", &options->expect_all_faults},
         {"--no-minimise", &options->no_minimise},
+        {"--stop-at-failure", &options->stop_at_failure},
         {"--help", &options->help},
     };
     ASSERT(name);
@@ -288,6 +289,7 @@ const char *options_help(void) {
            "                         first step, question 17 of step 4\n"
            "  --only-steps 4,9       no other steps than these (or: none)\n"
            "  --no-minimise          do not make a failing run small\n"
+           "  --stop-at-failure      begin no more runs when one has failed\n"
            "  --expect-all-faults    fail when a fault never fired\n"
            "  --json FILE            write the figures to a file\n"
            "\n"

@@ -17,6 +17,7 @@ struct options {
     bool timeline;
     bool expect_all_faults;
     bool no_minimise;
+    bool stop_at_failure;
     bool help;
     const char *json_path;                                    /* NULL: none */
     bool only_faults;                                         /* those in `faults` */

@@ -45,8 +45,10 @@ static void defaults(void **state) {
 static void every_option_arrives(void **state) {
     (void)state;
     static struct options options;
-    assert_true(
-        parse("--seeds 5..9 --jobs 3 --expect-all-faults --no-minimise --json x.json", &options));
+    assert_true(parse("--seeds 5..9 --jobs 3 --expect-all-faults --no-minimise --json x.json "
+                      "--stop-at-failure",
+                      &options));
+    assert_true(options.stop_at_failure);
     assert_int_equal(options.seed_first, 5);
     assert_int_equal(options.seed_last, 9);
     assert_int_equal(options.job_count, 3);

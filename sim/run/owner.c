@@ -43,6 +43,8 @@ static void forget_before(struct scenario *scenario) {
         }
         slot->vm = NULL;
         slot->users = 0;
+        slot->interrupting = 0;
+        slot->starting = 0;
         slot->closing = false;
     }
     for (uint32_t i = 0; i < scenario->bundle_count; i++) {
@@ -67,6 +69,8 @@ static void watch(void *argument) {
             ASSERT(slot->vm || slot->users == 0);
             if (slot->users > 0 && !slot->closing) {
                 slot->users++;
+                actions_interrupt_begin(scenario, slot);
+                actions_interrupt_end(scenario, slot);
                 kelpie_vm_cancel(slot->vm);
                 slot->users--;
             }

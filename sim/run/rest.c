@@ -24,6 +24,23 @@ static bool must(struct scenario *scenario, const char *what, const char *on,
     return status == KELPIE_OK;
 }
 
+/* None was told to be silent, and nothing that it said or heard was lost. */
+static bool guests_answer(const struct scenario *scenario) {
+    static const enum sim_fault excuses[] = {
+        SIM_FAULT_GUEST_SILENT,      SIM_FAULT_GUEST_HOSTILE,      SIM_FAULT_GUEST_SLOW,
+        SIM_FAULT_GUEST_DIES,        SIM_FAULT_PROCESS_HANGS,      SIM_FAULT_PEER_SILENT,
+        SIM_FAULT_STREAM_RESET,      SIM_FAULT_PEER_REFUSES,       SIM_FAULT_PEER_SLOW,
+        SIM_FAULT_STREAM_READ_FAILS, SIM_FAULT_STREAM_WRITE_FAILS,
+    };
+    bool answer = true;
+    ASSERT(scenario->world);
+    ASSERT(ARRAY_SIZE(excuses) > 0);
+    for (size_t i = 0; i < ARRAY_SIZE(excuses); i++) {
+        answer = answer && scenario->world->faults.fired[excuses[i]] == 0;
+    }
+    return answer;
+}
+
 /* No call is under way: the VM is in a state that lasts, and says whether it is of use. */
 static void look_at(struct scenario *scenario, uint32_t vm) {
     struct scenario_vm *slot = &scenario->vms[vm];
@@ -40,6 +57,10 @@ static void look_at(struct scenario *scenario, uint32_t vm) {
     if (state == KELPIE_STATE_RUNNING) {
         enum kelpie_status status = kelpie_vm_ping(slot->vm, &ns, &err);
         actions_expect_clear(scenario, "ping", status, &err);
+        if (status == KELPIE_TIMED_OUT && guests_answer(scenario)) {
+            sim_world_fail(scenario->world, "not at rest: VM %u is running, and does not answer",
+                           vm);
+        }
     }
     actions_destroy(scenario, vm);
     ASSERT(!slot->vm);
@@ -59,6 +80,10 @@ static void restore_bundle(struct scenario *scenario, uint32_t number) {
     ASSERT(scenario->world->faults.quiet);
     enum kelpie_status status =
         kelpie_vm_create_from_snapshot(bundle->path, &config, &options, &vm, &err);
+    if (status == KELPIE_OK && bundle->none_left &&
+        scenario->world->faults.fired[SIM_FAULT_PATH_RENAME_FAILS] == 0) {
+        sim_world_fail(scenario->world, "a bundle of a snapshot that failed: %s", bundle->path);
+    }
     /* A machine on which /dev/kvm came or went is another one for whoever notes how it ran. */
     bool other = status == KELPIE_SNAPSHOT_INCOMPATIBLE &&
                  scenario->world->faults.fired[SIM_FAULT_KVM_PROBE_FAILS] > 0;
@@ -66,6 +91,7 @@ static void restore_bundle(struct scenario *scenario, uint32_t number) {
     if (acknowledged ? must(scenario, "restore", bundle->path, status, &err)
                      : status == KELPIE_OK) {
         actions_compare_with_bundle(scenario, vm, number);
+        identity_check(scenario, vm);
     } else if (!acknowledged && !other && status != KELPIE_NOT_FOUND) {
         sim_world_fail(scenario->world, "half a bundle: %s: %s: %.300s", bundle->path,
                        kelpie_status_name(status), err.message);

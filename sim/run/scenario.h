@@ -30,13 +30,31 @@
 #define SCENARIO_CONTENT_SIZE_MAX 300000u
 #define SCENARIO_TIMEOUT_MS 30000u
 
+#define SCENARIO_OFFSET_UNKNOWN UINT64_MAX
+#define SCENARIO_IDENTITY_COUNT_MAX 256
+#define SCENARIO_IDENTITY_SIZE 64
+
+/* How a call began. */
+struct scenario_call {
+    uint64_t start_ns;
+    uint32_t interrupt_count;
+    bool interrupted;
+};
+
 /* A VM of the plan. */
 struct scenario_vm {
-    struct kelpie_vm *vm; /* NULL: there is none now */
-    uint32_t users;       /* threads that are in a call on it */
-    bool closing;         /* no new one may begin */
-    uint32_t session_id;  /* one that was detached; 0: none */
-    int32_t parent;       /* the bundle that it was saved to or restored from last; -1: none */
+    struct kelpie_vm *vm;     /* NULL: there is none now */
+    uint32_t users;           /* threads that are in a call on it */
+    bool closing;             /* no new one may begin */
+    uint32_t session_id;      /* one that was detached; 0: none */
+    uint64_t session_offset;  /* where its reader stopped; SCENARIO_OFFSET_UNKNOWN */
+    int32_t parent;           /* the bundle that it was saved to or restored from last; -1: none */
+    uint32_t interrupt_count; /* how often its calls were cancelled */
+    uint32_t interrupting;    /* threads that may do so now */
+    uint32_t start_count;     /* starts and restores that began */
+    uint32_t starting;        /* … and have not ended */
+    uint64_t interrupted_ns;  /* the last time */
+    struct scenario_call calls[HISTORY_OP_COUNT_MAX]; /* of the history's operations */
     struct history history;
 };
 
@@ -51,8 +69,10 @@ struct scenario_bundle {
     char path[SCENARIO_PATH_SIZE];
     const char *backend;
     uint32_t vm;         /* of the plan */
+    bool none_left;      /* it failed in a way that leaves none */
     bool quiesced;       /* the guest's commands stood still in it */
     uint32_t session_id; /* that was detached when it was made; 0: none */
+    uint64_t session_offset;
 };
 
 struct scenario {
@@ -75,6 +95,9 @@ struct scenario {
     struct scenario_vm vms[STEPS_VM_COUNT_MAX];
     struct scenario_bundle bundles[MODEL_BUNDLE_COUNT];
     uint32_t bundle_count;
+    bool lever_pulled;
+    char identities[SCENARIO_IDENTITY_COUNT_MAX][SCENARIO_IDENTITY_SIZE]; /* that guests said */
+    uint32_t identity_count;
     struct model_shelf shelf;
 };
 
@@ -124,7 +147,14 @@ void actions_check_history(struct scenario *scenario, uint32_t vm);
 /* What the guest of a VM that was restored from the bundle holds is what the bundle may hold. */
 void actions_compare_with_bundle(struct scenario *scenario, struct kelpie_vm *vm, uint32_t bundle);
 
+/* No other guest has its machine id or its random numbers, and its name and clock are right. */
+void identity_check(struct scenario *scenario, struct kelpie_vm *vm);
+
 struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm);
+
+/* From here to there, calls on the VM may be cancelled. */
+void actions_interrupt_begin(struct scenario *scenario, struct scenario_vm *slot);
+void actions_interrupt_end(struct scenario *scenario, struct scenario_vm *slot);
 
 /* One operation of the model begins and ends. */
 size_t actions_begin(struct scenario *scenario, struct scenario_vm *slot,
