@@ -72,6 +72,9 @@ static bool has_note(const void *block, struct note *ret_note) {
     return ret_note->magic == NOTE_MAGIC;
 }
 
+/* Libraries are to call these too. */
+#pragma GCC visibility push(default)
+
 void *malloc(size_t size) {
     static_assert(sizeof(size_t) == 8, "sizes and a note do not wrap");
     return size > PTRDIFF_MAX ? NULL : give(__libc_malloc(size + NOTE_SIZE), NOTE_SIZE, size);
@@ -139,6 +142,8 @@ void *realloc(void *block, size_t size) {
     free(block);
     return moved;
 }
+
+#pragma GCC visibility pop
 
 void heap_owner_set(uint32_t owner) {
     owner_now = owner;
