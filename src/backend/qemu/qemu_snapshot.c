@@ -111,9 +111,13 @@ static enum kelpie_status save_state(struct backend_instance *instance, int stat
         TRY(qemu_execute(instance, "stop", NULL, wait, err));
     }
     TRY(migration_prepare(instance, state_fd, ignore_shared, wait, err));
-    TRY(qemu_execute(instance, "migrate", json_pack("{s:s}", "uri", "fd:state"), wait, err));
-    enum kelpie_status status = migration_await(instance, wait, err);
-    if (status == KELPIE_TIMED_OUT || status == KELPIE_CANCELLED) {
+    enum kelpie_status status =
+        qemu_execute(instance, "migrate", json_pack("{s:s}", "uri", "fd:state"), wait, err);
+    if (status == KELPIE_OK) {
+        status = migration_await(instance, wait, err);
+    }
+    if (status != KELPIE_OK && status != KELPIE_CRASHED) {
+        /* Unless it has failed by itself it goes on, and would stop the guest again when it is done. */
         const struct host_wait grace =
             host_wait_ms(instance->host, CANCEL_TIMEOUT_MS, HOST_FD_NONE);
         enum kelpie_status ignored = qemu_execute(instance, "migrate_cancel", NULL, &grace, NULL);
