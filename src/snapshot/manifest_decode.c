@@ -41,7 +41,8 @@ static enum kelpie_status take_keys(const struct scope *scope, const char *const
     const char *key = NULL;
     json_t *value = NULL;
     ASSERT(keys);
-    if (!json_is_object(scope->object)) {
+    ASSERT(scope->object);
+    if (json_typeof(scope->object) != JSON_OBJECT) {
         return wrong(scope->err, scope->name, "", "is not an object");
     }
     for (size_t i = 0; keys[i]; i++) {
@@ -67,22 +68,22 @@ static enum kelpie_status take_keys(const struct scope *scope, const char *const
 static enum kelpie_status take_bool(const struct scope *scope, const char *key, bool *ret_value) {
     json_t *value = json_object_get(scope->object, key);
     ASSERT(key);
-    ASSERT(ret_value);
-    if (!json_is_boolean(value)) {
+    ASSERT(ret_value && value); /* take_keys() has seen it */
+    if (json_typeof(value) != JSON_TRUE && json_typeof(value) != JSON_FALSE) {
         return wrong(scope->err, scope->name, key, "is neither true nor false");
     }
-    *ret_value = json_is_true(value);
+    *ret_value = json_typeof(value) == JSON_TRUE;
     return KELPIE_OK;
 }
 
 static enum kelpie_status take_number(const struct scope *scope, const char *key, uint64_t min,
                                       uint64_t max, uint64_t *ret_value) {
     json_t *value = json_object_get(scope->object, key);
-    ASSERT(ret_value);
+    ASSERT(ret_value && value);
     ASSERT(key);
     ASSERT(min <= max);
     ASSERT(max <= INT64_MAX);
-    if (!json_is_integer(value)) {
+    if (json_typeof(value) != JSON_INTEGER) {
         return wrong(scope->err, scope->name, key, "is not an integer");
     }
     json_int_t number = json_integer_value(value);
@@ -210,7 +211,8 @@ static enum kelpie_status decode_env(struct host *host, const struct scope *conf
     json_t *env = json_object_get(config->object, "env");
     size_t bytes = 0;
     ASSERT(manifest->env_count == 0);
-    if (!json_is_array(env) || json_array_size(env) > KELPIE_ENV_COUNT_MAX) {
+    ASSERT(env);
+    if (json_typeof(env) != JSON_ARRAY || json_array_size(env) > KELPIE_ENV_COUNT_MAX) {
         return wrong(config->err, config->name, "env", "is not an array, or too long");
     }
     for (size_t i = 0; i < json_array_size(env); i++) {
@@ -272,8 +274,8 @@ static enum kelpie_status decode_parts(const struct scope *root,
     json_t *parts = json_object_get(root->object, "parts");
     const char *name = NULL;
     json_t *value = NULL;
-    ASSERT(manifest);
-    if (!json_is_object(parts)) {
+    ASSERT(manifest && parts);
+    if (json_typeof(parts) != JSON_OBJECT) {
         return wrong(root->err, "", "parts", "is not an object");
     }
     json_object_foreach(parts, name, value) {
@@ -314,7 +316,8 @@ static enum kelpie_status decode_disks(const struct scope *root,
                                        struct snapshot_manifest *manifest) {
     json_t *disks = json_object_get(root->object, "disks");
     ASSERT(manifest->disk_count == 0);
-    if (!json_is_array(disks) || json_array_size(disks) > KELPIE_DISK_COUNT_MAX) {
+    ASSERT(disks);
+    if (json_typeof(disks) != JSON_ARRAY || json_array_size(disks) > KELPIE_DISK_COUNT_MAX) {
         return wrong(root->err, "", "disks", "is not an array, or too long");
     }
     manifest->disk_count = json_array_size(disks);
@@ -354,7 +357,8 @@ static enum kelpie_status decode_sessions(const struct scope *root,
                                           struct snapshot_manifest *manifest) {
     json_t *sessions = json_object_get(root->object, "sessions");
     ASSERT(manifest->session_count == 0);
-    if (!json_is_array(sessions) || json_array_size(sessions) > KELPIE_EXEC_COUNT_MAX) {
+    ASSERT(sessions);
+    if (json_typeof(sessions) != JSON_ARRAY || json_array_size(sessions) > KELPIE_EXEC_COUNT_MAX) {
         return wrong(root->err, "", "sessions", "is not an array, or too long");
     }
     for (size_t i = 0; i < json_array_size(sessions); i++) {
@@ -378,7 +382,8 @@ static enum kelpie_status decode_features(const struct scope *root,
     const char *name = NULL;
     json_t *value = NULL;
     ASSERT(manifest->feature_count == 0);
-    if (!json_is_object(features.object) ||
+    ASSERT(features.object);
+    if (json_typeof(features.object) != JSON_OBJECT ||
         json_object_size(features.object) > SNAPSHOT_FEATURE_COUNT_MAX) {
         return wrong(root->err, "", "features", "is not an object, or too large");
     }

@@ -16,7 +16,8 @@ bool manifest_checksum(json_t *root, char ret_checksum[SNAPSHOT_CHECKSUM_SIZE]) 
     ASSERT(json_is_object(root));
     ASSERT(ret_checksum);
     AUTO_JSON json_t *copy = json_copy(root);
-    if (!copy) {
+    /* Jansson leaves members out, without a word, when there is no memory for them. */
+    if (!copy || json_object_size(copy) != json_object_size(root)) {
         return false;
     }
     json_object_del(copy, MANIFEST_CHECKSUM_KEY); /* It may be absent. */
@@ -129,20 +130,32 @@ static json_t *encode_root(const struct snapshot_manifest *manifest) {
         encode_sessions(manifest), "features", encode_features(manifest));
 }
 
+/* For the same reason: what was written is what there is. */
+static bool is_whole(const char *text, const json_t *root, const char *checksum) {
+    char computed[SNAPSHOT_CHECKSUM_SIZE];
+    ASSERT(text);
+    ASSERT(json_is_object(root));
+    AUTO_JSON json_t *read = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    return read && json_object_size(read) == json_object_size(root) &&
+           manifest_checksum(read, computed) && strcmp(computed, checksum) == 0;
+}
+
 enum kelpie_status snapshot_manifest_encode(const struct snapshot_manifest *manifest,
                                             char **ret_text, struct kelpie_error *err) {
     char checksum[SNAPSHOT_CHECKSUM_SIZE];
     ASSERT(manifest);
     ASSERT(ret_text);
     AUTO_JSON json_t *root = encode_root(manifest);
-    if (!root || !manifest_checksum(root, checksum) ||
+    bool diff = manifest->parent_path[0] != '\0';
+    if (!root || diff != (json_object_get(root, "parent_path") != NULL) ||
+        !manifest_checksum(root, checksum) ||
         json_object_set_new(root, MANIFEST_CHECKSUM_KEY, json_string(checksum)) != 0) {
         return error_set(err, KELPIE_SNAPSHOT_FAILED,
                          "the manifest cannot be written: there is no memory, or a path, an "
                          "argument or a variable is not UTF-8");
     }
     AUTO_MEM char *text = json_dumps(root, JSON_INDENT(1) | JSON_SORT_KEYS);
-    if (!text) {
+    if (!text || !is_whole(text, root, checksum)) {
         return error_set(err, KELPIE_NO_MEMORY, "no memory for a manifest");
     }
     *ret_text = TAKE(text);

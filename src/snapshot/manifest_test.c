@@ -110,6 +110,44 @@ static void test_manifest_survives_encoding(void **state) {
     snapshot_manifest_destroy(decoded);
 }
 
+/* Jansson takes no argument for its allocator. */
+static size_t allocations_left;
+static bool allocation_failed;
+
+static void *allocate_json(size_t size) {
+    if (allocations_left == 0 && !allocation_failed) {
+        allocation_failed = true;
+        return NULL;
+    }
+    allocations_left -= allocations_left > 0;
+    return malloc(size);
+}
+
+/* With each allocation failing once: an error, or a manifest that is whole. */
+static void test_manifest_without_memory_is_none(void **state) {
+    (void)state;
+    char *whole = encode_sample();
+    struct snapshot_manifest *manifest = sample();
+    size_t refused = 0;
+    allocation_failed = true;
+    for (size_t nth = 0; allocation_failed; nth++) {
+        char *text = NULL;
+        allocations_left = nth;
+        allocation_failed = false;
+        json_set_alloc_funcs(allocate_json, free);
+        enum kelpie_status status = snapshot_manifest_encode(manifest, &text, NULL);
+        json_set_alloc_funcs(malloc, free);
+        if (status == KELPIE_OK) {
+            assert_string_equal(text, whole);
+        }
+        refused += status != KELPIE_OK;
+        free(text);
+    }
+    assert_true(refused > 100);
+    snapshot_manifest_destroy(manifest);
+    free(whole);
+}
+
 static void test_manifest_refuses_text_that_is_not_utf8(void **state) {
     (void)state;
     struct snapshot_manifest *manifest = sample();
@@ -603,6 +641,7 @@ static void test_manifest_refuses_what_is_too_much(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_manifest_survives_encoding),
+        cmocka_unit_test(test_manifest_without_memory_is_none),
         cmocka_unit_test(test_manifest_refuses_text_that_is_not_utf8),
         cmocka_unit_test(hazard_B3_every_manifest_byte_flipped),
         cmocka_unit_test(hazard_B3_manifest_truncated_anywhere),
