@@ -4,6 +4,7 @@
  * what the library looks at. All of it has been synced.
  */
 #include <elf.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -62,6 +63,40 @@ static struct program_file busybox_make(void) {
     return file;
 }
 
+/* A library with a kernel, as far as it is told by: its dynamic section, and the name of its one symbol. */
+struct library_file {
+    Elf64_Ehdr header;
+    Elf64_Phdr segments[2];
+    Elf64_Dyn dynamic[3];
+    char names[sizeof("\0" HOST_KRUNFW_SYMBOL)];
+};
+
+static struct library_file library_make(void) {
+    const uint64_t names = offsetof(struct library_file, names);
+    struct library_file file = {
+        .header = {.e_type = ET_DYN,
+                   .e_machine = EM_X86_64,
+                   .e_version = EV_CURRENT,
+                   .e_phoff = offsetof(struct library_file, segments),
+                   .e_ehsize = sizeof(Elf64_Ehdr),
+                   .e_phentsize = sizeof(Elf64_Phdr),
+                   .e_phnum = 2},
+        .segments = {{.p_type = PT_LOAD, .p_filesz = sizeof(file), .p_memsz = sizeof(file)},
+                     {.p_type = PT_DYNAMIC,
+                      .p_offset = offsetof(struct library_file, dynamic),
+                      .p_filesz = sizeof(file.dynamic)}},
+        .dynamic = {{DT_STRTAB, {names}}, {DT_STRSZ, {sizeof(file.names)}}},
+        .names = "\0" HOST_KRUNFW_SYMBOL,
+    };
+    static_assert(DT_NULL == 0, "the last entry of a dynamic section is zeros");
+    memcpy(file.header.e_ident, ELFMAG, SELFMAG);
+    file.header.e_ident[EI_CLASS] = ELFCLASS64;
+    file.header.e_ident[EI_DATA] = ELFDATA2LSB;
+    file.header.e_ident[EI_VERSION] = EV_CURRENT;
+    ASSERT(names < sizeof(file));
+    return file;
+}
+
 static bool add_file(struct sim_fs *fs, const char *path, const void *data, size_t size) {
     struct sim_inode *inode = NULL;
     ASSERT(path[0] == '/');
@@ -80,10 +115,12 @@ static bool add_file(struct sim_fs *fs, const char *path, const void *data, size
 static bool add_files(struct sim_machine *machine) {
     uint8_t kernel[KERNEL_SIZE];
     const struct program_file busybox = busybox_make();
+    const struct library_file library = library_make();
     ASSERT(machine->fs);
     kernel_fill(kernel);
     return add_file(machine->fs, "/dev/kvm", "", 0) &&
            add_file(machine->fs, SIM_KERNEL_PATH, kernel, sizeof(kernel)) &&
+           add_file(machine->fs, SIM_KRUNFW_PATH, &library, sizeof(library)) &&
            add_file(machine->fs, "/bin/busybox", &busybox, sizeof(busybox));
 }
 

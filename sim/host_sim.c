@@ -19,6 +19,8 @@
 #include "sim/world.h"
 
 #define FIRST_FD 3
+#define KRUNFW_SIZE 65536u
+#define KRUNFW_GPA 0x1000000u
 #define TICKS_PER_NS 3u
 #define KVM_NS 400000u /* of the ring-0 payload, natively */
 
@@ -119,15 +121,25 @@ static enum kelpie_status sim_host_kvm_probe(struct host *host, uint64_t budget_
     return sim_leave(host, SIM_EVENT_KVM_PROBE, status);
 }
 
-/* There is no such library here. */
+/* The library is there, and a kernel comes out of it that nobody runs. */
 static enum kelpie_status sim_host_krunfw_load(struct host *host, const char *path,
                                                struct host_krunfw *ret_kernel,
                                                struct kelpie_error *err) {
     ASSERT(path);
     ASSERT(ret_kernel);
     sim_enter(host, SIM_EVENT_KRUNFW_LOAD, 0);
-    return sim_leave(host, SIM_EVENT_KRUNFW_LOAD,
-                     sim_error(err, ENOENT, "load the library with a kernel"));
+    enum kelpie_status status = KELPIE_OK;
+    int fd = HOST_FD_NONE;
+    if (strcmp(path, SIM_KRUNFW_PATH) != 0) {
+        status = sim_error(err, ENOENT, "load the library with a kernel");
+    } else {
+        status = sim_host_memory_file(host, "kernel", KRUNFW_SIZE, &fd, err);
+    }
+    if (status == KELPIE_OK) {
+        *ret_kernel = (struct host_krunfw){
+            .fd = fd, .size = KRUNFW_SIZE, .load_gpa = KRUNFW_GPA, .entry_gpa = KRUNFW_GPA};
+    }
+    return sim_leave(host, SIM_EVENT_KRUNFW_LOAD, status);
 }
 
 /* One interface is there, behind which nobody listens. */

@@ -182,6 +182,7 @@ void sim_machine_destroy(struct sim_machine *machine);
 
 /* furnish.c: what the library looks for on a machine. False: no memory. */
 #define SIM_KERNEL_PATH "/boot/vmlinuz-sim"
+#define SIM_KRUNFW_PATH "/boot/libkrunfw.so.5" /* a library with a kernel */
 bool sim_machine_furnish(struct sim_machine *machine);
 
 #define SIM_TAP_NAME "tap0" /* every machine has it */

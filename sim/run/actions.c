@@ -182,6 +182,8 @@ struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm) {
     bool disk = !mock && (features & STEPS_FEATURE_DISK);
     bool read_only = features & STEPS_FEATURE_READ_ONLY;
     bool texts = features & STEPS_FEATURE_TEXTS;
+    bool krunfw =
+        (features & STEPS_FEATURE_KRUNFW) && strcmp(scenario->plan.backends[vm], "kvm") == 0;
     return (struct kelpie_config){
         .backend = scenario->plan.backends[vm],
         .console_log = features & STEPS_FEATURE_CONSOLE_LOG ? logs[vm] : NULL,
@@ -192,6 +194,7 @@ struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm) {
         .hostname = texts ? "sim-host" : NULL,
         .working_dir = texts ? "/tmp" : NULL,
         .kernel_args = texts ? "quiet" : NULL,
+        .kernel = krunfw ? SIM_KRUNFW_PATH : NULL,
         .disks = disk ? &disks[read_only][vm] : NULL,
         .disk_count = disk ? 1 : 0,
         .memory_mib = SMALL_MIB,

@@ -27,7 +27,8 @@ enum steps_feature {
     STEPS_FEATURE_READ_ONLY = 1 << 3, /* the disk is */
     STEPS_FEATURE_TAP = 1 << 4,       /* the network is one */
     STEPS_FEATURE_TEXTS = 1 << 5,     /* hostname, working folder, kernel arguments */
-    STEPS_FEATURE_END = 1 << 6,
+    STEPS_FEATURE_KRUNFW = 1 << 6,    /* the kernel comes out of a library */
+    STEPS_FEATURE_END = 1 << 7,
 };
 
 /* The kinds, with their names in a report. */
