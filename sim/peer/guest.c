@@ -122,7 +122,8 @@ enum kelpie_status peer_guest_boot(struct peer_guest *guest, struct kelpie_error
     uint64_t boot_ms =
         PEER_GUEST_BOOT_MS_MIN +
         sim_peer_choose(guest->config.peer, PEER_GUEST_BOOT_MS_MAX - PEER_GUEST_BOOT_MS_MIN + 1);
-    console_say(guest, "simulated kernel: booting\n");
+    console_say(guest,
+                "\x1b[0msimulated\tkernel: booting\r\n\x7f"); /* as kernels and terminals write */
     mock_guest_skip(guest->mock, host_monotonic_ns(guest->host));
     guest->busy_ns = guest->mock->clock_ns + boot_ms * HOST_NS_PER_MS;
     guest->paused = false;

@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "backend/kvm/kvm_instance.h"
 #include "base/assert.h"
 #include "kelpie.h"
 #include "sim/world.h"
@@ -572,6 +573,29 @@ static void test_a_seed_decides_everything(void **state) {
     }
 }
 
+/* Nobody but measurements asks for it: without src/vm/, as they do. */
+static void test_a_monitor_tells_when_things_happened(void) {
+    struct kelpie_error err;
+    struct kelpie_vm *vm = NULL;
+    struct backend_instance *instance = NULL;
+    struct control_stamps stamps = {0};
+    const struct kelpie_config config = config_make();
+    const struct backend_ops *ops = backend_find("kvm");
+    OK(kelpie_vm_create(&config, &vm, &err));
+    const struct backend_launch launch = {
+        .host = host, .config = kelpie_vm_config(vm), .id = "tell", .cancel_fd = HOST_FD_NONE};
+    const struct host_wait wait = host_wait_ms(host, 100000, HOST_FD_NONE);
+    OK(ops->create(&launch, &instance, &err));
+    FAILS(kvm_order_tell(instance, &stamps, &wait, &err), KELPIE_INTERNAL); /* nobody is there */
+    OK(ops->start(instance, &wait, &err));
+    OK(kvm_order_tell(instance, &stamps, &wait, &err));
+    assert_true(stamps.started_ns > 0 && stamps.started_ns <= stamps.resumed_ns);
+    fire(SIM_FAULT_PEER_GARBAGE, 1);
+    assert_int_not_equal(kvm_order_tell(instance, &stamps, &wait, &err), KELPIE_OK);
+    ops->destroy(instance);
+    kelpie_vm_destroy(vm);
+}
+
 int main(int argc, char **argv) {
 #define ONE(name, count)                                                                           \
     {                                                                                              \
@@ -599,6 +623,7 @@ int main(int argc, char **argv) {
         ONE(test_a_pause_without_an_answer_is_undone, 12),
         ONE(test_a_refusal_says_why_and_changes_nothing, 150),
         ONE(test_a_descriptor_that_cannot_be_passed_is_no_crash, 2),
+        ONE(test_a_monitor_tells_when_things_happened, 12),
         ONE(test_chatter_does_no_harm, 2),
         ONE(test_each_order_is_asked_about_once, 1),
         ONE(test_whatever_happens_it_ends, 40),

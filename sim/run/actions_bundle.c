@@ -209,7 +209,14 @@ static void fork_vm(struct scenario *scenario, struct scenario_vm *slot,
     const struct model_op op = {.kind = MODEL_FORK};
     ASSERT(slot->vm);
     size_t index = actions_begin(scenario, slot, &op);
-    enum kelpie_status status = kelpie_vm_fork(slot->vm, NULL, count, children, &err);
+    const struct kelpie_config config = actions_config(scenario, step->vm);
+    const struct kelpie_config of_children = {.boot_timeout_ms = config.boot_timeout_ms,
+                                              .operation_timeout_ms = config.operation_timeout_ms,
+                                              .network = config.network,
+                                              .host = scenario->host};
+    const struct kelpie_fork_options options = {.config = &of_children};
+    enum kelpie_status status =
+        kelpie_vm_fork(slot->vm, step->value % 2 == 0 ? &options : NULL, count, children, &err);
     actions_expect_clear(scenario, "fork", status, &err);
     slot->parent = -1; /* what was written is counted from the fork on */
     /* Ended here: what children say later is what was so at the fork. */

@@ -10,6 +10,7 @@
 #define SEQUENCE_COUNT_MAX 20000u
 #define SEQUENCE_SIZE_MAX (SEQUENCE_COUNT_MAX * 6u)
 #define READ_COUNT_MAX 100000u
+#define LARGE_SIZE_MAX 200000u
 #define ARGV(...) ((const char *const[]){__VA_ARGS__, NULL})
 
 /* ---- A file in the guest ---------------------------------------------------------------------- */
@@ -96,6 +97,33 @@ static void exec_echo(struct scenario *scenario, struct scenario_vm *slot) {
     actions_end(scenario, slot, index, status, came);
     kelpie_output_free(&output);
     free(data);
+}
+
+/* A command line that fills the channel's queue, beside others: what it says comes back whole. */
+static void exec_large(struct scenario *scenario, struct scenario_vm *slot,
+                       const struct steps_step *step) {
+    struct kelpie_error err = {0};
+    struct kelpie_output output = {0};
+    size_t size = 1 + step->value % LARGE_SIZE_MAX;
+    char *text = malloc(size + 1);
+    ASSERT(slot->vm);
+    if (!text) {
+        return;
+    }
+    memset(text, 'x', size);
+    text[size] = '\0';
+    const struct kelpie_command command = {.argv = ARGV("echo", text),
+                                           .timeout_ms = SCENARIO_TIMEOUT_MS};
+    enum kelpie_status status = kelpie_vm_exec(slot->vm, &command, &output, &err);
+    actions_expect_clear(scenario, "exec of a long line", status, &err);
+    if (status == KELPIE_OK && output.exit.code == 0 &&
+        (output.stdout_size != size + 1 || memcmp(output.stdout_data, text, size) != 0)) {
+        actions_fail_bytes(scenario, "wrong bytes: a long line of %zu came back as %zu", size,
+                           output.stdout_size);
+    }
+    kelpie_output_free(&output);
+    free(text);
+    ASSERT(size <= LARGE_SIZE_MAX);
 }
 
 /* A timeout always fires, however the command behaves. */
@@ -268,6 +296,9 @@ void actions_exec(struct scenario *scenario, struct scenario_vm *slot,
         break;
     case STEPS_EXEC_ECHO:
         exec_echo(scenario, slot);
+        break;
+    case STEPS_EXEC_LARGE:
+        exec_large(scenario, slot, step);
         break;
     case STEPS_EXEC_TIMEOUT:
         exec_timeout(scenario, slot, step);

@@ -18,17 +18,18 @@ const char *steps_action_name(enum steps_action action) {
 
 /* How often each comes, in parts of the sum. What makes a machine must be frequent, or the rest finds none. */
 static const uint32_t weights[] = {
-    [STEPS_CREATE] = 10,   [STEPS_START] = 14,      [STEPS_STOP] = 4,
-    [STEPS_PAUSE] = 5,     [STEPS_RESUME] = 7,      [STEPS_SNAPSHOT] = 6,
-    [STEPS_DIFF] = 5,      [STEPS_RESTORE] = 7,     [STEPS_RESTORE_PAUSED] = 2,
-    [STEPS_FORK] = 3,      [STEPS_FORK_BUNDLE] = 2, [STEPS_POOL] = 2,
-    [STEPS_COPY_IN] = 8,   [STEPS_COPY_OUT] = 8,    [STEPS_EXEC_WRITE] = 8,
-    [STEPS_EXEC_READ] = 8, [STEPS_EXEC_ECHO] = 8,   [STEPS_EXEC_TIMEOUT] = 2,
-    [STEPS_STREAM] = 5,    [STEPS_TERMINAL] = 2,    [STEPS_DETACH] = 4,
-    [STEPS_ATTACH] = 4,    [STEPS_PING] = 3,        [STEPS_STATE] = 3,
-    [STEPS_WAIT] = 2,      [STEPS_CANCEL] = 3,      [STEPS_CRASH] = 1,
-    [STEPS_FAIL_NEXT] = 1, [STEPS_WORKING_SET] = 1, [STEPS_LOOK] = 2,
-    [STEPS_HOST] = 3,      [STEPS_DESTROY] = 3,     [STEPS_SLEEP] = 3,
+    [STEPS_CREATE] = 10,    [STEPS_START] = 14,      [STEPS_STOP] = 4,
+    [STEPS_PAUSE] = 5,      [STEPS_RESUME] = 7,      [STEPS_SNAPSHOT] = 6,
+    [STEPS_DIFF] = 5,       [STEPS_RESTORE] = 7,     [STEPS_RESTORE_PAUSED] = 2,
+    [STEPS_FORK] = 3,       [STEPS_FORK_BUNDLE] = 2, [STEPS_POOL] = 2,
+    [STEPS_COPY_IN] = 8,    [STEPS_COPY_OUT] = 8,    [STEPS_EXEC_WRITE] = 8,
+    [STEPS_EXEC_READ] = 8,  [STEPS_EXEC_ECHO] = 8,   [STEPS_EXEC_TIMEOUT] = 2,
+    [STEPS_EXEC_LARGE] = 4, [STEPS_STREAM] = 5,      [STEPS_TERMINAL] = 2,
+    [STEPS_DETACH] = 4,     [STEPS_ATTACH] = 4,      [STEPS_PING] = 3,
+    [STEPS_STATE] = 3,      [STEPS_WAIT] = 2,        [STEPS_CANCEL] = 3,
+    [STEPS_CRASH] = 1,      [STEPS_FAIL_NEXT] = 1,   [STEPS_WORKING_SET] = 1,
+    [STEPS_LOOK] = 2,       [STEPS_HOST] = 3,        [STEPS_DESTROY] = 3,
+    [STEPS_SLEEP] = 3,
 };
 static_assert(ARRAY_SIZE(weights) == STEPS_ACTION_COUNT, "each has a weight");
 

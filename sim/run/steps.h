@@ -50,6 +50,7 @@ enum steps_feature {
     X(EXEC_WRITE, "exec write")                                                                    \
     X(EXEC_READ, "exec read")                                                                      \
     X(EXEC_ECHO, "exec echo")                                                                      \
+    X(EXEC_LARGE, "exec of a long line")                                                           \
     X(EXEC_TIMEOUT, "exec with a timeout")                                                         \
     X(STREAM, "stream")                                                                            \
     X(TERMINAL, "terminal")                                                                        \
