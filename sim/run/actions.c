@@ -171,6 +171,7 @@ struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm) {
     static const char *const logs[STEPS_VM_COUNT_MAX] = {
         SCENARIO_FOLDER "/out-log-0", SCENARIO_FOLDER "/out-log-1", SCENARIO_FOLDER "/out-log-2"};
     static const struct kelpie_network network = {.kind = KELPIE_NETWORK_USER};
+    static const struct kelpie_mock_config delayed = {.boot_delay_ms = 20};
     static const struct kelpie_network tap = {.kind = KELPIE_NETWORK_TAP, .tap = SIM_TAP_NAME};
     static const struct kelpie_disk disks[2][STEPS_VM_COUNT_MAX] = {
         {{.path = SCENARIO_DISK "0"}, {.path = SCENARIO_DISK "1"}, {.path = SCENARIO_DISK "2"}},
@@ -194,6 +195,7 @@ struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm) {
         .hostname = texts ? "sim-host" : NULL,
         .working_dir = texts ? "/tmp" : NULL,
         .kernel_args = texts ? "quiet" : NULL,
+        .mock = texts ? &delayed : NULL,
         .kernel = krunfw ? SIM_KRUNFW_PATH : NULL,
         .disks = disk ? &disks[read_only][vm] : NULL,
         .disk_count = disk ? 1 : 0,

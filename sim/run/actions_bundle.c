@@ -51,7 +51,9 @@ static void snapshot(struct scenario *scenario, struct scenario_vm *slot,
     int32_t parent = step->value % 4 == 1 ? some_bundle(scenario, step) : slot->parent;
     bool diff = step->action == STEPS_DIFF && parent >= 0;
     const struct kelpie_snapshot_options options = {
-        .kind = step->value % 3 == 0 ? KELPIE_SNAPSHOT_TELEPORT : KELPIE_SNAPSHOT_SUSPEND,
+        .kind = step->value % 29 == 0  ? KELPIE_SNAPSHOT_CHECKPOINT /* no backend can */
+                : step->value % 3 == 0 ? KELPIE_SNAPSHOT_TELEPORT
+                                       : KELPIE_SNAPSHOT_SUSPEND,
         .bytes_max = step->value % 17 == 0 ? BUNDLE_BYTES_SMALL : 0,
         .track = is_kvm(slot) && step->value % 2 == 0,
         .parent = diff ? scenario->bundles[parent].path : NULL,

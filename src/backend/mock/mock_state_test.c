@@ -381,11 +381,43 @@ static void hazard_b3_each_field_that_is_wrong(void **state) {
     }
 }
 
+/* A file that is on its way out goes on from its bytes as it was opened; with less of them it is refused. */
+static void test_a_file_on_its_way_is_saved(void **state) {
+    (void)state;
+    static uint8_t content[2 * MOCK_OUTPUT_SIZE];
+    struct harness harness = harness_start();
+    struct mock_files *files = &harness.guest->files;
+    struct cursor_writer writer = harness_writer();
+    memset(content, 'c', sizeof(content));
+    harness_hello(harness.guest);
+    assert_int_equal(mock_files_open(files, "/tmp/large", false), 0);
+    assert_int_equal(
+        mock_files_append(files, mock_files_find(files, "/tmp/large"), content, sizeof(content)),
+        0);
+    protocol_encode_file_get(&writer, 1, &(struct protocol_file_get){.path = "/tmp/large"});
+    harness_receive(harness.guest, writer.data, writer.size);
+    harness_run(harness.guest, 2);
+    struct mock_session *session = session_of(harness.guest, 1);
+    assert_false(session->ended);
+    struct mock_bytes bytes = save(harness.guest);
+    struct mock_guest *guest = load(harness.host, bytes.data, bytes.size);
+    assert_non_null(guest);
+    assert_memory_equal(session_of(guest, 1)->content.data, content, sizeof(content));
+    mock_guest_destroy(guest);
+    mock_bytes_deinit(&bytes);
+    session->content.size--;
+    bytes = save(harness.guest);
+    assert_null(load(harness.host, bytes.data, bytes.size));
+    mock_bytes_deinit(&bytes);
+    harness_stop(&harness);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hazard_C9_what_was_loaded_is_saved_the_same),
         cmocka_unit_test(test_a_loaded_guest_goes_on_as_the_saved_one),
         cmocka_unit_test(test_an_attached_session_is_sent_from_its_first_byte),
+        cmocka_unit_test(test_a_file_on_its_way_is_saved),
         cmocka_unit_test(hazard_b3_each_field_that_is_wrong),
         cmocka_unit_test(test_hazard_B3_every_byte_flipped),
         cmocka_unit_test(test_hazard_B3_every_length_cut),
