@@ -12,7 +12,7 @@ CLANG ?= clang
 GUEST_CC ?= musl-gcc
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
-VERSION := 1.0.0
+VERSION := 1.1.0
 SOVERSION := 1
 
 PACKAGES := jansson libarchive libcrypto libxxhash
@@ -404,7 +404,7 @@ $(BUILD)/kelpie.pc: kelpie.pc.in
 install: all $(BUILD)/kelpie.pc ## install to $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 755 $(BUILD)/kelpie $(DESTDIR)$(PREFIX)/bin/kelpie
-	install -m 644 include/kelpie.h include/kelpie_sim.h $(DESTDIR)$(PREFIX)/include/
+	install -m 644 include/*.h $(DESTDIR)$(PREFIX)/include/
 	install -m 644 $(BUILD)/libkelpie.a $(DESTDIR)$(LIBDIR)/libkelpie.a
 	install -m 755 $(BUILD)/libkelpie.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so.$(VERSION)
 	ln -sf libkelpie.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so.$(SOVERSION)
@@ -414,7 +414,7 @@ install: all $(BUILD)/kelpie.pc ## install to $(DESTDIR)$(PREFIX)
 .PHONY: uninstall
 uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/kelpie \
-		$(DESTDIR)$(PREFIX)/include/kelpie.h $(DESTDIR)$(PREFIX)/include/kelpie_sim.h \
+		$(patsubst include/%,$(DESTDIR)$(PREFIX)/include/%,$(wildcard include/*.h)) \
 		$(DESTDIR)$(LIBDIR)/libkelpie.a $(DESTDIR)$(LIBDIR)/libkelpie.so \
 		$(DESTDIR)$(LIBDIR)/libkelpie.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so.$(VERSION) \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/kelpie.pc

@@ -3,7 +3,8 @@
  * kelpie.h: microVM sandboxes behind one interface, whichever hypervisor runs them.
  *
  * A VM is created from a config, started, used (commands, files), paused, snapshotted, restored and
- * destroyed. The library owns the hypervisor's process: it dies with the caller.
+ * destroyed. The library owns the hypervisor's process: it dies with the caller, unless the config asks for an
+ * owner of its own (kelpie_store.h, which also has images, shared folders, secrets, and what is kept by name).
  *
  *     struct kelpie_error err;
  *     struct kelpie_vm *vm = NULL;
@@ -40,7 +41,7 @@ extern "C" {
 #endif
 
 #define KELPIE_VERSION_MAJOR 1
-#define KELPIE_VERSION_MINOR 0
+#define KELPIE_VERSION_MINOR 1
 #define KELPIE_VERSION_PATCH 0
 
 #define KELPIE_API __attribute__((visibility("default")))
@@ -194,8 +195,26 @@ struct kelpie_config {
     const struct kelpie_mock_config *mock;
     void *host; /* kelpie_sim_host() of a simulator (kelpie_sim.h); NULL: this machine */
     const struct kelpie_network *network; /* NULL: none */
-    uint64_t reserved[15];
+    const struct kelpie_owner
+        *owner; /* kelpie_store.h: the VM outlives this process; NULL: it dies with it */
+    const char *
+        image; /* of the store, by name or digest: the root, with a writable disk of the VM's own over it;
+                          env and working_dir are the image's where the config's are NULL. NULL: none */
+    uint32_t image_disk_mib; /* of that disk, sparse; 0: KELPIE_IMAGE_DISK_MIB_DEFAULT */
+    bool
+        warm; /* kelpie_vm_start() may restore from a template of this very machine, and makes one if
+                                there is none (kelpie_store.h) */
+    const struct kelpie_share *shares; /* folders of this host in the guest (kelpie_store.h) */
+    size_t share_count;
+    const struct kelpie_secret
+        *secrets; /* files that only the guest's memory has (kelpie_store.h) */
+    size_t secret_count;
+    uint64_t reserved[8];
 };
+
+struct kelpie_owner;
+struct kelpie_share;
+struct kelpie_secret;
 
 /* ---- VMs -------------------------------------------------------------------------------------- */
 
@@ -242,6 +261,20 @@ KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_create(const struct kelpi
  * everything that the VM left on this host. Exec handles must be closed before. NULL is allowed.
  */
 KELPIE_API void kelpie_vm_destroy(struct kelpie_vm *vm);
+
+/*
+ * A handle of the VM of that name, or whose id begins so, which has an owner of its own: the same as a handle of a VM of this
+ * process. Any number of processes may have one. If its owner is gone, another is started, and finds the VM crashed (or created, or
+ * stopped, if that is what it was). host as in kelpie_config.
+ * Errors: NOT_FOUND (no such VM), BAD_CONFIG (several ids begin so), BUSY (it is being removed), INTERNAL (an owner of another
+ * version), IO_FAILED, NO_MEMORY.
+ */
+KELPIE_API KELPIE_CHECKED enum kelpie_status
+kelpie_vm_open(void *host, const char *name, struct kelpie_vm **ret_vm, struct kelpie_error *err);
+
+/* Frees the handle; a VM with an owner of its own goes on. Exec handles must be closed or detached before. Any other
+ * VM is destroyed. NULL is allowed. */
+KELPIE_API void kelpie_vm_close(struct kelpie_vm *vm);
 
 /* Boots the guest and waits until it runs commands. created|stopped -> starting -> running. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_start(struct kelpie_vm *vm,

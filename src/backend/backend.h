@@ -22,6 +22,7 @@
 
 #include "host/host.h"
 #include "image/image.h"
+#include "kelpie_store.h"
 #include "snapshot/snapshot.h"
 
 struct backend_instance;
@@ -45,11 +46,76 @@ struct backend_launch {
 #define BACKEND_NETWORK_GATEWAY 10, 0, 2, 2
 #define BACKEND_NETWORK_DNS 10, 0, 2, 3
 
+/* What a VM of another process is known to be (backend/remote). */
+struct backend_owned_state {
+    enum kelpie_state state;
+    char exit_text[512]; /* crashed: how */
+    uint64_t
+        channel_number; /* counts the channels that there were: another number, another channel */
+    uint32_t ids_first; /* session numbers that this handle may choose: ids_count of them */
+    uint32_t ids_count;
+};
+
+/*
+ * For a VM whose machine another process owns: src/vm/ asks whole operations of it and follows the state that it tells.
+ * Sessions and files go over the channel as ever (vm/relay.h is at its other end), which is there while the VM is running or
+ * paused. exit_fd is HOST_FD_NONE; service() reads what the owner tells. Operations may be called from several threads at once;
+ * the owner orders them. CRASHED, requires_recreate: the owner is gone.
+ */
+struct backend_owner_ops {
+    void (*state)(struct backend_instance *instance, struct backend_owned_state *ret_state);
+    const char *(*backend)(struct backend_instance *instance); /* that runs it */
+    uint32_t (*capabilities)(struct backend_instance *instance);
+    const char *(*id)(struct backend_instance *instance);
+    const struct kelpie_config *(*config)(struct backend_instance *instance);
+    enum kelpie_status (*start)(struct backend_instance *instance, const struct host_wait *wait,
+                                struct kelpie_error *err);
+    enum kelpie_status (*stop)(struct backend_instance *instance, uint32_t timeout_ms,
+                               const struct host_wait *wait, struct kelpie_error *err);
+    enum kelpie_status (*pause)(struct backend_instance *instance, const struct host_wait *wait,
+                                struct kelpie_error *err);
+    enum kelpie_status (*resume)(struct backend_instance *instance, const struct host_wait *wait,
+                                 struct kelpie_error *err);
+    enum kelpie_status (*restore)(struct backend_instance *instance, const char *directory,
+                                  const struct kelpie_restore_options *options,
+                                  const struct host_wait *wait, struct kelpie_error *err);
+    enum kelpie_status (*restore_report)(struct backend_instance *instance,
+                                         struct kelpie_restore_report *ret_report,
+                                         const struct host_wait *wait, struct kelpie_error *err);
+    enum kelpie_status (*snapshot)(struct backend_instance *instance, const char *directory,
+                                   const struct kelpie_snapshot_options *options,
+                                   struct kelpie_snapshot *ret_snapshot,
+                                   const struct host_wait *wait, struct kelpie_error *err);
+    enum kelpie_status (*record_working_set)(struct backend_instance *instance,
+                                             const struct host_wait *wait,
+                                             struct kelpie_error *err);
+    /* Children have an owner each; src/vm/ opens them. names: count of them, empty for one that failed. */
+    enum kelpie_status (*fork)(struct backend_instance *instance,
+                               const struct kelpie_fork_options *options, size_t count,
+                               char (*names)[KELPIE_NAME_SIZE_MAX + 1], struct kelpie_error *errors,
+                               const struct host_wait *wait, struct kelpie_error *err);
+    enum kelpie_status (*run_detached)(struct backend_instance *instance,
+                                       const struct kelpie_command *command, uint32_t *ret_exec_id,
+                                       const struct host_wait *wait, struct kelpie_error *err);
+    enum kelpie_status (*wait_detached)(struct backend_instance *instance,
+                                        struct kelpie_exit *ret_exit, const struct host_wait *wait,
+                                        struct kelpie_error *err);
+    enum kelpie_status (*stats)(struct backend_instance *instance, struct kelpie_stats *ret_stats,
+                                const struct host_wait *wait, struct kelpie_error *err);
+    enum kelpie_status (*mock_lever)(struct backend_instance *instance, int operation,
+                                     uint32_t count, const struct host_wait *wait,
+                                     struct kelpie_error *err); /* operation < 0: crash */
+    /* Ends the VM and removes it; the instance is then only to be destroyed. Without it, destroy leaves the VM to its owner. */
+    void (*end)(struct backend_instance *instance);
+};
+
 struct backend_ops {
     const char *name;
     const char *description;
     uint32_t capabilities; /* bits of enum kelpie_capability */
     bool in_auto;          /* may be chosen by "auto" */
+
+    const struct backend_owner_ops *owner; /* NULL: the machine is this process's */
 
     /* Looks whether this machine can run a guest with it. Never fails: says why not. */
     void (*probe)(struct host *host, struct kelpie_probe *ret_probe);
