@@ -65,8 +65,7 @@ struct backend_instance {
 
 /* An instance without a machine. After a failure too, deinit gives back what there is of a zeroed one. */
 KELPIE_CHECKED enum kelpie_status kvm_instance_init(struct backend_instance *instance,
-                                                    struct host *host,
-                                                    const struct kelpie_config *config,
+                                                    const struct backend_launch *launch,
                                                     struct kelpie_error *err);
 void kvm_instance_deinit(struct backend_instance *instance);
 
