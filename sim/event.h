@@ -42,6 +42,7 @@
     X(SOCKET_CONNECT, "socket-connect")                                                            \
     X(SOCKET_PEER, "socket-peer")                                                                  \
     X(SOCKET_SEND_FD, "socket-send-fd")                                                            \
+    X(RECEIVE, "receive")                                                                          \
     X(READ, "read")                                                                                \
     X(WRITE, "write")                                                                              \
     X(POLL, "poll")                                                                                \

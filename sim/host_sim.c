@@ -205,6 +205,7 @@ const struct host_ops sim_host_ops = {
     .socket_connect_tcp = sim_host_socket_connect_tcp,
     .socket_peer = sim_host_socket_peer,
     .socket_send_fd = sim_host_socket_send_fd,
+    .receive = sim_host_receive,
     .read = sim_host_read,
     .write = sim_host_write,
     .poll = sim_host_poll,

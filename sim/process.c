@@ -18,6 +18,7 @@ struct host_process {
     struct sim_object object; /* first: it is one. Begins with … */
     struct sim_process *target;
     int fd;
+    bool detached; /* it is not killed with its handle, and how it ends is not told */
 };
 
 /* ---- What belongs to a process ---------------------------------------------------------------- */
@@ -378,7 +379,7 @@ static enum kelpie_status spawn(struct sim_process *parent, const struct host_pr
         return sim_error(err, ENOMEM, "start a program");
     }
     ASSERT(child->holder_count == 0);
-    child->parent = parent;
+    child->parent = spec->detached ? NULL : parent;
     child->dies_with_parent = spec->dies_with_owner;
     child->immune = parent->immune;
     struct host_process *process = NULL;
@@ -393,6 +394,7 @@ static enum kelpie_status spawn(struct sim_process *parent, const struct host_pr
         return sim_error(err, ENOMEM, "start a program");
     }
     ASSERT(process->fd >= 0);
+    process->detached = spec->detached;
     *ret_process = process;
     return KELPIE_OK;
 }
@@ -445,6 +447,11 @@ enum kelpie_status sim_host_process_wait(struct host_process *process, const str
     sim_enter(host, SIM_EVENT_PROCESS_WAIT, (uint64_t)process->target->id);
     enum kelpie_status status =
         sim_wait_fd(host, process->fd, HOST_POLL_READ, wait, "the end of a process", err);
+    if (status == KELPIE_OK && process->detached) {
+        status =
+            error_set(err, KELPIE_UNSUPPORTED, "how process %d ended is not known: it was detached",
+                      process->target->id);
+    }
     if (status == KELPIE_OK) {
         *ret_exit = process->target->exit;
     }
@@ -456,7 +463,9 @@ void sim_host_process_destroy(struct host_process *process) {
     struct sim_process *self = process->object.process;
     ASSERT(self->world->current && self->world->current->process == self);
     sim_enter(host, SIM_EVENT_PROCESS_DESTROY, (uint64_t)process->target->id);
-    sim_process_kill(process->target, KILL_SIGNAL);
+    if (!process->detached) {
+        sim_process_kill(process->target, KILL_SIGNAL);
+    }
     sim_fd_close(self, process->fd);
     sim_object_remove(&process->object);
     process->object.release(&process->object);

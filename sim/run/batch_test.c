@@ -16,7 +16,7 @@
 
 #include "base/assert.h"
 
-#define HANG_MS 600
+#define HANG_MS 2000
 #define PIPE_FD_MAX 64
 
 /* What a seed does. */

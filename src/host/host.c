@@ -378,6 +378,18 @@ enum kelpie_status host_socket_send_fd(struct host *host, int fd, const void *da
     return host->ops->socket_send_fd(host, fd, data, size, passed_fd, err);
 }
 
+enum kelpie_status host_receive(struct host *host, int fd, void *buffer, size_t size,
+                                const struct host_wait *wait, struct host_received *ret_received,
+                                struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(fd >= 0);
+    ASSERT(buffer && size > 0);
+    ASSERT(wait && ret_received);
+    enum kelpie_status status = host->ops->receive(host, fd, buffer, size, wait, ret_received, err);
+    ASSERT(status != KELPIE_OK || ret_received->size <= size);
+    return status;
+}
+
 enum kelpie_status host_read(struct host *host, int fd, void *buffer, size_t size,
                              const struct host_wait *wait, size_t *ret_size,
                              struct kelpie_error *err) {
@@ -442,6 +454,7 @@ enum kelpie_status host_process_spawn(struct host *host, const struct host_proce
     ASSERT(spec->argv && spec->argv[0]);
     ASSERT(spec->fds || spec->fd_count == 0);
     ASSERT(spec->fd_count <= HOST_PROCESS_FD_COUNT_MAX);
+    ASSERT(!spec->detached || !spec->dies_with_owner);
     for (size_t i = 0; i < spec->fd_count; i++) {
         ASSERT(spec->fds[i].fd >= 0 && spec->fds[i].child_fd >= 0);
     }

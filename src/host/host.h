@@ -32,6 +32,7 @@ struct host_condition;
 struct host_thread;
 struct host_process;
 struct host_krunfw;
+struct host_received;
 
 /* How long to wait. deadline_ns is on host_monotonic_ns()'s clock; a deadline in the past asks
  * without waiting. cancel_fd is a host event (host_event_create) that ends the wait with
@@ -103,6 +104,8 @@ struct host_process_spec {
     size_t fd_count;
     bool dies_with_owner; /* killed when this process ends, however it ends */
     bool new_session;     /* setsid: no terminal's signals */
+    bool
+        detached; /* it outlives us: a session of its own, and not our child; without dies_with_owner */
 };
 
 struct host_process_exit {
@@ -206,6 +209,9 @@ struct host_ops {
                                       struct kelpie_error *err);
     enum kelpie_status (*socket_send_fd)(struct host *host, int fd, const void *data, size_t size,
                                          int passed_fd, struct kelpie_error *err);
+    enum kelpie_status (*receive)(struct host *host, int fd, void *buffer, size_t size,
+                                  const struct host_wait *wait, struct host_received *ret_received,
+                                  struct kelpie_error *err);
     enum kelpie_status (*read)(struct host *host, int fd, void *buffer, size_t size,
                                const struct host_wait *wait, size_t *ret_size,
                                struct kelpie_error *err);
@@ -482,6 +488,21 @@ KELPIE_CHECKED enum kelpie_status host_socket_send_fd(struct host *host, int fd,
                                                       size_t size, int passed_fd,
                                                       struct kelpie_error *err);
 
+/* What host_receive() got. */
+struct host_received {
+    size_t size; /* bytes; 0: the other end closed */
+    int fd;      /* close-on-exec, the caller's; HOST_FD_NONE: none came with them */
+};
+
+/* As host_read(), of a socket, with the descriptor that came attached to one of these bytes.
+ * A read never takes the bytes of two messages that both have one, but bytes sent before may come with it: whoever
+ * frames messages keeps the descriptor until it has read the message that announces it. Of several in one message,
+ * the first is handed out and the others are closed. What is read with host_read() instead loses its descriptor, which is closed. */
+KELPIE_CHECKED enum kelpie_status host_receive(struct host *host, int fd, void *buffer, size_t size,
+                                               const struct host_wait *wait,
+                                               struct host_received *ret_received,
+                                               struct kelpie_error *err);
+
 /* Waits until something can be read and reads up to size bytes. 0 bytes: the other end closed.
  * TIMED_OUT, CANCELLED, IO_FAILED. A reset by the peer counts as its end. */
 KELPIE_CHECKED enum kelpie_status host_read(struct host *host, int fd, void *buffer, size_t size,
@@ -535,7 +556,10 @@ void host_map_cleanup(struct host_map *map);
 
 /* Starts a program. NOT_FOUND when there is none of that name, IO_FAILED when it cannot be run. With
  * dies_with_owner it ends with this process, whichever thread called and however the process ends.
- * The child is invisible to the caller's own wait(). Freed by host_process_destroy(). */
+ * The child is invisible to the caller's own wait(). Freed by host_process_destroy().
+ * A detached one is a child of the system's first process (or of the nearest subreaper) from the moment it runs: it is
+ * left alone when we end, by host_process_destroy() too. It can be named, signalled and waited for; how it ended
+ * is not known here. */
 KELPIE_CHECKED enum kelpie_status host_process_spawn(struct host *host,
                                                      const struct host_process_spec *spec,
                                                      struct host_process **ret_process,
@@ -549,13 +573,14 @@ int host_process_id(struct host_process *process);
 KELPIE_CHECKED enum kelpie_status host_process_signal(struct host_process *process,
                                                       int signal_number, struct kelpie_error *err);
 
-/* Waits for its end; may be called again and then says the same. */
+/* Waits for its end; may be called again and then says the same. UNSUPPORTED: it has ended, and how is not known, because it
+ * was detached. */
 KELPIE_CHECKED enum kelpie_status host_process_wait(struct host_process *process,
                                                     const struct host_wait *wait,
                                                     struct host_process_exit *ret_exit,
                                                     struct kelpie_error *err);
 
-/* Kills it if it still runs, reaps it, frees the handle. NULL is allowed. */
+/* Kills it if it still runs, reaps it, frees the handle. Of a detached one, only frees the handle. NULL is allowed. */
 void host_process_destroy(struct host_process *process);
 
 /* ---- Threads ---------------------------------------------------------------------------------- */

@@ -230,6 +230,7 @@ static const struct host_ops linux_ops = {
     .socket_connect_tcp = linux_socket_connect_tcp,
     .socket_peer = linux_socket_peer,
     .socket_send_fd = linux_socket_send_fd,
+    .receive = linux_receive,
     .read = linux_read,
     .write = linux_write,
     .poll = linux_poll,

@@ -136,6 +136,9 @@ enum kelpie_status linux_socket_peer(struct host *host, int fd, uint32_t *ret_ui
                                      struct kelpie_error *err);
 enum kelpie_status linux_socket_send_fd(struct host *host, int fd, const void *data, size_t size,
                                         int passed_fd, struct kelpie_error *err);
+enum kelpie_status linux_receive(struct host *host, int fd, void *buffer, size_t size,
+                                 const struct host_wait *wait, struct host_received *ret_received,
+                                 struct kelpie_error *err);
 enum kelpie_status linux_read(struct host *host, int fd, void *buffer, size_t size,
                               const struct host_wait *wait, size_t *ret_size,
                               struct kelpie_error *err);

@@ -145,6 +145,24 @@ static bool reap_watcher(struct host_process *process) {
     return true;
 }
 
+/* The watcher of a detached program ends by itself. One that does not (somebody stopped it) keeps its memory. */
+static void dismiss_watcher(struct host_process *process) {
+    ASSERT(process->program_fd >= 0);
+    ASSERT(process->stacks);
+    if (reap_watcher(process)) {
+        munmap(process->stacks, (size_t)2 * HOST_PROCESS_STACK_SIZE);
+    }
+    process->stacks = NULL;
+    host_close(process->host, process->watcher_fd);
+    process->watcher_fd = HOST_FD_NONE;
+}
+
+static bool is_detached(const struct host_process *process) {
+    ASSERT(process->program_fd >= 0);
+    ASSERT(process->stacks || process->watcher_fd == HOST_FD_NONE);
+    return process->watcher_fd == HOST_FD_NONE;
+}
+
 enum kelpie_status linux_process_spawn(struct host *host, const struct host_process_spec *spec,
                                        struct host_process **ret_process,
                                        struct kelpie_error *err) {
@@ -162,6 +180,7 @@ enum kelpie_status linux_process_spawn(struct host *host, const struct host_proc
         .working_dir = spec->working_dir,
         .dies_with_owner = spec->dies_with_owner,
         .new_session = spec->new_session,
+        .detached = spec->detached,
         .started_fd = HOST_FD_NONE,
     };
     list_fds(&launch, spec, null_file.fd);
@@ -177,6 +196,9 @@ enum kelpie_status linux_process_spawn(struct host *host, const struct host_proc
     }
     ASSERT(process->watcher_fd >= 0 && process->program_fd >= 0);
     ASSERT(process->program_id > 0);
+    if (spec->detached) {
+        dismiss_watcher(process);
+    }
     *ret_process = process;
     return KELPIE_OK;
 }
@@ -184,8 +206,8 @@ enum kelpie_status linux_process_spawn(struct host *host, const struct host_proc
 /* ---- Living and ending ------------------------------------------------------------------------ */
 
 int linux_process_fd(struct host_process *process) {
-    ASSERT(process->watcher_fd >= 0);
-    return process->watcher_fd;
+    ASSERT(process->program_fd >= 0);
+    return is_detached(process) ? process->program_fd : process->watcher_fd;
 }
 
 int linux_process_id(struct host_process *process) {
@@ -210,8 +232,14 @@ enum kelpie_status linux_process_wait(struct host_process *process, const struct
                                       struct host_process_exit *ret_exit,
                                       struct kelpie_error *err) {
     ASSERT(process && ret_exit);
-    ASSERT(process->watcher_fd >= 0);
-    TRY(linux_wait_fd(process->host, process->watcher_fd, POLLIN, wait, "end of a process", err));
+    ASSERT(process->program_fd >= 0);
+    TRY(linux_wait_fd(process->host, linux_process_fd(process), POLLIN, wait, "end of a process",
+                      err));
+    if (is_detached(process)) {
+        return error_set(err, KELPIE_UNSUPPORTED,
+                         "how process %d ended is not known: it was detached",
+                         (int)process->program_id);
+    }
     /* The watcher has ended, so nobody writes here any more. */
     const siginfo_t *end = &process->end;
     if (end->si_pid != process->program_id) {
@@ -232,6 +260,10 @@ enum kelpie_status linux_process_wait(struct host_process *process, const struct
 void linux_process_destroy(struct host_process *process) {
     ASSERT(process);
     ASSERT(process->program_fd >= 0);
+    if (is_detached(process)) {
+        free_process(process);
+        return;
+    }
     (void)syscall(SYS_pidfd_send_signal, process->program_fd, SIGKILL, NULL, 0);
     if (reap_watcher(process)) {
         free_process(process);
