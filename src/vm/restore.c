@@ -46,6 +46,7 @@ static enum kelpie_status check_fits(struct kelpie_vm *vm, const struct snapshot
         return differs_number("memory_mib", manifest->memory_mib, vm->config->memory_mib, err);
     }
     TRY(vm_network_fits(vm->config, manifest, err));
+    TRY(vm_image_fits(vm, manifest, err));
     if (!manifest->info.quiesced && !options->allow_incomplete) {
         return error_set_field(err, KELPIE_RESTORE_FAILED, "quiesced",
                                "the guest's commands did not stand still when the bundle was made, "

@@ -113,13 +113,7 @@ static enum kelpie_status vm_init(struct kelpie_vm *vm, const struct kelpie_conf
         return error_set_field(err, KELPIE_UNSUPPORTED, "network", "backend %s has no network",
                                vm->ops->name);
     }
-    vm->launch = (struct backend_launch){
-        .host = host,
-        .config = vm->config,
-        .id = vm->id,
-        .cancel_fd = vm->cancel_event,
-        .for_bundle = for_bundle,
-    };
+    TRY(vm_image_apply(vm, config, for_bundle, err));
     return vm->ops->create(&vm->launch, &vm->instance, err);
 }
 

@@ -22,4 +22,7 @@
 
 #define VM_MEMORY_SMALL_MIB 128 /* below, a guest that does not come up may lack memory */
 
+#define VM_IMAGE_DISK_MIB_MIN 16
+#define VM_IMAGE_DISK_COUNT 2 /* disks that an image takes: itself, and the one over it */
+
 #endif
