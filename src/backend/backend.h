@@ -161,6 +161,11 @@ struct backend_ops {
     /* Whether the VM has a disk of its own, kept from a start or load before. NULL: it never has. */
     bool (*has_disks)(struct backend_instance *instance);
 
+    /* Writes into the manifest what a bundle made of a machine that is started now would say of what made it, and a load
+     * check: version, architecture, digests, features. In state created or stopped. NULL: nothing but the config. */
+    enum kelpie_status (*identify)(struct backend_instance *instance,
+                                   struct snapshot_manifest *manifest, struct kelpie_error *err);
+
     /* For backends that can make diffs; NULL: it cannot. track: from now on, notes what is written; just after a save or
      * load, with the vCPUs stopped. The manifest of a diff's writer has the parent (parent_id, parent_path). presave
      * writes most of a diff while the vCPUs run; the save that follows writes the rest. BAD_CONFIG, field "parent": what

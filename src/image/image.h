@@ -129,6 +129,11 @@ KELPIE_CHECKED enum kelpie_status image_note_store(struct host *host, const char
                                                    const char *path, const char *digest,
                                                    struct kelpie_error *err);
 
+/* The SHA-256 of bytes. */
+KELPIE_CHECKED enum kelpie_status image_digest_bytes(const void *data, size_t size,
+                                                     char ret_digest[IMAGE_DIGEST_SIZE],
+                                                     struct kelpie_error *err);
+
 /* The cache's folder, made if it is missing (0700). */
 KELPIE_CHECKED enum kelpie_status image_cache_dir(struct host *host, char *ret_path, size_t size,
                                                   struct kelpie_error *err);

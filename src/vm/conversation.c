@@ -79,8 +79,10 @@ static enum kelpie_status make_identity(struct kelpie_vm *vm, char *machine_id,
     ASSERT(ret_identity);
     ASSERT(vm->locked);
     ASSERT(machine_id);
-    struct protocol_identity identity = {.hostname = vm->config->hostname,
-                                         .machine_id = machine_id};
+    struct protocol_identity identity = {
+        .hostname = vm->neutral ? VM_NEUTRAL_NAME : vm->config->hostname,
+        .machine_id = machine_id,
+    };
     TRY(vm_random_hex(vm->host, machine_id, PROTOCOL_MACHINE_ID_SIZE, err));
     TRY(host_random(vm->host, identity.entropy, sizeof(identity.entropy), err));
     TRY(host_random(vm->host, identity.generation, sizeof(identity.generation), err));

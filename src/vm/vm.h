@@ -208,6 +208,8 @@ struct kelpie_vm {
     bool restored; /* the report below is of this machine */
     bool fresh_wanted; /* restored and not yet run: clock, entropy, identity are to be made fresh */
     bool allow_incomplete;
+    bool neutral;                 /* SETUP gives the guest a template's name and not the VM's */
+    struct vm_template *template; /* in the making (warm.h); or NULL */
     struct kelpie_restore_report report;
     char parent_id[KELPIE_ID_SIZE];
     char bundle_directory[KELPIE_PATH_SIZE_MAX + 1]; /* where the bundle parent_id was; or empty */
@@ -351,6 +353,17 @@ void vm_starting(struct kelpie_vm *vm);
 enum kelpie_status vm_started(struct kelpie_vm *vm, enum kelpie_status status,
                               enum kelpie_state before, enum kelpie_state after,
                               struct kelpie_error *err);
+
+/* The machine boots, and the guest comes up. */
+KELPIE_CHECKED enum kelpie_status vm_boot(struct kelpie_vm *vm, const struct host_wait *wait,
+                                          struct kelpie_error *err);
+
+/* restore.c: the machine is loaded and goes on, unless it is to stay paused. After a failure the caller kills it. */
+KELPIE_CHECKED enum kelpie_status vm_restore_machine(struct kelpie_vm *vm,
+                                                     struct snapshot_reader *reader,
+                                                     const struct kelpie_restore_options *options,
+                                                     const struct host_wait *wait,
+                                                     struct kelpie_error *err);
 
 /* ---- Standing still (lifecycle.c): busy, mutex not held --------------------------------------- */
 

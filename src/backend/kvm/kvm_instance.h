@@ -115,6 +115,9 @@ bool kvm_medium_size_parse(const char *text, uint64_t *ret_size);
 
 /* ---- kvm_snapshot.c --------------------------------------------------------------------------- */
 
+/* What a bundle says of what made the machine. */
+void kvm_manifest_fill(const struct backend_instance *instance, struct snapshot_manifest *manifest);
+
 KELPIE_CHECKED enum kelpie_status kvm_save(struct backend_instance *instance,
                                            enum kelpie_snapshot_kind kind,
                                            struct snapshot_writer *writer,

@@ -231,6 +231,7 @@ const struct backend_ops backend_qemu_ops = {
     .load = qemu_load,
     .settle = qemu_settle,
     .has_disks = qemu_has_disks,
+    .identify = qemu_identify,
     .pause = qemu_pause,
     .resume = qemu_resume,
     .save = qemu_save,
