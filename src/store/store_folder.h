@@ -51,6 +51,9 @@ KELPIE_CHECKED enum kelpie_status store_folder_lock(struct store *store, const c
 KELPIE_CHECKED enum kelpie_status store_folder_remove(struct store *store, enum store_room room,
                                                       const char *path, struct kelpie_error *err);
 
+/* Removes one that was being made, if its maker is gone. True: it did. */
+bool store_folder_reclaim(struct store *store, enum store_room room, const char *path);
+
 /* What a folder with all in it takes on the disk. What cannot be looked at counts nothing. */
 uint64_t store_folder_bytes(struct store *store, const char *path);
 
