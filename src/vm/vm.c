@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* The VM as an object: making and freeing it, waiting on it, one operation at a time. See vm.h. */
-#include "vm/vm.h"
+#include "vm/warm.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,6 +65,7 @@ enum kelpie_status vm_host_open(const struct kelpie_config *config, struct host 
 static void vm_free(struct kelpie_vm *vm) {
     struct host *host = vm->host;
     bool host_owned = vm->host_owned;
+    vm_warm_finish(vm);
     ASSERT(!vm->io_thread);
     ASSERT(vm->session_count == 0);
     if (vm->instance) {
@@ -117,14 +118,16 @@ static enum kelpie_status make_instance(struct kelpie_vm *vm, const struct vm_or
     if (!vm_is_owned(vm)) {
         TRY(check_backend(vm, err));
     }
-    vm->launch = (struct backend_launch){
-        .host = vm->host,
-        .config = vm->config,
-        .open_name = origin->open_name,
-        .id = vm->id,
-        .cancel_fd = vm->cancel_event,
-        .for_bundle = origin->for_bundle,
-    };
+    if (origin->config) {
+        TRY(vm_image_apply(vm, origin->config, origin->for_bundle, err));
+    } else {
+        vm->launch = (struct backend_launch){
+            .host = vm->host,
+            .open_name = origin->open_name,
+            .id = vm->id,
+            .cancel_fd = vm->cancel_event,
+        };
+    }
     TRY(vm->ops->create(&vm->launch, &vm->instance, err));
     return vm_is_owned(vm) ? vm_owned_open(vm, err) : KELPIE_OK;
 }
