@@ -207,13 +207,17 @@ struct kelpie_config {
     uint32_t image_disk_mib; /* of that disk, sparse; 0: KELPIE_IMAGE_DISK_MIB_DEFAULT */
     bool
         warm; /* kelpie_vm_start() may restore from a template of this very machine, and makes one if
-                                there is none (kelpie_store.h) */
+                 there is none (kelpie_store.h). Where it cannot be done, it is a start like any other */
     const struct kelpie_share *shares; /* folders of this host in the guest (kelpie_store.h) */
     size_t share_count;
     const struct kelpie_secret
         *secrets; /* files that only the guest's memory has (kelpie_store.h) */
     size_t secret_count;
-    uint64_t reserved[8];
+    const char *
+        disk_folder; /* an absolute path: where the disks are kept that are the VM's own (over an image, and what a
+                        restore brings), as files disk-N, for starts to come, also in other processes. NULL: they go
+                        with the VM. A VM with an owner has a folder of its own in the store */
+    uint64_t reserved[7];
 };
 
 struct kelpie_owner;
