@@ -13,6 +13,7 @@
 #define FIRST_FD 3
 #define OWNER_UID 1000
 #define KILL_SIGNAL 9
+#define USAGE_PROCESS_BYTES 4194304u
 
 struct host_process {
     struct sim_object object; /* first: it is one. Begins with … */
@@ -427,6 +428,31 @@ int sim_host_process_id(struct host_process *process) {
     ASSERT(process);
     ASSERT(process->target->id > 0);
     return process->target->id;
+}
+
+/* A process takes time in its host calls alone, and memory for its threads: plausible, and the same for a seed. */
+enum kelpie_status sim_host_process_usage(struct host *host, int process_id,
+                                          struct host_process_usage *ret_usage,
+                                          struct kelpie_error *err) {
+    struct sim_process *self = sim_process_of(host);
+    enum kelpie_status status = KELPIE_OK;
+    ASSERT(ret_usage);
+    sim_enter(host, SIM_EVENT_PROCESS_USAGE, (uint64_t)process_id);
+    const struct sim_process *process = self->world->processes;
+    while (process &&
+           (process->id != process_id || process->ended || process->machine != self->machine)) {
+        process = process->next;
+    }
+    if (process) {
+        *ret_usage = (struct host_process_usage){
+            .cpu_ns = process->cpu_ns,
+            .resident_bytes = USAGE_PROCESS_BYTES + process->fiber_count * SIM_STACK_SIZE,
+        };
+    } else {
+        status = error_set(err, KELPIE_NOT_FOUND, "there is no process %d", process_id);
+    }
+    ASSERT(status == KELPIE_OK || !process);
+    return sim_leave(host, SIM_EVENT_PROCESS_USAGE, status);
 }
 
 enum kelpie_status sim_host_process_signal(struct host_process *process, int signal_number,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* The world: turns, time, streams, processes; and that a seed decides everything. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +10,7 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
+#include "host/host_below.h"
 #include "sim/world.h"
 
 #define SECOND_NS 1000000000ull
@@ -462,6 +464,116 @@ static void test_how_a_detached_process_ended_is_not_told(void **state) {
     rig_close(&rig);
 }
 
+/* ---- What a process is told of itself and others ---------------------------------------------- */
+
+static int body_usage(struct rig *rig) {
+    struct kelpie_error err;
+    struct host_process_usage before = {0};
+    struct host_process_usage after = {0};
+    char folder[16];
+    ok(host_process_usage(rig->host, rig->process->id, &before, &err));
+    for (size_t i = 0; i < 100; i++) {
+        ok(host_working_dir(rig->host, folder, sizeof(folder), &err));
+    }
+    ok(host_process_usage(rig->host, rig->process->id, &after, &err));
+    assert_true(after.cpu_ns > before.cpu_ns + 1000);
+    assert_true(after.resident_bytes > 0);
+    assert_int_equal(host_process_usage(rig->host, 4711, &after, &err), KELPIE_NOT_FOUND);
+    assert_string_equal(folder, "/root");
+    assert_int_equal(host_working_dir(rig->host, folder, 5, &err), KELPIE_NO_SPACE);
+    rig->count = host_user_id(rig->host);
+    return 0;
+}
+
+static void test_usage_grows(void **state) {
+    (void)state;
+    struct rig rig;
+    assert_int_equal(rig_run(&rig, 1, body_usage), SIM_END_QUIET);
+    assert_int_equal(rig.count, 1000);
+    rig_close(&rig);
+}
+
+static int body_remove_tree(struct rig *rig) {
+    struct host *host = rig->host;
+    struct kelpie_error err;
+    struct host_file_info info;
+    ok(host_path_mkdir_all(host, "/kept", 0700, &err));
+    ok(host_file_store(host, "/kept/file", "x", 1, 0600, &err));
+    ok(host_path_mkdir_all(host, "/tree/a/b", 0700, &err));
+    ok(host_path_mkdir_all(host, "/tree/c", 0700, &err));
+    ok(host_file_store(host, "/tree/a/b/file", "x", 1, 0600, &err));
+    ok(host_file_store(host, "/tree/file", "x", 1, 0600, &err));
+    ok(host_path_symlink(host, "/kept", "/tree/a/link", &err));
+    ok(host_path_symlink(host, "/tree", "/link", &err));
+    assert_int_equal(host_path_remove_tree(host, "/link", &err), KELPIE_IO_FAILED);
+    assert_int_equal(host_path_remove_tree(host, "/tree/file", &err), KELPIE_IO_FAILED);
+    ok(host_path_remove_tree(host, "/tree", &err));
+    assert_int_equal(host_path_stat(host, "/tree", &info, &err), KELPIE_NOT_FOUND);
+    ok(host_path_stat(host, "/kept/file", &info, &err));
+    ok(host_path_remove_tree(host, "/tree", &err)); /* it is gone already */
+
+    char deep[4 * HOST_TREE_DEPTH_MAX] = "/deep";
+    for (size_t i = 0; i < HOST_TREE_DEPTH_MAX; i++) {
+        strcat(deep, "/d");
+    }
+    ok(host_path_mkdir_all(host, deep, 0700, &err));
+    assert_int_equal(host_path_remove_tree(host, "/deep", &err), KELPIE_IO_FAILED);
+    assert_int_equal(err.os_error, ELOOP);
+    ok(host_path_rmdir(host, deep, &err));
+    ok(host_path_remove_tree(host, "/deep", &err));
+    return 0;
+}
+
+static void test_a_tree_is_removed_without_what_its_links_name(void **state) {
+    (void)state;
+    struct rig rig;
+    assert_int_equal(rig_run(&rig, 1, body_remove_tree), SIM_END_QUIET);
+    rig_close(&rig);
+}
+
+static int body_below(struct rig *rig) {
+    struct host *host = rig->host;
+    struct kelpie_error err;
+    struct host_file_info info;
+    struct host_dir_entry entry;
+    char text[8];
+    int root_fd = HOST_FD_NONE;
+    int fd = HOST_FD_NONE;
+    size_t count = 0;
+    ok(host_path_mkdir_all(host, "/x/tree", 0700, &err));
+    ok(host_path_mkdir_all(host, "/other", 0700, &err));
+    ok(host_file_open(host, "/x/tree", HOST_OPEN_READ | HOST_OPEN_NO_FOLLOW, 0, &root_fd, &err));
+    ok(host_path_rename(host, "/x", "/y", false, &err)); /* it is the same folder */
+    ok(host_below_mkdir(host, root_fd, "a", 0700, &err));
+    ok(host_below_open(host, root_fd, "a/file", HOST_OPEN_WRITE | HOST_OPEN_CREATE, 0600, &fd,
+                       &err));
+    host_close(host, fd);
+    ok(host_path_stat(host, "/y/tree/a/file", &info, &err));
+    ok(host_below_symlink(host, root_fd, "/other", "out", &err));
+    ok(host_below_stat(host, root_fd, "out", &info, &err));
+    assert_int_equal(info.type, HOST_FILE_LINK);
+    ok(host_below_readlink(host, root_fd, "out", text, sizeof(text), &err));
+    assert_string_equal(text, "/other");
+    ok(host_below_list(host, root_fd, "a", &entry, 1, &count, &err));
+    assert_string_equal(entry.name, "file");
+    assert_int_equal(host_below_mkdir(host, root_fd, "out/made", 0700, &err), KELPIE_IO_FAILED);
+    assert_int_equal(host_below_list(host, root_fd, "out", &entry, 1, &count, &err),
+                     KELPIE_IO_FAILED);
+    assert_int_equal(host_below_open(host, root_fd, "out", HOST_OPEN_READ, 0, &fd, &err),
+                     KELPIE_IO_FAILED);
+    assert_int_equal(host_below_stat(host, root_fd, "b/c", &info, &err), KELPIE_NOT_FOUND);
+    host_close(host, root_fd);
+    return 0;
+}
+
+static void test_no_link_is_followed_below_a_folder(void **state) {
+    (void)state;
+    struct rig rig;
+    assert_int_equal(rig_run(&rig, 1, body_below), SIM_END_QUIET);
+    assert_string_equal(rig.world->failure, "");
+    rig_close(&rig);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_hour_passes_at_once),
@@ -476,6 +588,9 @@ int main(void) {
         cmocka_unit_test(test_a_descriptor_is_received_once),
         cmocka_unit_test(test_a_killed_process_leaves_nothing),
         cmocka_unit_test(test_a_detached_process_outlives_its_maker),
+        cmocka_unit_test(test_no_link_is_followed_below_a_folder),
+        cmocka_unit_test(test_usage_grows),
+        cmocka_unit_test(test_a_tree_is_removed_without_what_its_links_name),
         cmocka_unit_test(test_how_a_detached_process_ended_is_not_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,6 +35,9 @@ struct backend_launch {
     struct host *host;
     const struct kelpie_config
         *config; /* valid, every default filled in, strings owned by the VM */
+    const char *
+        open_name; /* of an owner's backend: open the VM of that name, or whose id begins so, instead of making
+                              one, and config is NULL; else NULL */
     const char *id;
     int cancel_fd;   /* the VM's cancel event: in every wait already */
     bool for_bundle; /* a load comes before any start: what only a boot needs is not looked for */
@@ -64,8 +67,15 @@ struct backend_owned_state {
 /*
  * For a VM whose machine another process owns: src/vm/ asks whole operations of it and follows the state that it tells.
  * Sessions and files go over the channel as ever (vm/relay.h is at its other end), which is there while the VM is running or
- * paused. exit_fd is HOST_FD_NONE; service() reads what the owner tells. Operations may be called from several threads at once;
- * the owner orders them. CRASHED, requires_recreate: the owner is gone.
+ * paused. exit_fd is HOST_FD_NONE. Operations may be called from several threads at once; the owner orders them. CRASHED,
+ * requires_recreate: the owner is gone.
+ *
+ * From the end of create to destroy a thread of the VM polls service_fds and calls service() when one is readable, with the VM
+ * locked: it reads what the owner tells, never waits, and wakes the operations that wait for their answers. Only it may change
+ * what state() and channel_fd() say, the latter with another channel_number (and the end of the one before, whose descriptor
+ * it closes). state(), channel_fd() and capabilities() only look. When the owner is gone, state() says crashed, and why.
+ *
+ * Paths in configs, commands and options may be relative to this process's working folder: the backend makes them absolute.
  */
 struct backend_owner_ops {
     void (*state)(struct backend_instance *instance, struct backend_owned_state *ret_state);

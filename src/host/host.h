@@ -32,6 +32,7 @@ struct host_condition;
 struct host_thread;
 struct host_process;
 struct host_krunfw;
+struct host_below;
 struct host_received;
 
 /* How long to wait. deadline_ns is on host_monotonic_ns()'s clock; a deadline in the past asks
@@ -113,6 +114,12 @@ struct host_process_exit {
     int signal; /* 0: it exited by itself */
 };
 
+/* What a process has used. */
+struct host_process_usage {
+    uint64_t cpu_ns;         /* all its threads, since it started; not its children */
+    uint64_t resident_bytes; /* of memory, now; what is shared with others counts in each */
+};
+
 struct host_memory_map {
     void *data;
     size_t size;
@@ -140,6 +147,9 @@ struct host_ops {
                                  struct kelpie_error *err);
     const char *(*environment)(struct host *host, const char *name);
     void *(*allocate)(struct host *host, size_t size);
+    uint32_t (*user_id)(struct host *host);
+    enum kelpie_status (*working_dir)(struct host *host, char *buffer, size_t size,
+                                      struct kelpie_error *err);
 
     enum kelpie_status (*file_open)(struct host *host, const char *path, uint32_t flags,
                                     uint32_t mode, int *ret_fd, struct kelpie_error *err);
@@ -174,6 +184,10 @@ struct host_ops {
     enum kelpie_status (*path_mkdir)(struct host *host, const char *path, uint32_t mode,
                                      struct kelpie_error *err);
     enum kelpie_status (*path_rmdir)(struct host *host, const char *path, struct kelpie_error *err);
+    enum kelpie_status (*below)(struct host *host, struct host_below *call,
+                                struct kelpie_error *err); /* host_below.h */
+    enum kelpie_status (*path_remove_tree)(struct host *host, const char *path,
+                                           struct kelpie_error *err);
     enum kelpie_status (*path_symlink)(struct host *host, const char *target, const char *path,
                                        struct kelpie_error *err);
     enum kelpie_status (*path_readlink)(struct host *host, const char *path, char *buffer,
@@ -230,6 +244,9 @@ struct host_ops {
                                         struct kelpie_error *err);
     int (*process_fd)(struct host_process *process);
     int (*process_id)(struct host_process *process);
+    enum kelpie_status (*process_usage)(struct host *host, int process_id,
+                                        struct host_process_usage *ret_usage,
+                                        struct kelpie_error *err);
     enum kelpie_status (*process_signal)(struct host_process *process, int signal_number,
                                          struct kelpie_error *err);
     enum kelpie_status (*process_wait)(struct host_process *process, const struct host_wait *wait,
@@ -299,6 +316,13 @@ KELPIE_CHECKED enum kelpie_status host_random(struct host *host, void *buffer, s
 
 /* An environment variable's value, or NULL when it is unset or empty. */
 const char *host_environment(struct host *host, const char *name);
+
+/* The user that this process acts as (the effective one), as host_socket_peer() names it to others. */
+uint32_t host_user_id(struct host *host);
+
+/* The absolute path of this process's working folder. NO_SPACE: it does not fit; NOT_FOUND: it was removed. */
+KELPIE_CHECKED enum kelpie_status host_working_dir(struct host *host, char *buffer, size_t size,
+                                                   struct kelpie_error *err);
 
 /* Zeroed memory for free(); NULL and NO_MEMORY when there is none. size > 0. */
 void *host_allocate(struct host *host, size_t size, struct kelpie_error *err);
@@ -439,6 +463,13 @@ KELPIE_CHECKED enum kelpie_status host_dir_list(struct host *host, const char *p
 KELPIE_CHECKED enum kelpie_status host_path_remove_folder(struct host *host, const char *path,
                                                           struct kelpie_error *err);
 
+/* Removes a folder with all that is in it, folders too. Links are removed, never followed, also one that somebody puts in a folder's
+ * place meanwhile; other file systems mounted in it are not entered (IO_FAILED with EXDEV). Folders that are ours and that we
+ * may not write to are made writable first. Deeper than HOST_TREE_DEPTH_MAX folders: IO_FAILED with ELOOP. What is gone
+ * already is fine; path itself must be no link and no file (ENOTDIR). An error leaves what was not removed yet. */
+KELPIE_CHECKED enum kelpie_status host_path_remove_tree(struct host *host, const char *path,
+                                                        struct kelpie_error *err);
+
 /* ---- Sockets, events, waiting ----------------------------------------------------------------- */
 
 /* An existing tap interface: one read or write is one Ethernet frame, with nothing before it; never blocks. NOT_FOUND,
@@ -568,6 +599,12 @@ KELPIE_CHECKED enum kelpie_status host_process_spawn(struct host *host,
 /* A descriptor that is HOST_POLL_READ once the process has ended. It belongs to the process. */
 int host_process_fd(struct host_process *process);
 int host_process_id(struct host_process *process);
+
+/* Of any process of ours, by its id: the caller knows by other means (it is its child, or holds a lock) that the id still means that
+ * process. NOT_FOUND: there is none. */
+KELPIE_CHECKED enum kelpie_status host_process_usage(struct host *host, int process_id,
+                                                     struct host_process_usage *ret_usage,
+                                                     struct kelpie_error *err);
 
 /* By pidfd: never reaches another process. One that has ended already is no error. */
 KELPIE_CHECKED enum kelpie_status host_process_signal(struct host_process *process,

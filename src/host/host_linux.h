@@ -5,6 +5,7 @@
 #ifndef KELPIE_HOST_HOST_LINUX_H
 #define KELPIE_HOST_HOST_LINUX_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -121,6 +122,17 @@ enum kelpie_status linux_dir_list(struct host *host, const char *path,
                                   struct host_dir_entry *entries, size_t capacity,
                                   size_t *ret_count, struct kelpie_error *err);
 
+enum kelpie_status linux_dir_read(DIR *folder, const char *path, struct host_dir_entry *entries,
+                                  size_t capacity, size_t *ret_count, struct kelpie_error *err);
+
+/* host_linux_below.c */
+enum kelpie_status linux_below(struct host *host, struct host_below *call,
+                               struct kelpie_error *err);
+
+/* host_linux_tree.c */
+enum kelpie_status linux_path_remove_tree(struct host *host, const char *path,
+                                          struct kelpie_error *err);
+
 /* host_linux_socket.c */
 enum kelpie_status linux_tap_open(struct host *host, const char *name, int *ret_fd,
                                   struct kelpie_error *err);
@@ -162,6 +174,9 @@ enum kelpie_status linux_process_spawn(struct host *host, const struct host_proc
                                        struct host_process **ret_process, struct kelpie_error *err);
 int linux_process_fd(struct host_process *process);
 int linux_process_id(struct host_process *process);
+enum kelpie_status linux_process_usage(struct host *host, int process_id,
+                                       struct host_process_usage *ret_usage,
+                                       struct kelpie_error *err);
 enum kelpie_status linux_process_signal(struct host_process *process, int signal_number,
                                         struct kelpie_error *err);
 enum kelpie_status linux_process_wait(struct host_process *process, const struct host_wait *wait,

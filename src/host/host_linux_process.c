@@ -215,6 +215,55 @@ int linux_process_id(struct host_process *process) {
     return (int)process->program_id;
 }
 
+/* /proc/PID/statm: pages, those resident second (proc(5)). */
+static enum kelpie_status resident_bytes(int process_id, uint64_t *ret_bytes,
+                                         struct kelpie_error *err) {
+    char path[64];
+    char text[256] = {0};
+    ASSERT(process_id > 0);
+    ASSERT(ret_bytes);
+    snprintf(path, sizeof(path), "/proc/%d/statm", process_id);
+    int fd = RETRY_EINTR(open(path, O_RDONLY | O_CLOEXEC));
+    if (fd < 0) {
+        return error_set_os(err, errno, "cannot look at the memory of process %d", process_id);
+    }
+    ssize_t count = RETRY_EINTR(read(fd, text, sizeof(text) - 1));
+    int os_error = count < 0 ? errno : 0;
+    close(fd);
+    const char *resident = count > 0 ? strchr(text, ' ') : NULL;
+    if (!resident) {
+        return error_set_os(err, os_error ? os_error : ESRCH,
+                            "cannot look at the memory of process %d", process_id);
+    }
+    *ret_bytes = strtoull(resident, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE);
+    return KELPIE_OK;
+}
+
+/* The clock of a process (clock_getcpuclockid(3)) counts in nanoseconds, what /proc says in hundredths of seconds. */
+enum kelpie_status linux_process_usage(struct host *host, int process_id,
+                                       struct host_process_usage *ret_usage,
+                                       struct kelpie_error *err) {
+    clockid_t clock = 0;
+    struct timespec used = {0};
+    struct host_process_usage usage = {0};
+    ASSERT(host);
+    ASSERT(ret_usage);
+    int os_error = clock_getcpuclockid((pid_t)process_id, &clock);
+    if (os_error == 0 && clock_gettime(clock, &used) < 0) {
+        os_error = errno == EINVAL ? ESRCH : errno; /* it ended meanwhile */
+    }
+    if (os_error == ESRCH) {
+        return error_set(err, KELPIE_NOT_FOUND, "there is no process %d", process_id);
+    }
+    if (os_error != 0) {
+        return error_set_os(err, os_error, "cannot look at what process %d uses", process_id);
+    }
+    TRY(resident_bytes(process_id, &usage.resident_bytes, err));
+    usage.cpu_ns = (uint64_t)used.tv_sec * HOST_NS_PER_S + (uint64_t)used.tv_nsec;
+    *ret_usage = usage;
+    return KELPIE_OK;
+}
+
 /* pidfd_send_signal(2): ESRCH says that it has ended; another process is never meant. */
 enum kelpie_status linux_process_signal(struct host_process *process, int signal_number,
                                         struct kelpie_error *err) {

@@ -17,6 +17,7 @@
 
 #include "base/assert.h"
 #include "base/error.h"
+#include "host/host_below.h"
 #include "host/host_krunfw.h"
 #include "host/host_kvm.h"
 
@@ -197,6 +198,16 @@ static uint64_t fault_ticks(struct host *host) {
 
 static const char *fault_environment(struct host *host, const char *name) {
     return host_environment(inner_of(host), name);
+}
+
+static uint32_t fault_user_id(struct host *host) {
+    return host_user_id(inner_of(host));
+}
+
+static enum kelpie_status fault_working_dir(struct host *host, char *buffer, size_t size,
+                                            struct kelpie_error *err) {
+    TRY(fault_enter(host, "working_dir", err));
+    return host_working_dir(inner_of(host), buffer, size, err);
 }
 
 static void *fault_allocate(struct host *host, size_t size) {
@@ -389,6 +400,23 @@ static enum kelpie_status fault_path_rmdir(struct host *host, const char *path,
     return host_path_rmdir(inner_of(host), path, err);
 }
 
+static enum kelpie_status fault_below(struct host *host, struct host_below *call,
+                                      struct kelpie_error *err) {
+    TRY(fault_enter(host, "below", err));
+    struct host *inner = inner_of(host);
+    TRY(inner->ops->below(inner, call, err));
+    if (call->action == HOST_BELOW_OPEN) {
+        note_fd(host, "below", call->fd);
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status fault_path_remove_tree(struct host *host, const char *path,
+                                                 struct kelpie_error *err) {
+    TRY(fault_enter(host, "path_remove_tree", err));
+    return host_path_remove_tree(inner_of(host), path, err);
+}
+
 static enum kelpie_status fault_path_symlink(struct host *host, const char *target,
                                              const char *path, struct kelpie_error *err) {
     TRY(fault_enter(host, "path_symlink", err));
@@ -524,6 +552,8 @@ static const struct host_ops fault_ops = {
     .random = fault_random,
     .environment = fault_environment,
     .allocate = fault_allocate,
+    .user_id = fault_user_id,
+    .working_dir = fault_working_dir,
     .file_open = fault_file_open,
     .file_read_at = fault_file_read_at,
     .file_write_at = fault_file_write_at,
@@ -544,6 +574,8 @@ static const struct host_ops fault_ops = {
     .path_unlink = fault_path_unlink,
     .path_mkdir = fault_path_mkdir,
     .path_rmdir = fault_path_rmdir,
+    .below = fault_below,
+    .path_remove_tree = fault_path_remove_tree,
     .path_symlink = fault_path_symlink,
     .path_readlink = fault_path_readlink,
     .path_sync = fault_path_sync,
@@ -567,6 +599,7 @@ static const struct host_ops fault_ops = {
     .process_spawn = fault_process_spawn,
     .process_fd = fault_process_fd,
     .process_id = fault_process_id,
+    .process_usage = fault_process_usage,
     .process_signal = fault_process_signal,
     .process_wait = fault_process_wait,
     .process_destroy = fault_process_destroy,

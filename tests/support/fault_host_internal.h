@@ -50,6 +50,9 @@ enum kelpie_status fault_process_spawn(struct host *host, const struct host_proc
                                        struct host_process **ret_process, struct kelpie_error *err);
 int fault_process_fd(struct host_process *process);
 int fault_process_id(struct host_process *process);
+enum kelpie_status fault_process_usage(struct host *host, int process_id,
+                                       struct host_process_usage *ret_usage,
+                                       struct kelpie_error *err);
 enum kelpie_status fault_process_signal(struct host_process *process, int signal_number,
                                         struct kelpie_error *err);
 enum kelpie_status fault_process_wait(struct host_process *process, const struct host_wait *wait,

@@ -64,6 +64,13 @@ int fault_process_id(struct host_process *process) {
     return host_process_id(process->inner);
 }
 
+enum kelpie_status fault_process_usage(struct host *host, int process_id,
+                                       struct host_process_usage *ret_usage,
+                                       struct kelpie_error *err) {
+    TRY(fault_enter(host, "process_usage", err));
+    return host_process_usage(inner_of(host), process_id, ret_usage, err);
+}
+
 enum kelpie_status fault_process_signal(struct host_process *process, int signal_number,
                                         struct kelpie_error *err) {
     TRY(fault_enter(process->host, "process_signal", err));
