@@ -43,11 +43,3 @@ enum kelpie_status kelpie_image_remove(void *host, const char *name, struct kelp
     ASSERT(name);
     return error_set(err, KELPIE_UNSUPPORTED, "not there yet");
 }
-
-enum kelpie_status kelpie_prune(void *host, const struct kelpie_prune_options *options,
-                                struct kelpie_prune_report *ret_report, struct kelpie_error *err) {
-    (void)host;
-    ASSERT(options);
-    ASSERT(ret_report);
-    return error_set(err, KELPIE_UNSUPPORTED, "not there yet");
-}
