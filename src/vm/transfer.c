@@ -14,8 +14,9 @@ enum kelpie_status vm_transfer_create(struct kelpie_vm *vm, const char *host_pat
     ASSERT(vm->config);
     TRY(vm_check_path("host_path", host_path ? host_path : "", false, err));
     TRY(vm_check_path("guest_path", guest_path ? guest_path : "", true, err));
-    if (!(vm->ops->capabilities & KELPIE_CAN_COPY)) {
-        return error_set(err, KELPIE_UNSUPPORTED, "backend %s cannot copy files", vm->ops->name);
+    if (!(vm_capabilities(vm) & KELPIE_CAN_COPY)) {
+        return error_set(err, KELPIE_UNSUPPORTED, "backend %s cannot copy files",
+                         vm_backend_name(vm));
     }
     struct vm_transfer *transfer = host_allocate(vm->host, sizeof(*transfer), err);
     if (!transfer) {

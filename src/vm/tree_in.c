@@ -147,6 +147,7 @@ static enum kelpie_status visit_link(struct tree_in *in, const char *name,
                                      struct kelpie_error *err) {
     char target[KELPIE_PATH_SIZE_MAX + 1];
     ASSERT(name[0] != '/');
+    ASSERT(in->root_fd >= 0);
     TRY(host_below_readlink(in->host, in->root_fd, name, target, sizeof(target), err));
     const struct protocol_tree_entry entry = {
         .kind = PROTOCOL_TREE_LINK, .name = name, .target = target};
@@ -172,6 +173,7 @@ static enum kelpie_status visit(struct tree_in *in, const char *name, struct kel
     struct host_file_info info;
     enum kelpie_status status = host_below_stat(in->host, in->root_fd, name, &info, err);
     ASSERT(in->root_fd >= 0);
+    ASSERT(in->queue.start <= in->queue.end);
     if (status == KELPIE_OK) {
         switch (info.type) {
         case HOST_FILE_REGULAR:
