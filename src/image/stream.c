@@ -40,6 +40,7 @@ static enum kelpie_status read_packed(struct image_stream *stream, size_t *ret_s
     stream_check(stream);
     size_t wanted = (size_t)min_u64(PIECE_SIZE, stream->blob.size - stream->packed_bytes);
     size_t size = 0;
+    ASSERT(ret_size);
     TRY(image_wait_check(stream->host, stream->limits.wait, err));
     if (wanted > 0) {
         TRY(host_file_read_at(stream->host, stream->blob.fd, stream->in, wanted,
@@ -56,6 +57,7 @@ static la_ssize_t read_callback(struct archive *archive, void *context, const vo
     struct image_stream *stream = context;
     size_t size = 0;
     ASSERT(archive == stream->archive);
+    ASSERT(ret_data);
     *ret_data = stream->in;
     if (read_packed(stream, &size, &stream->failure) != KELPIE_OK) {
         archive_set_error(archive, stream->failure.os_error, "%s", stream->failure.message);
@@ -105,6 +107,8 @@ static enum kelpie_status check_filters(const struct image_stream *stream,
                                         struct kelpie_error *err) {
     int code = archive_filter_code(stream->archive, 0);
     stream_check(stream);
+    ASSERT(stream->compression != IMAGE_COMPRESSION_NONE);
+    ASSERT(stream->unpacked_bytes == 0);
     if (archive_filter_count(stream->archive) > 2) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "path",
                                "an archive is compressed more than once");
@@ -121,6 +125,7 @@ static enum kelpie_status check_filters(const struct image_stream *stream,
 static enum kelpie_status open_archive(struct image_stream *stream, struct kelpie_error *err) {
     struct archive_entry *entry = NULL;
     ASSERT(!stream->archive);
+    ASSERT(stream->packed_bytes == 0);
     stream->archive = archive_read_new();
     if (!stream->archive) {
         return error_set(err, KELPIE_NO_MEMORY, "no memory for reading an archive");
@@ -181,6 +186,8 @@ void image_stream_cleanup(struct image_stream **stream) {
 static enum kelpie_status check_budget(const struct image_stream *stream,
                                        struct kelpie_error *err) {
     stream_check(stream);
+    ASSERT(stream->limits.wait);
+    ASSERT(stream->blob.fd != HOST_FD_NONE);
     if (stream->unpacked_bytes > stream->limits.bytes_max) {
         return error_set_field(err, KELPIE_NO_SPACE, "bytes_max",
                                "the image unpacks to more than %llu bytes",
@@ -236,10 +243,9 @@ enum kelpie_status image_stream_finish(struct image_stream *stream,
         TRY(read_packed(stream, &size, err));
     }
     if (stream->packed_bytes != stream->blob.size) {
-        return error_set_field(err, KELPIE_BAD_CONFIG, "path",
-                               "a file ends after %llu of its %llu bytes",
-                               (unsigned long long)stream->packed_bytes,
-                               (unsigned long long)stream->blob.size);
+        return error_set_field(
+            err, KELPIE_BAD_CONFIG, "path", "a file ends after %llu of its %llu bytes",
+            (unsigned long long)stream->packed_bytes, (unsigned long long)stream->blob.size);
     }
     ret_digests->unpacked_bytes = stream->unpacked_bytes;
     TRY(image_hasher_finish(stream->packed, ret_digests->packed, err));

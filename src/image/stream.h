@@ -33,11 +33,10 @@ struct image_stream_limits {
 };
 
 /* The descriptor and the wait must outlive it. */
-KELPIE_CHECKED enum kelpie_status image_stream_open(struct host *host, const struct image_blob *blob,
-                                                    enum image_compression compression,
-                                                    const struct image_stream_limits *limits,
-                                                    struct image_stream **ret_stream,
-                                                    struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status
+image_stream_open(struct host *host, const struct image_blob *blob,
+                  enum image_compression compression, const struct image_stream_limits *limits,
+                  struct image_stream **ret_stream, struct kelpie_error *err);
 void image_stream_close(struct image_stream *stream); /* NULL is allowed */
 
 void image_stream_cleanup(struct image_stream **stream);

@@ -47,6 +47,7 @@ static la_ssize_t read_callback(struct archive *archive, void *context, const vo
     struct reader *reader = context;
     size_t size = 0;
     ASSERT(archive == reader->archive);
+    ASSERT(ret_data);
     if (image_stream_read(reader->stream, ret_data, &size, &reader->failure) != KELPIE_OK) {
         archive_set_error(archive, reader->failure.os_error, "%s", reader->failure.message);
         return ARCHIVE_FATAL;
@@ -56,6 +57,7 @@ static la_ssize_t read_callback(struct archive *archive, void *context, const vo
 
 static enum kelpie_status reader_failed(const struct reader *reader, struct kelpie_error *err) {
     ASSERT(reader->archive);
+    ASSERT(reader->stream);
     if (reader->failure.status != KELPIE_OK) {
         if (err) {
             *err = reader->failure;
@@ -71,6 +73,7 @@ static enum kelpie_status entry_wrong(struct archive_entry *entry, struct kelpie
                                       const char *why) {
     const char *path = archive_entry_pathname(entry);
     ASSERT(why);
+    ASSERT(why[0] != '\0');
     return image_entry_wrong(err, path ? path : "", why);
 }
 
@@ -84,7 +87,7 @@ static enum kelpie_status fill_entry(struct reader *reader, struct archive_entry
     if (uid < 0 || uid > ID_MAX || gid < 0 || gid > ID_MAX) {
         return entry_wrong(from, err, "has an owner that Linux does not have");
     }
-    to->mode = (uint32_t)archive_entry_filetype(from) | (uint32_t)archive_entry_perm(from);
+    to->mode = image_unpack_mode(from);
     to->uid = (uint32_t)uid;
     to->gid = (uint32_t)gid;
     to->modified_s = archive_entry_mtime(from);
@@ -162,6 +165,7 @@ static enum kelpie_status take_entry(struct reader *reader, struct archive_entry
     const char *link = archive_entry_hardlink(from);
     struct image_entry to = {.path = path};
     ASSERT(unpack->tree);
+    ASSERT(from);
     if (!path) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "path", "an entry has no name");
     }

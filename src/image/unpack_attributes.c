@@ -20,9 +20,9 @@ static const struct {
     int tag;
     uint16_t value;
 } tags[] = {
-    {ARCHIVE_ENTRY_ACL_USER_OBJ, 0x01}, {ARCHIVE_ENTRY_ACL_USER, 0x02},
+    {ARCHIVE_ENTRY_ACL_USER_OBJ, 0x01},  {ARCHIVE_ENTRY_ACL_USER, 0x02},
     {ARCHIVE_ENTRY_ACL_GROUP_OBJ, 0x04}, {ARCHIVE_ENTRY_ACL_GROUP, 0x08},
-    {ARCHIVE_ENTRY_ACL_MASK, 0x10}, {ARCHIVE_ENTRY_ACL_OTHER, 0x20},
+    {ARCHIVE_ENTRY_ACL_MASK, 0x10},      {ARCHIVE_ENTRY_ACL_OTHER, 0x20},
 };
 
 struct acl_entry {
@@ -64,7 +64,8 @@ static bool read_acl(struct archive_entry *from, int type, struct acl_entry *ent
     ASSERT(entries);
     ASSERT(ret_count);
     (void)archive_entry_acl_reset(from, type);
-    while (archive_entry_acl_next(from, type, &kind, &permissions, &tag, &id, &name) == ARCHIVE_OK) {
+    while (archive_entry_acl_next(from, type, &kind, &permissions, &tag, &id, &name) ==
+           ARCHIVE_OK) {
         bool has_id = tag == ARCHIVE_ENTRY_ACL_USER || tag == ARCHIVE_ENTRY_ACL_GROUP;
         if (count == ACL_ENTRY_COUNT_MAX || tag_of(tag) == 0 || (has_id && id < 0)) {
             return false;
@@ -106,6 +107,24 @@ static bool append_acl(struct archive_entry *from, int type, const char *name, v
     ASSERT(!out.failed);
     const struct image_attribute attribute = {name, strlen(name), value, out.size};
     return image_attributes_append(buffer, size, &attribute);
+}
+
+uint32_t image_unpack_mode(struct archive_entry *entry) {
+    struct acl_entry entries[ACL_ENTRY_COUNT_MAX];
+    size_t count = 0;
+    uint32_t mode = (uint32_t)archive_entry_filetype(entry) | (uint32_t)archive_entry_perm(entry);
+    ASSERT((mode & ~(uint32_t)(S_IFMT | 07777)) == 0);
+    if (!(archive_entry_acl_types(entry) & ARCHIVE_ENTRY_ACL_TYPE_ACCESS) ||
+        !read_acl(entry, ARCHIVE_ENTRY_ACL_TYPE_ACCESS, entries, &count)) {
+        return mode;
+    }
+    for (size_t i = 0; i < count; i++) {
+        ASSERT(entries[i].permissions <= 7);
+        if (entries[i].tag == tag_of(ARCHIVE_ENTRY_ACL_MASK)) {
+            mode = (mode & ~(uint32_t)070) | (uint32_t)entries[i].permissions << 3;
+        }
+    }
+    return mode;
 }
 
 /* Namespaces that a guest's file system can hold. An overlay's own attributes steer it, so that an image must not bring them; an
