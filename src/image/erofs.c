@@ -46,16 +46,20 @@ static void output_check(const struct output *output) {
 
 static uint64_t position(const struct output *output) {
     output_check(output);
+    ASSERT(output->offset % PIECE_SIZE == 0);
     return output->offset + output->used;
 }
 
 static bool is_zero(const uint8_t *data, size_t size) {
+    ASSERT(data);
     ASSERT(size > 0);
     return data[0] == 0 && memcmp(data, data + 1, size - 1) == 0;
 }
 
 static enum kelpie_status flush(struct output *output, struct kelpie_error *err) {
     output_check(output);
+    ASSERT(output->hasher);
+    ASSERT(output->fd != HOST_FD_NONE);
     if (output->used == 0) {
         return KELPIE_OK;
     }
@@ -74,6 +78,7 @@ static enum kelpie_status flush(struct output *output, struct kelpie_error *err)
 static enum kelpie_status put(struct output *output, const uint8_t *data, uint64_t size,
                               struct kelpie_error *err) {
     output_check(output);
+    ASSERT(output->used < PIECE_SIZE);
     for (uint64_t done = 0; done < size;) {
         size_t count = (size_t)min_u64(PIECE_SIZE - output->used, size - done);
         if (data) {
@@ -94,6 +99,7 @@ static enum kelpie_status put_zeros_to(struct output *output, uint64_t offset,
                                        struct kelpie_error *err) {
     output_check(output);
     ASSERT(offset >= position(output));
+    ASSERT(offset <= output->plan.block_count * EROFS_BLOCK_SIZE);
     return put(output, NULL, offset - position(output), err);
 }
 
@@ -102,6 +108,7 @@ static enum kelpie_status put_data(struct output *output, uint64_t offset, uint6
                                    struct kelpie_error *err) {
     output_check(output);
     ASSERT(output->erofs->data_fd != HOST_FD_NONE || size == 0);
+    ASSERT(offset % EROFS_BLOCK_SIZE == 0);
     while (size > 0) {
         size_t wanted = (size_t)min_u64(PIECE_SIZE - output->used, size);
         size_t count = 0;
@@ -126,7 +133,8 @@ static enum kelpie_status put_super(struct output *output, struct kelpie_error *
     ASSERT(plan->place_count > 0);
     ASSERT(plan->places[0].offset / EROFS_SLOT_SIZE <= UINT16_MAX);
     cursor_write_u32(&out, EROFS_SUPER_MAGIC);
-    cursor_write_u32(&out, 0); /* checksum: without its feature, none; the file is named by a digest */
+    cursor_write_u32(&out,
+                     0); /* checksum: without its feature, none; the file is named by a digest */
     cursor_write_u32(&out, 0); /* compatible features */
     cursor_write_u8(&out, EROFS_BLOCK_SIZE_LOG2);
     cursor_write_u8(&out, 0); /* no more slots of superblock */
@@ -238,6 +246,7 @@ static enum kelpie_status put_inodes(struct output *output, struct kelpie_error 
 
 static enum kelpie_status put_blocks(struct output *output, struct kelpie_error *err) {
     const struct erofs_plan *plan = &output->plan;
+    ASSERT(position(output) <= plan->inodes_end);
     for (uint32_t i = 0; i < plan->place_count; i++) {
         const struct erofs_place *place = &plan->places[i];
         if (place->block > 0) {

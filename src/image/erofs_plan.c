@@ -31,8 +31,11 @@ static const struct {
     const char *prefix;
     uint8_t index;
 } namespaces[] = {
-    {"user.", 1},    {"system.posix_acl_access", 2}, {"system.posix_acl_default", 3},
-    {"trusted.", 4}, {"security.", 6},
+    {"user.", 1},
+    {"system.posix_acl_access", 2},
+    {"system.posix_acl_default", 3},
+    {"trusted.", 4},
+    {"security.", 6},
 };
 
 /* How much of the name its number stands for. */
@@ -106,6 +109,7 @@ static enum kelpie_status list_folder(const struct erofs_plan *plan,
     if (!entries) {
         return KELPIE_NO_MEMORY;
     }
+    ASSERT(self == place->inode);
     for (size_t i = 0; i < place->child_count; i++) {
         struct listed child = {.place =
                                    plan->place_of[image_tree_inode_of(tree, place->children[i])]};
@@ -222,6 +226,7 @@ enum kelpie_status erofs_folder_encode(const struct erofs_plan *plan,
 static void add_place(struct erofs_plan *plan, uint32_t node) {
     uint32_t inode = image_tree_inode_of(plan->tree, node);
     ASSERT(inode < image_tree_inode_count(plan->tree));
+    ASSERT(plan->place_count <= image_tree_inode_count(plan->tree));
     if (plan->place_of[inode] == UINT32_MAX) {
         plan->place_of[inode] = plan->place_count;
         plan->places[plan->place_count++] = (struct erofs_place){
