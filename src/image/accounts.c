@@ -133,6 +133,7 @@ enum kelpie_status image_rootfs_user(const struct image_unpack *unpack, const ch
     size_t name_size = strcspn(user, ":");
     struct account person = {.name = {user, name_size}};
     ASSERT(ret_uid && ret_gid);
+    ASSERT(unpack->tree);
     if (user[0] == '\0') {
         *ret_uid = 0;
         *ret_gid = 0;

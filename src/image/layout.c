@@ -109,8 +109,8 @@ static enum kelpie_status load_blob(const struct image_layout *layout,
         return KELPIE_NO_MEMORY;
     }
     if (blob->size > 0) {
-        TRY(host_file_read_at(layout->host, blob->fd, data, (size_t)blob->size, blob->offset,
-                              &size, err));
+        TRY(host_file_read_at(layout->host, blob->fd, data, (size_t)blob->size, blob->offset, &size,
+                              err));
     }
     *ret_data = TAKE(data);
     *ret_size = size;
@@ -138,6 +138,7 @@ static enum kelpie_status load_described(const struct image_layout *layout,
     size_t size = 0;
     char digest[IMAGE_DIGEST_SIZE];
     ASSERT(ret_data);
+    ASSERT(ret_size);
     TRY(image_layout_open(layout, descriptor, &blob, err));
     enum kelpie_status status = load_blob(layout, &blob, &data, &size, err);
     image_layout_close(layout, &blob);

@@ -139,6 +139,7 @@ static enum kelpie_status check_document(const json_t *root, const char *documen
     const json_t *type = json_object_get(root, "mediaType");
     const json_t *version = json_object_get(root, "schemaVersion");
     ASSERT(media != MEDIA_OTHER);
+    ASSERT(json_is_object(root));
     if (type && media_of(json_string_value(type), &ignored) != media) {
         return wrong(err, document, "has another media type");
     }
@@ -154,8 +155,8 @@ static enum kelpie_status check_document(const json_t *root, const char *documen
 struct choice {
     const struct image_oci_wanted *wanted;
     struct image_oci_descriptor descriptor;
-    size_t count;           /* that fit, by digest */
-    size_t named_count;     /* that have the name, whatever they are for */
+    size_t count;       /* that fit, by digest */
+    size_t named_count; /* that have the name, whatever they are for */
     char names[CHOICE_TEXT_SIZE];
     char platforms[CHOICE_TEXT_SIZE];
 };
@@ -181,6 +182,7 @@ static bool has_name(struct choice *choice, const json_t *entry) {
     const char *reference = choice->wanted->reference;
     bool found = !reference;
     ASSERT(ARRAY_SIZE(keys) == 2);
+    ASSERT(entry);
     for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
         const char *name = text_of(annotations, keys[i]);
         if (name) {
@@ -197,6 +199,7 @@ static bool has_platform(struct choice *choice, const json_t *entry) {
     const char *architecture = text_of(platform, "architecture");
     const char *os = text_of(platform, "os");
     ASSERT(choice->wanted->architecture);
+    ASSERT(entry);
     if (architecture && strcmp(architecture, "unknown") != 0) {
         mention(choice->platforms, architecture);
     }
@@ -231,19 +234,17 @@ static enum kelpie_status judge(const struct choice *choice, struct kelpie_error
     ASSERT(choice->count <= choice->named_count);
     ASSERT(wanted->architecture);
     if (choice->named_count == 0 && wanted->reference) {
-        return error_set_field(err, KELPIE_NOT_FOUND, "reference",
-                               "the image layout has no manifest named %.128s%s%s",
-                               wanted->reference, choice->names[0] ? "; it has " : "",
-                               choice->names);
+        return error_set_field(
+            err, KELPIE_NOT_FOUND, "reference", "the image layout has no manifest named %.128s%s%s",
+            wanted->reference, choice->names[0] ? "; it has " : "", choice->names);
     }
     if (choice->named_count == 0) {
         return wrong(err, "index", "has no manifest");
     }
     if (choice->count == 0) {
-        return error_set_field(err, KELPIE_BAD_CONFIG, "architecture",
-                               "the image is for %s, not for %s",
-                               choice->platforms[0] ? choice->platforms : "another system",
-                               wanted->architecture);
+        return error_set_field(
+            err, KELPIE_BAD_CONFIG, "architecture", "the image is for %s, not for %s",
+            choice->platforms[0] ? choice->platforms : "another system", wanted->architecture);
     }
     if (choice->count > 1 && wanted->only) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "reference",
@@ -373,6 +374,7 @@ static enum kelpie_status layers_parse(const json_t *json, struct image_oci_conf
     const char *type = text_of(json, "type");
     const json_t *list = json_object_get(json, "diff_ids");
     ASSERT(config->layer_count == 0);
+    ASSERT(config->document);
     if (!type || strcmp(type, "layers") != 0 || !json_is_array(list) ||
         json_array_size(list) > IMAGE_OCI_LAYER_COUNT_MAX) {
         return wrong(err, "config", "does not say of which layers it is (rootfs)");
@@ -394,8 +396,8 @@ enum kelpie_status image_oci_config_parse(const void *data, size_t size,
     memset(ret_config, 0, sizeof(*ret_config));
     TRY(load(data, size, "config", &ret_config->document, err));
     const json_t *root = ret_config->document;
-    enum kelpie_status status =
-        optional_text(root, "architecture", &ret_config->architecture, err);
+    ASSERT(json_is_object(root));
+    enum kelpie_status status = optional_text(root, "architecture", &ret_config->architecture, err);
     if (status == KELPIE_OK) {
         status = optional_text(root, "os", &os, err);
     }
@@ -426,6 +428,7 @@ enum kelpie_status image_oci_layout_parse(const void *data, size_t size, struct 
     AUTO_JSON json_t *root = NULL;
     ASSERT(data || size == 0);
     TRY(load(data, size, "oci-layout", &root, err));
+    ASSERT(json_is_object(root));
     const char *version = text_of(root, "imageLayoutVersion");
     if (!version || strncmp(version, "1.", 2) != 0) {
         return wrong(err, "oci-layout", "is not of an image layout of version 1");

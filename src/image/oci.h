@@ -47,13 +47,14 @@ KELPIE_CHECKED enum kelpie_status image_oci_manifest_parse(const void *data, siz
 struct image_oci_config {
     json_t *document; /* for json_decref() */
     const char *architecture;
-    const char *user;        /* or empty */
-    const char *working_dir; /* absolute, or empty */
+    const char *user;         /* or empty */
+    const char *working_dir;  /* absolute, or empty */
     const json_t *entrypoint; /* lists, or NULL */
     const json_t *command;
     const json_t *env;
     size_t layer_count;
-    char unpacked[IMAGE_OCI_LAYER_COUNT_MAX][IMAGE_DIGEST_SIZE]; /* digests of the layers (diff_ids) */
+    char unpacked[IMAGE_OCI_LAYER_COUNT_MAX]
+                 [IMAGE_DIGEST_SIZE]; /* digests of the layers (diff_ids) */
 };
 KELPIE_CHECKED enum kelpie_status image_oci_config_parse(const void *data, size_t size,
                                                          struct image_oci_config *ret_config,

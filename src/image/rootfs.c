@@ -90,6 +90,7 @@ static enum kelpie_status take_tar(struct build *build, struct image_unpack *unp
     struct host_file_info info;
     AUTO_FD struct host_fd fd = {build->host, HOST_FD_NONE};
     ASSERT(unpack == &build->root || unpack == &build->outer);
+    ASSERT(unpack->tree);
     TRY(open_source(build, &fd.fd, &info, err));
     if (info.type != HOST_FILE_REGULAR) {
         return source_wrong(build, err, "is not a regular file");
@@ -104,6 +105,7 @@ static enum kelpie_status take_folder(struct build *build, struct kelpie_error *
     AUTO_MEM char *output = NULL;
     AUTO_FD struct host_fd fd = {build->host, HOST_FD_NONE};
     AUTO_FD struct host_fd scratch = {build->host, HOST_FD_NONE};
+    ASSERT(build->root.tree);
     TRY(open_source(build, &fd.fd, &info, err));
     if (info.type != HOST_FILE_FOLDER) {
         return source_wrong(build, err, "is not a folder");
@@ -195,7 +197,7 @@ static bool append_all(json_t *list, const json_t *items) {
 
 static enum kelpie_status fill(const struct build *build, struct image_rootfs *rootfs,
                                struct kelpie_error *err) {
-    ASSERT(rootfs->digest[0] != '\0');
+    ASSERT(!rootfs->argv);
     rootfs->argv = json_array();
     rootfs->env = json_array();
     if (!rootfs->argv || !rootfs->env) {
@@ -250,8 +252,10 @@ enum kelpie_status image_rootfs_build(struct host *host, const struct image_root
     struct image_rootfs rootfs = {.size = 0};
     TRY(take_source(&build, err));
     const struct image_erofs erofs = {build.root.tree, build.root.data_fd, wait};
-    TRY(image_erofs_write(host, &erofs, fd, &rootfs.size, rootfs.digest, err));
     enum kelpie_status status = fill(&build, &rootfs, err);
+    if (status == KELPIE_OK) {
+        status = image_erofs_write(host, &erofs, fd, &rootfs.size, rootfs.digest, err);
+    }
     if (status != KELPIE_OK) {
         image_rootfs_deinit(&rootfs);
         return status;
