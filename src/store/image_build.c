@@ -10,7 +10,6 @@
 #include "base/error.h"
 #include "image/oci.h"
 #include "store/image_store.h"
-#include "store/image_use.h"
 
 #define FILE_SYSTEM_MODE 0400
 #define RECORD_MODE 0600
@@ -19,36 +18,11 @@
 #define DRAFT_ENDING ".tmp"
 #define FILE_SYSTEM_ENDING "." IMAGE_STORE_FORMAT
 
-/* ---- The folder and its lock ------------------------------------------------------------------ */
+/* ---- The lock ----------------------------------------------------------------------------------- */
 
-enum kelpie_status image_store_folder(struct host *host, struct image_path *ret_path,
-                                      struct kelpie_error *err) {
-    const char *data = host_environment(host, "XDG_DATA_HOME");
-    const char *home = host_environment(host, "HOME");
-    struct image_path path;
-    struct host_file_info info;
-    ASSERT(ret_path);
-    ASSERT(host);
-    if (data && data[0] == '/') {
-        TRY(image_path_format(&path, err, "%s/kelpie/images", data));
-    } else if (home && home[0] == '/') {
-        TRY(image_path_format(&path, err, "%s/.local/share/kelpie/images", home));
-    } else {
-        return error_set_field(err, KELPIE_BAD_CONFIG, "HOME",
-                               "neither XDG_DATA_HOME nor HOME is an absolute path");
-    }
-    TRY(host_path_mkdir_all(host, path.text, FOLDER_MODE, err));
-    TRY(host_path_stat(host, path.text, &info, err));
-    if (info.type != HOST_FILE_FOLDER || info.uid != host_user_id(host) || (info.mode & 077)) {
-        return error_set_field(err, KELPIE_IO_FAILED, path.text,
-                               "%s is not a folder that is this user's alone (0700)", path.text);
-    }
-    *ret_path = path;
-    return KELPIE_OK;
-}
-
-enum kelpie_status image_store_lock(struct host *host, const char *folder, int *ret_fd,
-                                    struct kelpie_error *err) {
+enum kelpie_status image_store_lock(struct store *store, int *ret_fd, struct kelpie_error *err) {
+    struct host *host = store->host;
+    const char *folder = store->folders[STORE_IMAGES];
     struct image_path path;
     AUTO_FD struct host_fd fd = {host, HOST_FD_NONE};
     ASSERT(folder[0] == '/');
@@ -76,7 +50,7 @@ static enum kelpie_status check_options(const char *name,
                                         struct kelpie_error *err) {
     ASSERT(name);
     ASSERT(options);
-    if (!image_store_name_is_valid(name)) {
+    if (!store_name_is_good(name)) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "name",
                                "an image's name is letters, digits, and _ . - inside, up to %d",
                                KELPIE_NAME_SIZE_MAX);
@@ -121,9 +95,11 @@ static enum kelpie_status write_rootfs(struct host *host,
 }
 
 /* The file system gets its name, unless it is there already, then its description. With the lock held. */
-static enum kelpie_status publish(struct host *host, const char *folder, const char *name,
+static enum kelpie_status publish(struct store *store, const char *name,
                                   const struct image_rootfs *rootfs, struct host_draft *draft,
                                   struct kelpie_error *err) {
+    struct host *host = store->host;
+    const char *folder = store->folders[STORE_IMAGES];
     struct image_path path;
     struct image_path record_path;
     AUTO_MEM char *text = NULL;
@@ -152,45 +128,44 @@ static enum kelpie_status publish(struct host *host, const char *folder, const c
     return host_path_sync(host, folder, err);
 }
 
-static enum kelpie_status build(struct host *host, const char *name,
+static enum kelpie_status build(struct store *store, const char *name,
                                 const struct kelpie_image_options *options,
                                 struct kelpie_image **ret_image, struct kelpie_error *err) {
-    struct image_path folder;
+    struct host *host = store->host;
     struct image_path place;
     struct image_rootfs rootfs;
     AUTO_FD struct host_fd lock = {host, HOST_FD_NONE};
     AUTO_DRAFT struct host_draft draft = HOST_DRAFT_NONE;
     ASSERT(ret_image);
     TRY(check_options(name, options, err));
-    TRY(image_store_folder(host, &folder, err));
-    TRY(image_path_format(&place, err, "%s/" IMAGE_STORE_DRAFT_NAME, folder.text));
+    TRY(image_path_format(&place, err, "%s/" IMAGE_STORE_DRAFT_NAME, store->folders[STORE_IMAGES]));
     TRY(host_draft_open(host, place.text, FILE_SYSTEM_MODE, &draft, err));
     TRY(write_rootfs(host, options, draft.fd, &rootfs, err));
-    enum kelpie_status status = image_store_lock(host, folder.text, &lock.fd, err);
+    enum kelpie_status status = image_store_lock(store, &lock.fd, err);
     if (status == KELPIE_OK) {
-        status = publish(host, folder.text, name, &rootfs, &draft, err);
+        status = publish(store, name, &rootfs, &draft, err);
     }
     image_rootfs_deinit(&rootfs);
     TRY(status);
     ASSERT(lock.fd != HOST_FD_NONE);
-    return kelpie_image_find(host, name, ret_image, err);
+    return image_store_find(store, name, ret_image, err);
 }
 
 enum kelpie_status kelpie_image_build(void *host, const char *name,
                                       const struct kelpie_image_options *options,
                                       struct kelpie_image **ret_image, struct kelpie_error *err) {
-    AUTO_OPEN_HOST struct open_host open = {.host = host};
+    AUTO_SESSION struct store_session session = {0};
     ASSERT(name);
     ASSERT(options && ret_image);
-    TRY(open_host(&open, err));
-    return build(open.host, name, options, ret_image, err);
+    TRY(store_session_open(host, &session, err));
+    return build(session.store, name, options, ret_image, err);
 }
 
 /* ---- Pruning ---------------------------------------------------------------------------------- */
 
 struct prune {
+    struct store *store;
     struct host *host;
-    struct image_path folder;
     struct kelpie_image *images;
     size_t image_count;
     struct image_users users;
@@ -231,7 +206,8 @@ static enum kelpie_status prune_names(struct prune *prune, struct kelpie_error *
             continue;
         }
         struct image_path path;
-        TRY(image_path_format(&path, err, "%s/%s.json", prune->folder.text, image->name));
+        TRY(image_path_format(&path, err, "%s/%s.json", prune->store->folders[STORE_IMAGES],
+                              image->name));
         TRY(prune_file(prune, path.text, &prune->report->images, err));
     }
     ASSERT(kept <= prune->image_count);
@@ -256,15 +232,16 @@ static bool is_needed(const struct prune *prune, const char *digits, size_t size
 
 /* One that was written by a later version of ours, or is damaged, still names its file system. */
 static enum kelpie_status check_complete(struct prune *prune, struct kelpie_error *err) {
-    AUTO_MEM struct image_store_names *names = NULL;
+    AUTO_MEM struct host_dir_entry *entries = NULL;
     size_t count = 0;
+    size_t described = 0;
     ASSERT(!prune->complete);
-    TRY(image_store_list_files(prune->host, prune->folder.text, &names, err));
-    for (size_t i = 0; i < names->count; i++) {
-        count += image_store_stem(names->entries[i].name, ".json") > 0;
+    TRY(store_list(prune->store, STORE_IMAGES, &entries, &count, err));
+    for (size_t i = 0; i < count; i++) {
+        described += image_store_stem(entries[i].name, ".json") > 0;
     }
-    prune->complete = count == prune->image_count;
-    ASSERT(count <= names->count);
+    prune->complete = described == prune->image_count;
+    ASSERT(described <= count);
     return KELPIE_OK;
 }
 
@@ -282,35 +259,35 @@ static bool is_dead_draft(const struct prune *prune, const char *name, const cha
 }
 
 static enum kelpie_status prune_files(struct prune *prune, struct kelpie_error *err) {
-    AUTO_MEM struct image_store_names *names = NULL;
+    AUTO_MEM struct host_dir_entry *entries = NULL;
+    size_t count = 0;
     ASSERT(prune->report);
-    ASSERT(prune->folder.text[0] == '/');
-    TRY(image_store_list_files(prune->host, prune->folder.text, &names, err));
-    for (size_t i = 0; i < names->count; i++) {
+    ASSERT(prune->store->folders[STORE_IMAGES][0] == '/');
+    TRY(store_list(prune->store, STORE_IMAGES, &entries, &count, err));
+    for (size_t i = 0; i < count; i++) {
         struct image_path path;
-        const char *name = names->entries[i].name;
-        TRY(image_path_format(&path, err, "%s/%s", prune->folder.text, name));
+        const char *name = entries[i].name;
+        TRY(image_path_format(&path, err, "%s/%s", prune->store->folders[STORE_IMAGES], name));
         size_t stem = image_store_stem(name, FILE_SYSTEM_ENDING);
         if ((stem > 0 && prune->complete && !is_needed(prune, name, stem)) ||
             is_dead_draft(prune, name, path.text)) {
             TRY(prune_file(prune, path.text, &prune->report->leftovers, err));
         }
     }
-    ASSERT(names);
+    ASSERT(entries);
     return KELPIE_OK;
 }
 
-enum kelpie_status store_image_prune(struct host *host, bool images, bool dry_run,
+enum kelpie_status store_image_prune(struct store *store, bool images, bool dry_run,
                                      struct kelpie_prune_report *report, struct kelpie_error *err) {
     __attribute__((cleanup(prune_cleanup))) struct prune prune = {
-        .host = host, .dry_run = dry_run, .report = report};
-    AUTO_FD struct host_fd lock = {host, HOST_FD_NONE};
-    ASSERT(host);
+        .store = store, .host = store->host, .dry_run = dry_run, .report = report};
+    AUTO_FD struct host_fd lock = {store->host, HOST_FD_NONE};
     ASSERT(report);
-    TRY(image_store_folder(host, &prune.folder, err));
-    TRY(image_store_lock(host, prune.folder.text, &lock.fd, err));
-    TRY(image_users_read(host, &prune.users, err));
-    TRY(kelpie_image_list(host, &prune.images, &prune.image_count, err));
+    TRY(image_store_lock(store, &lock.fd, err));
+    ASSERT(lock.fd != HOST_FD_NONE);
+    TRY(image_users_read(store->host, &prune.users, err));
+    TRY(image_store_list(store, &prune.images, &prune.image_count, err));
     TRY(check_complete(&prune, err));
     if (images) {
         TRY(prune_names(&prune, err));

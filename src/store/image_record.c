@@ -14,7 +14,7 @@
 
 json_t *image_record_encode(const char *name, const struct image_rootfs *rootfs,
                             uint64_t created_unix_ms) {
-    ASSERT(image_store_name_is_valid(name));
+    ASSERT(store_name_is_good(name));
     ASSERT(strlen(rootfs->digest) == IMAGE_DIGEST_SIZE - 1);
     char digest[KELPIE_DIGEST_SIZE];
     snprintf(digest, sizeof(digest), DIGEST_PREFIX "%s", rootfs->digest);
@@ -79,7 +79,7 @@ static enum kelpie_status take_members(const json_t *record, struct kelpie_image
         return damaged(err, "version");
     }
     if (!take_text(record, "name", image->name, sizeof(image->name)) ||
-        !image_store_name_is_valid(image->name)) {
+        !store_name_is_good(image->name)) {
         return damaged(err, "name");
     }
     if (!take_text(record, "digest", image->digest, sizeof(image->digest)) ||

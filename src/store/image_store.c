@@ -9,7 +9,6 @@
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "store/image_use.h"
 
 #define RECORD_ENDING ".json"
 #define DIGEST_PREFIX "sha256:"
@@ -49,40 +48,12 @@ size_t image_store_stem(const char *name, const char *ending) {
     return size - ending_size;
 }
 
-bool image_store_name_is_valid(const char *name) {
-    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    ASSERT(name);
-    ASSERT(sizeof(letters) == 63);
-    size_t size = strnlen(name, KELPIE_NAME_SIZE_MAX + 1);
-    if (size == 0 || size > KELPIE_NAME_SIZE_MAX || !strchr(letters, name[0])) {
-        return false;
-    }
-    for (size_t i = 0; i < size; i++) {
-        if (!strchr(letters, name[i]) && !strchr("_.-", name[i])) {
-            return false;
-        }
-    }
-    return true;
-}
-
-enum kelpie_status image_store_list_files(struct host *host, const char *folder,
-                                          struct image_store_names **ret_names,
-                                          struct kelpie_error *err) {
-    ASSERT(folder[0] == '/');
-    ASSERT(ret_names);
-    AUTO_MEM struct image_store_names *names = host_allocate(host, sizeof(*names), err);
-    if (!names) {
-        return KELPIE_NO_MEMORY;
-    }
-    TRY(host_dir_list(host, folder, names->entries, HOST_DIR_ENTRY_COUNT_MAX, &names->count, err));
-    *ret_names = TAKE(names);
-    return KELPIE_OK;
-}
-
 /* ---- Reading descriptions --------------------------------------------------------------------- */
 
-static enum kelpie_status read_record(struct host *host, const char *folder, const char *file,
+static enum kelpie_status read_record(struct store *store, const char *file,
                                       struct kelpie_image **ret_image, struct kelpie_error *err) {
+    struct host *host = store->host;
+    const char *folder = store->folders[STORE_IMAGES];
     struct image_path path;
     AUTO_MEM char *data = NULL;
     AUTO_JSON json_t *record = NULL;
@@ -107,21 +78,22 @@ static int compare_names(const void *a, const void *b) {
 }
 
 /* All that can be read; what is gone or damaged is left out. */
-static enum kelpie_status read_all(struct host *host, const char *folder, struct found **ret_found,
+static enum kelpie_status read_all(struct store *store, struct found **ret_found,
                                    struct kelpie_error *err) {
-    AUTO_MEM struct image_store_names *names = NULL;
-    AUTO_FOUND struct found *found = host_allocate(host, sizeof(*found), err);
+    AUTO_MEM struct host_dir_entry *entries = NULL;
+    AUTO_FOUND struct found *found = host_allocate(store->host, sizeof(*found), err);
+    size_t count = 0;
     ASSERT(ret_found);
     if (!found) {
         return KELPIE_NO_MEMORY;
     }
-    TRY(image_store_list_files(host, folder, &names, err));
-    for (size_t i = 0; i < names->count && found->count < KELPIE_IMAGE_COUNT_MAX; i++) {
-        if (image_store_stem(names->entries[i].name, RECORD_ENDING) == 0) {
+    TRY(store_list(store, STORE_IMAGES, &entries, &count, err));
+    for (size_t i = 0; i < count && found->count < KELPIE_IMAGE_COUNT_MAX; i++) {
+        if (image_store_stem(entries[i].name, RECORD_ENDING) == 0) {
             continue;
         }
         enum kelpie_status status =
-            read_record(host, folder, names->entries[i].name, &found->items[found->count], err);
+            read_record(store, entries[i].name, &found->items[found->count], err);
         if (status == KELPIE_NO_MEMORY) {
             return status;
         }
@@ -147,7 +119,7 @@ static bool digest_begins(const struct kelpie_image *image, const char *text) {
 }
 
 /* A file system that has lost its name, by its whole digest. */
-static enum kelpie_status find_nameless(struct host *host, const char *folder, const char *digest,
+static enum kelpie_status find_nameless(struct store *store, const char *digest,
                                         struct kelpie_image **ret_image, struct kelpie_error *err) {
     struct image_path path;
     struct host_file_info info;
@@ -159,24 +131,25 @@ static enum kelpie_status find_nameless(struct host *host, const char *folder, c
         strspn(digits, "0123456789abcdef") != IMAGE_DIGEST_SIZE - 1) {
         return KELPIE_NOT_FOUND;
     }
-    TRY(image_path_format(&path, err, "%s/%s." IMAGE_STORE_FORMAT, folder, digits));
-    TRY(host_path_stat(host, path.text, &info, err));
+    TRY(image_path_format(&path, err, "%s/%s." IMAGE_STORE_FORMAT, store->folders[STORE_IMAGES],
+                          digits));
+    TRY(host_path_stat(store->host, path.text, &info, err));
     struct kelpie_image image = {.bytes = info.allocated_size, .argv = none, .env = none};
     struct kelpie_image *const only[] = {&image};
     ASSERT(strlen(path.text) < sizeof(image.path));
     memcpy(image.digest, digest, strlen(digest) + 1);
     memcpy(image.format, IMAGE_STORE_FORMAT, sizeof(IMAGE_STORE_FORMAT));
     memcpy(image.path, path.text, strlen(path.text) + 1);
-    return image_record_gather(host, only, 1, ret_image, err);
+    return image_record_gather(store->host, only, 1, ret_image, err);
 }
 
-static enum kelpie_status find_by_digest(struct host *host, const char *folder, const char *name,
+static enum kelpie_status find_by_digest(struct store *store, const char *name,
                                          struct kelpie_image **ret_image,
                                          struct kelpie_error *err) {
     AUTO_FOUND struct found *found = NULL;
     const struct kelpie_image *match = NULL;
     ASSERT(ret_image);
-    TRY(read_all(host, folder, &found, err));
+    TRY(read_all(store, &found, err));
     ASSERT(found);
     for (size_t i = 0; i < found->count; i++) {
         if (!digest_begins(found->items[i], name)) {
@@ -189,9 +162,10 @@ static enum kelpie_status find_by_digest(struct host *host, const char *folder, 
         match = match ? match : found->items[i];
     }
     if (match) {
-        return image_record_gather(host, (struct kelpie_image *const *)&match, 1, ret_image, err);
+        return image_record_gather(store->host, (struct kelpie_image *const *)&match, 1, ret_image,
+                                   err);
     }
-    enum kelpie_status status = find_nameless(host, folder, name, ret_image, err);
+    enum kelpie_status status = find_nameless(store, name, ret_image, err);
     if (status == KELPIE_NOT_FOUND) {
         return error_set_field(err, KELPIE_NOT_FOUND, "image",
                                "there is no image %.72s; 'kelpie image ls' lists them", name);
@@ -199,32 +173,28 @@ static enum kelpie_status find_by_digest(struct host *host, const char *folder, 
     return status;
 }
 
-static enum kelpie_status find_image(struct host *host, const char *name,
-                                     struct kelpie_image **ret_image, struct kelpie_error *err) {
-    struct image_path folder;
+enum kelpie_status image_store_find(struct store *store, const char *name,
+                                    struct kelpie_image **ret_image, struct kelpie_error *err) {
     char file[KELPIE_NAME_SIZE_MAX + sizeof(RECORD_ENDING)];
     ASSERT(name);
     ASSERT(ret_image);
-    TRY(image_store_folder(host, &folder, err));
-    if (image_store_name_is_valid(name)) {
+    if (store_name_is_good(name)) {
         snprintf(file, sizeof(file), "%s" RECORD_ENDING, name);
-        enum kelpie_status status = read_record(host, folder.text, file, ret_image, err);
+        enum kelpie_status status = read_record(store, file, ret_image, err);
         if (status != KELPIE_NOT_FOUND) {
             return status;
         }
     }
-    return find_by_digest(host, folder.text, name, ret_image, err);
+    return find_by_digest(store, name, ret_image, err);
 }
 
-static enum kelpie_status list_images(struct host *host, struct kelpie_image **ret_list,
-                                      size_t *ret_count, struct kelpie_error *err) {
-    struct image_path folder;
+enum kelpie_status image_store_list(struct store *store, struct kelpie_image **ret_list,
+                                    size_t *ret_count, struct kelpie_error *err) {
     AUTO_FOUND struct found *found = NULL;
     ASSERT(ret_list);
     ASSERT(ret_count);
-    TRY(image_store_folder(host, &folder, err));
-    TRY(read_all(host, folder.text, &found, err));
-    TRY(image_record_gather(host, found->items, found->count, ret_list, err));
+    TRY(read_all(store, &found, err));
+    TRY(image_record_gather(store->host, found->items, found->count, ret_list, err));
     *ret_count = found->count;
     return KELPIE_OK;
 }
@@ -244,8 +214,10 @@ static enum kelpie_status in_use(const struct image_users *users, const struct k
 }
 
 /* The file system goes with its last name. */
-static enum kelpie_status remove_files(struct host *host, const char *folder,
-                                       const struct kelpie_image *image, struct kelpie_error *err) {
+static enum kelpie_status remove_files(struct store *store, const struct kelpie_image *image,
+                                       struct kelpie_error *err) {
+    struct host *host = store->host;
+    const char *folder = store->folders[STORE_IMAGES];
     struct image_path path;
     AUTO_FOUND struct found *found = NULL;
     bool shared = false;
@@ -254,56 +226,55 @@ static enum kelpie_status remove_files(struct host *host, const char *folder,
     TRY(image_path_format(&path, err, "%s/%s" RECORD_ENDING, folder, image->name));
     TRY(host_path_unlink(host, path.text, err));
     TRY(host_path_sync(host, folder, err));
-    TRY(read_all(host, folder, &found, err));
+    TRY(read_all(store, &found, err));
     for (size_t i = 0; i < found->count; i++) {
         shared = shared || strcmp(found->items[i]->digest, image->digest) == 0;
     }
     return shared ? KELPIE_OK : host_path_unlink(host, image->path, err);
 }
 
-static enum kelpie_status remove_image(struct host *host, const char *name,
+static enum kelpie_status remove_image(struct store *store, const char *name,
                                        struct kelpie_error *err) {
-    struct image_path folder;
+    struct host *host = store->host;
     AUTO_MEM struct kelpie_image *image = NULL;
     AUTO_USERS struct image_users users = {0};
     AUTO_FD struct host_fd lock = {host, HOST_FD_NONE};
     ASSERT(name);
-    TRY(image_store_folder(host, &folder, err));
-    TRY(image_store_lock(host, folder.text, &lock.fd, err));
-    TRY(find_image(host, name, &image, err));
+    TRY(image_store_lock(store, &lock.fd, err));
+    TRY(image_store_find(store, name, &image, err));
     ASSERT(image);
     TRY(image_users_read(host, &users, err));
     TRY(in_use(&users, image, err));
     if (image->name[0] == '\0') {
         return host_path_unlink(host, image->path, err);
     }
-    return remove_files(host, folder.text, image, err);
+    return remove_files(store, image, err);
 }
 
 /* ---- The public functions --------------------------------------------------------------------- */
 
 enum kelpie_status kelpie_image_list(void *host, struct kelpie_image **ret_list, size_t *ret_count,
                                      struct kelpie_error *err) {
-    AUTO_OPEN_HOST struct open_host open = {.host = host};
+    AUTO_SESSION struct store_session session = {0};
     ASSERT(ret_list);
     ASSERT(ret_count);
-    TRY(open_host(&open, err));
-    return list_images(open.host, ret_list, ret_count, err);
+    TRY(store_session_open(host, &session, err));
+    return image_store_list(session.store, ret_list, ret_count, err);
 }
 
 enum kelpie_status kelpie_image_find(void *host, const char *name, struct kelpie_image **ret_image,
                                      struct kelpie_error *err) {
-    AUTO_OPEN_HOST struct open_host open = {.host = host};
+    AUTO_SESSION struct store_session session = {0};
     ASSERT(name);
     ASSERT(ret_image);
-    TRY(open_host(&open, err));
-    return find_image(open.host, name, ret_image, err);
+    TRY(store_session_open(host, &session, err));
+    return image_store_find(session.store, name, ret_image, err);
 }
 
 enum kelpie_status kelpie_image_remove(void *host, const char *name, struct kelpie_error *err) {
-    AUTO_OPEN_HOST struct open_host open = {.host = host};
+    AUTO_SESSION struct store_session session = {0};
     ASSERT(name);
-    TRY(open_host(&open, err));
-    ASSERT(open.host);
-    return remove_image(open.host, name, err);
+    TRY(store_session_open(host, &session, err));
+    ASSERT(session.store);
+    return remove_image(session.store, name, err);
 }

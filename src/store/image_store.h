@@ -22,15 +22,13 @@
 
 #include <jansson.h>
 
-#include "host/host.h"
 #include "image/rootfs.h"
-#include "kelpie_store.h"
-#include "store/store_limits.h"
+#include "store/store_internal.h"
 
 /* What is left over: drafts of builds that were killed, file systems that neither name nor VM has; with `images` also images that no VM
  * uses. Their number and bytes are added to the report; with dry_run nothing is removed. Errors: IO_FAILED, NO_MEMORY, BUSY (a build
  * publishes just now). */
-KELPIE_CHECKED enum kelpie_status store_image_prune(struct host *host, bool images, bool dry_run,
+KELPIE_CHECKED enum kelpie_status store_image_prune(struct store *store, bool images, bool dry_run,
                                                     struct kelpie_prune_report *report,
                                                     struct kelpie_error *err);
 
@@ -39,27 +37,20 @@ KELPIE_CHECKED enum kelpie_status store_image_prune(struct host *host, bool imag
 #define IMAGE_STORE_DRAFT_NAME "build" /* of a draft on the way, with a suffix */
 #define IMAGE_STORE_FORMAT "erofs"
 
-struct image_store_names {
-    struct host_dir_entry entries[HOST_DIR_ENTRY_COUNT_MAX];
-    size_t count;
-};
-
-/* The folder, made if it is missing, and its files; *ret_names is for free(). */
-KELPIE_CHECKED enum kelpie_status image_store_folder(struct host *host, struct image_path *ret_path,
-                                                     struct kelpie_error *err);
-KELPIE_CHECKED enum kelpie_status image_store_list_files(struct host *host, const char *folder,
-                                                         struct image_store_names **ret_names,
-                                                         struct kelpie_error *err);
+/* As the public functions of these names. */
+KELPIE_CHECKED enum kelpie_status image_store_find(struct store *store, const char *name,
+                                                   struct kelpie_image **ret_image,
+                                                   struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status image_store_list(struct store *store,
+                                                   struct kelpie_image **ret_list,
+                                                   size_t *ret_count, struct kelpie_error *err);
 
 /* Waits for the lock, which goes with the descriptor. BUSY: somebody has it for too long. */
-KELPIE_CHECKED enum kelpie_status image_store_lock(struct host *host, const char *folder,
-                                                   int *ret_fd, struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status image_store_lock(struct store *store, int *ret_fd,
+                                                   struct kelpie_error *err);
 
 /* "<stem><ending>" -> the stem's size; 0: it does not end so. */
 size_t image_store_stem(const char *name, const char *ending);
-
-/* A name that a file of the store has, as a VM's. */
-bool image_store_name_is_valid(const char *name);
 
 /* ---- image_record.c: descriptions --------------------------------------------------------------- */
 
@@ -67,7 +58,7 @@ bool image_store_name_is_valid(const char *name);
 json_t *image_record_encode(const char *name, const struct image_rootfs *rootfs,
                             uint64_t created_unix_ms);
 
-/* A description as an image. Path and bytes are filled too. *ret_image is one block of memory, for free(). BAD_CONFIG: it is damaged. */
+/* A description as an image; folder: the store's. Path and bytes are filled too. *ret_image is one block of memory, for free(). BAD_CONFIG: it is damaged. */
 KELPIE_CHECKED enum kelpie_status image_record_decode(struct host *host, const json_t *record,
                                                       const char *folder,
                                                       struct kelpie_image **ret_image,
@@ -78,5 +69,20 @@ KELPIE_CHECKED enum kelpie_status image_record_gather(struct host *host,
                                                       struct kelpie_image *const *images,
                                                       size_t count, struct kelpie_image **ret_list,
                                                       struct kelpie_error *err);
+
+/* ---- image_use.c -------------------------------------------------------------------------------- */
+
+/* The VMs of the store, each with its image. */
+struct image_users {
+    struct kelpie_vm_info *vms;
+    size_t count;
+};
+KELPIE_CHECKED enum kelpie_status image_users_read(struct host *host, struct image_users *ret_users,
+                                                   struct kelpie_error *err);
+void image_users_deinit(struct image_users *users);
+#define AUTO_USERS __attribute__((cleanup(image_users_deinit)))
+
+/* The name of a VM whose image has that name (may be empty) or digest ("sha256:…"), or NULL. */
+const char *image_users_find(const struct image_users *users, const char *name, const char *digest);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-#include "store/image_use.h"
+/* Which VMs of the store have which image. */
+#include "store/image_store.h"
 
 #include <string.h>
 
@@ -12,8 +13,7 @@ enum kelpie_status image_users_read(struct host *host, struct image_users *ret_u
                                     struct kelpie_error *err) {
     ASSERT(host);
     ASSERT(ret_users && !ret_users->vms);
-    enum kelpie_status status = kelpie_vm_list(host, &ret_users->vms, &ret_users->count, err);
-    return status == KELPIE_UNSUPPORTED ? KELPIE_OK : status;
+    return kelpie_vm_list(host, &ret_users->vms, &ret_users->count, err);
 }
 
 void image_users_deinit(struct image_users *users) {
@@ -46,23 +46,4 @@ const char *image_users_find(const struct image_users *users, const char *name,
         }
     }
     return NULL;
-}
-
-enum kelpie_status open_host(struct open_host *open, struct kelpie_error *err) {
-    ASSERT(open);
-    ASSERT(!open->owned);
-    if (open->host) {
-        return KELPIE_OK;
-    }
-    TRY(host_linux_create(&open->host, err));
-    open->owned = true;
-    return KELPIE_OK;
-}
-
-void open_host_cleanup(struct open_host *open) {
-    ASSERT(open);
-    ASSERT(open->host || !open->owned);
-    if (open->owned) {
-        host_destroy(open->host);
-    }
 }
