@@ -11,5 +11,6 @@
 #define STORE_LOCK_PERIOD_MS 5
 #define STORE_LOCK_ATTEMPT_COUNT_MAX 8 /* when the folder is another each time */
 #define STORE_SOCKET_PATH_SIZE_MAX 107 /* sun_path, without its zero */
+#define STORE_IMAGE_LOCK_TIMEOUT_MS 30000
 
 #endif
