@@ -17,5 +17,6 @@
 #define STORE_LOG_PIECE_SIZE_MAX 65536
 #define STORE_LOG_POLL_MS 20           /* how often a reader that waits looks */
 #define STORE_SOCKET_PATH_SIZE_MAX 107 /* sun_path, without its zero */
+#define STORE_IMAGE_LOCK_TIMEOUT_MS 30000
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "store/image_store.h"
 #include "store/store_folder.h"
 #include "store/store_internal.h"
 #include "store/template.h"
@@ -153,6 +154,7 @@ enum kelpie_status kelpie_prune(void *host, const struct kelpie_prune_options *o
     TRY(options->vms ? prune_vms(&prune, err) : KELPIE_OK);
     TRY(prune_templates(&prune, err));
     TRY(prune_leftovers(&prune, err));
+    TRY(store_image_prune(session.store, options->images, options->dry_run, &prune.report, err));
     *ret_report = prune.report;
     return KELPIE_OK;
 }

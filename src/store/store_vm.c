@@ -95,8 +95,7 @@ bool store_state_is_live(enum kelpie_state state) {
            state == KELPIE_STATE_PAUSED;
 }
 
-/* What is true of a VM whose owner is gone. True: the record said something else. */
-static bool bury(struct kelpie_vm_info *info) {
+bool store_info_bury(struct kelpie_vm_info *info) {
     ASSERT(info);
     ASSERT((unsigned)info->state < KELPIE_STATE_COUNT);
     bool changed = info->owner_pid != 0;
@@ -137,7 +136,7 @@ static enum kelpie_status settle(struct store_vm *vm, struct kelpie_error *err) 
     TRY(store_record_read(vm->store, vm->name, &record, err));
     memcpy(vm->id, record->info.id, sizeof(vm->id));
     enum kelpie_status status = KELPIE_OK;
-    if (bury(&record->info)) {
+    if (store_info_bury(&record->info)) {
         if (record->info.ended_unix_ms == 0) {
             record->info.ended_unix_ms = host_realtime_ns(vm->store->host) / HOST_NS_PER_MS;
         }
@@ -219,7 +218,7 @@ enum kelpie_status store_vm_read_named(struct store *store, const char *name,
     }
     TRY(store_record_read(store, name, &record, err));
     if (status == KELPIE_OK) {
-        bury(&record->info);
+        store_info_bury(&record->info);
         store_socket_remove(store, record->info.id);
     }
     *ret_record = record;
