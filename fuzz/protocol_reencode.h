@@ -117,6 +117,7 @@ static inline bool reencode(const struct protocol_frame *frame, struct cursor_wr
     case PROTOCOL_FREEZE:
     case PROTOCOL_POWER_OFF:
     case PROTOCOL_RELEASE:
+    case PROTOCOL_DETACH:
         if (!protocol_decode_empty(frame)) {
             return false;
         }

@@ -11,6 +11,7 @@
 #define SIM_EVENTS(X)                                                                              \
     X(SLEEP, "sleep")                                                                              \
     X(RANDOM, "random")                                                                            \
+    X(WORKING_DIR, "working-dir")                                                                  \
     X(ALLOCATE, "allocate")                                                                        \
     X(FILE_OPEN, "file-open")                                                                      \
     X(FILE_READ, "file-read")                                                                      \
@@ -29,6 +30,7 @@
     X(PATH_UNLINK, "path-unlink")                                                                  \
     X(PATH_MKDIR, "path-mkdir")                                                                    \
     X(PATH_RMDIR, "path-rmdir")                                                                    \
+    X(PATH_REMOVE_TREE, "path-remove-tree")                                                        \
     X(PATH_SYMLINK, "path-symlink")                                                                \
     X(PATH_READLINK, "path-readlink")                                                              \
     X(PATH_SYNC, "path-sync")                                                                      \
@@ -42,6 +44,7 @@
     X(SOCKET_CONNECT, "socket-connect")                                                            \
     X(SOCKET_PEER, "socket-peer")                                                                  \
     X(SOCKET_SEND_FD, "socket-send-fd")                                                            \
+    X(RECEIVE, "receive")                                                                          \
     X(READ, "read")                                                                                \
     X(WRITE, "write")                                                                              \
     X(POLL, "poll")                                                                                \
@@ -50,6 +53,7 @@
     X(EVENT_CLEAR, "event-clear")                                                                  \
     X(CLOSE, "close")                                                                              \
     X(PROCESS_SPAWN, "process-spawn")                                                              \
+    X(PROCESS_USAGE, "process-usage")                                                              \
     X(PROCESS_SIGNAL, "process-signal")                                                            \
     X(PROCESS_WAIT, "process-wait")                                                                \
     X(PROCESS_DESTROY, "process-destroy")                                                          \

@@ -85,6 +85,9 @@ int sim_fs_stat(struct sim_fs *fs, const char *path, struct host_file_info *ret_
 int sim_fs_list(struct sim_fs *fs, const char *path, struct host_dir_entry *entries,
                 size_t capacity, size_t *ret_count);
 
+/* The first of those names. ENODATA: there is none. */
+int sim_fs_first(struct sim_fs *fs, const char *path, struct host_dir_entry *ret_entry);
+
 /* The folder's names are on the disk from now on. */
 int sim_fs_sync_folder(struct sim_fs *fs, const char *path);
 

@@ -348,6 +348,13 @@ static int walk_to_folder(struct sim_fs *fs, const char *path, struct sim_inode 
     return 0;
 }
 
+static void entry_copy(const struct sim_name *name, struct host_dir_entry *ret_entry) {
+    ASSERT(name);
+    ASSERT(name->size < sizeof(ret_entry->name));
+    memcpy(ret_entry->name, name->text, name->size);
+    ret_entry->name[name->size] = '\0';
+}
+
 int sim_fs_list(struct sim_fs *fs, const char *path, struct host_dir_entry *entries,
                 size_t capacity, size_t *ret_count) {
     ASSERT(fs && path);
@@ -361,12 +368,24 @@ int sim_fs_list(struct sim_fs *fs, const char *path, struct host_dir_entry *entr
         return ERANGE;
     }
     for (size_t i = 0; i < folder->entry_count; i++) {
-        const struct sim_name *name = folder->entries[i].name;
-        ASSERT(name->size < sizeof(entries[i].name));
-        memcpy(entries[i].name, name->text, name->size);
-        entries[i].name[name->size] = '\0';
+        entry_copy(folder->entries[i].name, &entries[i]);
     }
     *ret_count = folder->entry_count;
+    return 0;
+}
+
+int sim_fs_first(struct sim_fs *fs, const char *path, struct host_dir_entry *ret_entry) {
+    ASSERT(fs && path);
+    ASSERT(ret_entry);
+    struct sim_inode *folder = NULL;
+    int error = walk_to_folder(fs, path, &folder);
+    if (error) {
+        return error;
+    }
+    if (folder->entry_count == 0) {
+        return ENODATA;
+    }
+    entry_copy(folder->entries[0].name, ret_entry);
     return 0;
 }
 

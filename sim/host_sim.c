@@ -91,6 +91,11 @@ static const char *sim_host_environment(struct host *host, const char *name) {
     return NULL;
 }
 
+static uint32_t sim_host_user_id(struct host *host) {
+    ASSERT(host);
+    return sim_process_of(host)->uid;
+}
+
 static void *sim_host_allocate(struct host *host, size_t size) {
     struct sim_process *process = sim_process_of(host);
     ASSERT(size > 0);
@@ -173,6 +178,8 @@ const struct host_ops sim_host_ops = {
     .random = sim_host_random,
     .environment = sim_host_environment,
     .allocate = sim_host_allocate,
+    .user_id = sim_host_user_id,
+    .working_dir = sim_host_working_dir,
     .file_open = sim_host_file_open,
     .file_read_at = sim_host_file_read_at,
     .file_write_at = sim_host_file_write_at,
@@ -190,6 +197,7 @@ const struct host_ops sim_host_ops = {
     .path_unlink = sim_host_path_unlink,
     .path_mkdir = sim_host_path_mkdir,
     .path_rmdir = sim_host_path_rmdir,
+    .path_remove_tree = sim_host_path_remove_tree,
     .path_symlink = sim_host_path_symlink,
     .path_readlink = sim_host_path_readlink,
     .path_sync = sim_host_path_sync,
@@ -205,6 +213,7 @@ const struct host_ops sim_host_ops = {
     .socket_connect_tcp = sim_host_socket_connect_tcp,
     .socket_peer = sim_host_socket_peer,
     .socket_send_fd = sim_host_socket_send_fd,
+    .receive = sim_host_receive,
     .read = sim_host_read,
     .write = sim_host_write,
     .poll = sim_host_poll,
@@ -215,6 +224,7 @@ const struct host_ops sim_host_ops = {
     .process_spawn = sim_host_process_spawn,
     .process_fd = sim_host_process_fd,
     .process_id = sim_host_process_id,
+    .process_usage = sim_host_process_usage,
     .process_signal = sim_host_process_signal,
     .process_wait = sim_host_process_wait,
     .process_destroy = sim_host_process_destroy,

@@ -115,6 +115,81 @@ enum kelpie_status sim_host_path_rmdir(struct host *host, const char *path,
     return path_end(host, SIM_EVENT_PATH_RMDIR, os_error, "remove the folder", path, err);
 }
 
+/* Removes the first entry of the folder `path` that is no folder, or makes that folder `path`; an empty one is removed, and
+ * the one above becomes `path`. Returns an errno. */
+static int tree_step(struct sim_fs *fs, char path[PATH_SIZE], size_t *depth) {
+    struct host_dir_entry entry;
+    struct host_file_info info;
+    size_t length = strlen(path);
+    ASSERT(length > 0 && *depth > 0);
+    int os_error = sim_fs_first(fs, path, &entry);
+    if (os_error == ENODATA) {
+        os_error = sim_fs_rmdir(fs, path);
+        *strrchr(path, '/') = '\0';
+        *depth -= 1;
+        return os_error;
+    }
+    if (os_error != 0) {
+        return os_error;
+    }
+    if (length + 1 + strlen(entry.name) >= PATH_SIZE) {
+        return ENAMETOOLONG;
+    }
+    snprintf(path + length, PATH_SIZE - length, "/%s", entry.name);
+    os_error = sim_fs_stat(fs, path, &info);
+    if (os_error == 0 && info.type == HOST_FILE_FOLDER) {
+        *depth += 1;
+        return *depth > HOST_TREE_DEPTH_MAX ? ELOOP : 0;
+    }
+    os_error = os_error ? os_error : sim_fs_unlink(fs, path);
+    ASSERT(strlen(path) > length);
+    path[length] = '\0';
+    return os_error;
+}
+
+static int remove_tree(struct sim_process *process, const char *path) {
+    struct sim_fs *fs = process->machine->fs;
+    struct host_file_info info;
+    char full[PATH_SIZE];
+    size_t depth = 1;
+    int os_error = path_begin(process, SIM_FAULT_PATH_UNLINK_FAILS, path, full);
+    ASSERT(path[0] != '\0');
+    os_error = os_error ? os_error : sim_fs_stat(fs, full, &info);
+    if (os_error != 0) {
+        return os_error == ENOENT ? 0 : os_error;
+    }
+    if (info.type != HOST_FILE_FOLDER) {
+        return ENOTDIR;
+    }
+    ASSERT(full[0] == '/');
+    while (os_error == 0 && depth > 0) {
+        os_error = tree_step(fs, full, &depth);
+    }
+    return os_error;
+}
+
+enum kelpie_status sim_host_path_remove_tree(struct host *host, const char *path,
+                                             struct kelpie_error *err) {
+    ASSERT(path);
+    ASSERT(host);
+    sim_enter(host, SIM_EVENT_PATH_REMOVE_TREE, strlen(path));
+    return path_end(host, SIM_EVENT_PATH_REMOVE_TREE, remove_tree(sim_process_of(host), path),
+                    "remove the folder", path, err);
+}
+
+enum kelpie_status sim_host_working_dir(struct host *host, char *buffer, size_t size,
+                                        struct kelpie_error *err) {
+    ASSERT(buffer && size > 0);
+    ASSERT(host);
+    sim_enter(host, SIM_EVENT_WORKING_DIR, 0);
+    int length = snprintf(buffer, size, "%s", WORKING_DIR);
+    return sim_leave(
+        host, SIM_EVENT_WORKING_DIR,
+        (size_t)length < size
+            ? KELPIE_OK
+            : error_set(err, KELPIE_NO_SPACE, "the working folder's path has %d bytes", length));
+}
+
 enum kelpie_status sim_host_path_symlink(struct host *host, const char *target, const char *path,
                                          struct kelpie_error *err) {
     struct sim_process *process = sim_process_of(host);

@@ -147,6 +147,7 @@ static size_t take_some(struct sim_process *process, struct sim_pipe *pipe, void
                         size_t size, struct sim_pipe_taken *taken) {
     uint64_t ignored = UINT64_MAX;
     size_t count = min_size(size, pipe->broken ? 0 : sim_pipe_readable(pipe, &ignored));
+    count = taken ? min_size(count, sim_pipe_fds_size(pipe, taken->capacity)) : count;
     ASSERT(size > 0);
     if (count == 0) {
         return 0;
@@ -490,6 +491,29 @@ enum kelpie_status sim_peer_receive(const struct sim_peer *peer, int fd,
         received->fds[received->fd_count++] = added;
     }
     return sim_leave(peer->host, SIM_EVENT_READ, status);
+}
+
+enum kelpie_status sim_host_receive(struct host *host, int fd, void *buffer, size_t size,
+                                    const struct host_wait *wait,
+                                    struct host_received *ret_received, struct kelpie_error *err) {
+    struct sim_process *process = sim_process_of(host);
+    struct sim_handle *handle = NULL;
+    struct sim_pipe_taken taken = {.handles = &handle, .capacity = 1};
+    struct reading reading = {.buffer = buffer, .capacity = size, .taken = &taken};
+    ASSERT(ret_received);
+    sim_enter(host, SIM_EVENT_RECEIVE, size);
+    enum kelpie_status status = read_some(host, fd, wait, &reading, err);
+    if (status == KELPIE_OK) {
+        /* Without a free descriptor the bytes come alone, as on Linux (MSG_CTRUNC). */
+        int added = taken.count > 0 ? sim_fd_add(process, handle, FIRST_FD) : HOST_FD_NONE;
+        if (taken.count > 0 && added < 0) {
+            sim_handle_release(handle);
+        }
+        *ret_received =
+            (struct host_received){.size = reading.size, .fd = added < 0 ? HOST_FD_NONE : added};
+    }
+    ASSERT(taken.count <= 1);
+    return sim_leave(host, SIM_EVENT_RECEIVE, status);
 }
 
 /* ---- Events ----------------------------------------------------------------------------------- */

@@ -13,11 +13,13 @@
 #define FIRST_FD 3
 #define OWNER_UID 1000
 #define KILL_SIGNAL 9
+#define USAGE_PROCESS_BYTES 4194304u
 
 struct host_process {
     struct sim_object object; /* first: it is one. Begins with … */
     struct sim_process *target;
     int fd;
+    bool detached; /* it is not killed with its handle, and how it ends is not told */
 };
 
 /* ---- What belongs to a process ---------------------------------------------------------------- */
@@ -378,7 +380,7 @@ static enum kelpie_status spawn(struct sim_process *parent, const struct host_pr
         return sim_error(err, ENOMEM, "start a program");
     }
     ASSERT(child->holder_count == 0);
-    child->parent = parent;
+    child->parent = spec->detached ? NULL : parent;
     child->dies_with_parent = spec->dies_with_owner;
     child->immune = parent->immune;
     struct host_process *process = NULL;
@@ -393,6 +395,7 @@ static enum kelpie_status spawn(struct sim_process *parent, const struct host_pr
         return sim_error(err, ENOMEM, "start a program");
     }
     ASSERT(process->fd >= 0);
+    process->detached = spec->detached;
     *ret_process = process;
     return KELPIE_OK;
 }
@@ -427,6 +430,31 @@ int sim_host_process_id(struct host_process *process) {
     return process->target->id;
 }
 
+/* A process takes time in its host calls alone, and memory for its threads: plausible, and the same for a seed. */
+enum kelpie_status sim_host_process_usage(struct host *host, int process_id,
+                                          struct host_process_usage *ret_usage,
+                                          struct kelpie_error *err) {
+    struct sim_process *self = sim_process_of(host);
+    enum kelpie_status status = KELPIE_OK;
+    ASSERT(ret_usage);
+    sim_enter(host, SIM_EVENT_PROCESS_USAGE, (uint64_t)process_id);
+    const struct sim_process *process = self->world->processes;
+    while (process &&
+           (process->id != process_id || process->ended || process->machine != self->machine)) {
+        process = process->next;
+    }
+    if (process) {
+        *ret_usage = (struct host_process_usage){
+            .cpu_ns = process->cpu_ns,
+            .resident_bytes = USAGE_PROCESS_BYTES + process->fiber_count * SIM_STACK_SIZE,
+        };
+    } else {
+        status = error_set(err, KELPIE_NOT_FOUND, "there is no process %d", process_id);
+    }
+    ASSERT(status == KELPIE_OK || !process);
+    return sim_leave(host, SIM_EVENT_PROCESS_USAGE, status);
+}
+
 enum kelpie_status sim_host_process_signal(struct host_process *process, int signal_number,
                                            struct kelpie_error *err) {
     struct host *host = host_of_child(process);
@@ -445,6 +473,11 @@ enum kelpie_status sim_host_process_wait(struct host_process *process, const str
     sim_enter(host, SIM_EVENT_PROCESS_WAIT, (uint64_t)process->target->id);
     enum kelpie_status status =
         sim_wait_fd(host, process->fd, HOST_POLL_READ, wait, "the end of a process", err);
+    if (status == KELPIE_OK && process->detached) {
+        status =
+            error_set(err, KELPIE_UNSUPPORTED, "how process %d ended is not known: it was detached",
+                      process->target->id);
+    }
     if (status == KELPIE_OK) {
         *ret_exit = process->target->exit;
     }
@@ -456,7 +489,9 @@ void sim_host_process_destroy(struct host_process *process) {
     struct sim_process *self = process->object.process;
     ASSERT(self->world->current && self->world->current->process == self);
     sim_enter(host, SIM_EVENT_PROCESS_DESTROY, (uint64_t)process->target->id);
-    sim_process_kill(process->target, KILL_SIGNAL);
+    if (!process->detached) {
+        sim_process_kill(process->target, KILL_SIGNAL);
+    }
     sim_fd_close(self, process->fd);
     sim_object_remove(&process->object);
     process->object.release(&process->object);

@@ -171,6 +171,13 @@ void sim_pipe_take(struct sim_pipe *pipe, void *buffer, size_t size, struct sim_
     sim_wake(&pipe->changed);
 }
 
+size_t sim_pipe_fds_size(const struct sim_pipe *pipe, size_t count) {
+    pipe_check(pipe);
+    ASSERT(count > 0);
+    return count < pipe->passed_count ? (size_t)(pipe->passed[count].offset - pipe->read)
+                                      : SIZE_MAX;
+}
+
 void sim_pipe_put(struct sim_pipe *pipe, const void *data, size_t size, uint64_t delay_ns) {
     pipe_check(pipe);
     ASSERT(size > 0 && size <= sim_pipe_room(pipe));

@@ -63,6 +63,9 @@ struct sim_pipe_taken {
 };
 void sim_pipe_take(struct sim_pipe *pipe, void *buffer, size_t size, struct sim_pipe_taken *taken);
 
+/* How many bytes can be taken without more than `count` (> 0) attached descriptors coming with them. */
+size_t sim_pipe_fds_size(const struct sim_pipe *pipe, size_t count);
+
 /* Puts bytes in, for which there is room. delay_ns: how much later than now they arrive. */
 void sim_pipe_put(struct sim_pipe *pipe, const void *data, size_t size, uint64_t delay_ns);
 

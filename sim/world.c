@@ -159,7 +159,9 @@ void sim_enter(struct host *host, enum sim_event event, uint64_t value) {
     ASSERT(world->current);
     ASSERT(world->current->process == process);
     world->event_count++;
-    world->now_ns += 1 + (sim_mix(world->event_count, 0, 0) & (SIM_EVENT_NS_MAX - 1));
+    uint64_t taken_ns = 1 + (sim_mix(world->event_count, 0, 0) & (SIM_EVENT_NS_MAX - 1));
+    world->now_ns += taken_ns;
+    process->cpu_ns += taken_ns;
     sim_log_add(&world->log, world->current->id, event, value);
     if (!process->immune) {
         strike(process);

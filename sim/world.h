@@ -235,6 +235,7 @@ struct sim_process {
     bool killed; /* it did not end by itself */
     struct host_process_exit exit;
     struct sim_waiters exited;
+    uint64_t cpu_ns;     /* that its host calls took */
     size_t holder_count; /* handles of it */
     char **argv;         /* of a program */
     size_t argc;
@@ -286,6 +287,9 @@ enum kelpie_status sim_host_process_spawn(struct host *host, const struct host_p
                                           struct kelpie_error *err);
 int sim_host_process_fd(struct host_process *process);
 int sim_host_process_id(struct host_process *process);
+enum kelpie_status sim_host_process_usage(struct host *host, int process_id,
+                                          struct host_process_usage *ret_usage,
+                                          struct kelpie_error *err);
 enum kelpie_status sim_host_process_signal(struct host_process *process, int signal_number,
                                            struct kelpie_error *err);
 enum kelpie_status sim_host_process_wait(struct host_process *process, const struct host_wait *wait,
@@ -426,6 +430,10 @@ enum kelpie_status sim_host_path_mkdir(struct host *host, const char *path, uint
                                        struct kelpie_error *err);
 enum kelpie_status sim_host_path_rmdir(struct host *host, const char *path,
                                        struct kelpie_error *err);
+enum kelpie_status sim_host_working_dir(struct host *host, char *buffer, size_t size,
+                                        struct kelpie_error *err);
+enum kelpie_status sim_host_path_remove_tree(struct host *host, const char *path,
+                                             struct kelpie_error *err);
 enum kelpie_status sim_host_path_symlink(struct host *host, const char *target, const char *path,
                                          struct kelpie_error *err);
 enum kelpie_status sim_host_path_readlink(struct host *host, const char *path, char *buffer,
@@ -471,6 +479,9 @@ enum kelpie_status sim_host_socket_peer(struct host *host, int fd, uint32_t *ret
                                         struct kelpie_error *err);
 enum kelpie_status sim_host_socket_send_fd(struct host *host, int fd, const void *data, size_t size,
                                            int passed_fd, struct kelpie_error *err);
+enum kelpie_status sim_host_receive(struct host *host, int fd, void *buffer, size_t size,
+                                    const struct host_wait *wait,
+                                    struct host_received *ret_received, struct kelpie_error *err);
 enum kelpie_status sim_host_read(struct host *host, int fd, void *buffer, size_t size,
                                  const struct host_wait *wait, size_t *ret_size,
                                  struct kelpie_error *err);

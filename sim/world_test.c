@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* The world: turns, time, streams, processes; and that a seed decides everything. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -275,6 +276,53 @@ static void test_a_stream_keeps_its_bytes(void **state) {
     }
 }
 
+/* What is attached to a byte arrives with it, once, and two never in one read. */
+static int body_receive(struct rig *rig) {
+    struct host *host = rig->host;
+    struct kelpie_error err;
+    struct host_wait wait = host_wait_ms(host, 1000, HOST_FD_NONE);
+    uint8_t bytes[16];
+    struct host_received received = {0};
+    int passed[2];
+    ok(host_socket_pair(host, rig->fds, &err));
+    ok(host_socket_pair(host, passed, &err));
+    ok(host_write_all(host, rig->fds[0], "-", 1, &wait, &err));
+    ok(host_socket_send_fd(host, rig->fds[0], "one", 3, passed[0], &err));
+    ok(host_socket_send_fd(host, rig->fds[0], "two", 3, passed[1], &err));
+    host_close(host, passed[0]);
+    host_close(host, passed[1]);
+    size_t fd_count = 0;
+    for (size_t used = 0; used < 7; used += received.size) {
+        ok(host_receive(host, rig->fds[1], bytes + used, sizeof(bytes) - used, &wait, &received,
+                        &err));
+        if (received.fd != HOST_FD_NONE) {
+            passed[fd_count++] = received.fd;
+        }
+    }
+    assert_int_equal(fd_count, 2);
+    assert_memory_equal(bytes, "-onetwo", 7);
+    ok(host_write_all(host, passed[0], "x", 1, &wait, &err));
+    ok(host_receive(host, passed[1], bytes, sizeof(bytes), &wait, &received, &err));
+    assert_int_equal(received.fd, HOST_FD_NONE);
+    rig->count = received.size;
+    for (size_t i = 0; i < 2; i++) {
+        host_close(host, passed[i]);
+        host_close(host, rig->fds[i]);
+    }
+    return 0;
+}
+
+static void test_a_descriptor_is_received_once(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        struct rig rig;
+        assert_int_equal(rig_run(&rig, seed, body_receive), SIM_END_QUIET);
+        assert_int_equal(rig.count, 1);
+        assert_string_equal(rig.world->failure, "");
+        rig_close(&rig);
+    }
+}
+
 static int body_timeout(struct rig *rig) {
     struct kelpie_error err;
     char byte = 0;
@@ -358,6 +406,130 @@ static void test_a_killed_process_leaves_nothing(void **state) {
     rig_close(&rig);
 }
 
+/* A passt with both ends of its socket waits for ever, and so nothing but a signal ends it. */
+static struct host_process *start_detached(struct rig *rig) {
+    const char *const argv[] = {"passt", "--fd", "3", "--mac-addr", "02:00:00:00:00:01", NULL};
+    struct kelpie_error err;
+    ok(host_socket_pair(rig->host, rig->fds, &err));
+    const struct host_process_fd fds[] = {{.child_fd = 3, .fd = rig->fds[0]},
+                                          {.child_fd = 4, .fd = rig->fds[1]}};
+    const struct host_process_spec spec = {
+        .argv = argv, .fds = fds, .fd_count = 2, .detached = true};
+    struct host_process *process = NULL;
+    ok(host_process_spawn(rig->host, &spec, &process, &err));
+    host_close(rig->host, rig->fds[0]);
+    host_close(rig->host, rig->fds[1]);
+    return process;
+}
+
+static int body_detach(struct rig *rig) {
+    host_process_destroy(start_detached(rig));
+    return 0;
+}
+
+static void test_a_detached_process_outlives_its_maker(void **state) {
+    (void)state;
+    struct rig rig;
+    assert_int_equal(rig_run(&rig, 1, body_detach), SIM_END_STUCK);
+    assert_true(rig.process->ended);
+    assert_string_equal(rig.world->failure, "");
+    const struct sim_process *left = rig.world->processes;
+    while (left && strcmp(left->program, "passt") != 0) {
+        left = left->next;
+    }
+    assert_non_null(left);
+    assert_false(left->ended);
+    assert_int_equal(left->holder_count, 0);
+    rig_close(&rig);
+}
+
+static int body_detach_and_wait(struct rig *rig) {
+    struct host_process *process = start_detached(rig);
+    struct host_wait wait = host_wait_ms(rig->host, 10000, HOST_FD_NONE);
+    struct host_process_exit end = {.code = 42};
+    struct kelpie_error err;
+    ok(host_process_signal(process, 15, &err));
+    assert_int_equal(host_process_wait(process, &wait, &end, &err), KELPIE_UNSUPPORTED);
+    rig->count = (uint64_t)end.code;
+    host_process_destroy(process);
+    return 0;
+}
+
+static void test_how_a_detached_process_ended_is_not_told(void **state) {
+    (void)state;
+    struct rig rig;
+    assert_int_equal(rig_run(&rig, 1, body_detach_and_wait), SIM_END_QUIET);
+    assert_int_equal(rig.count, 42);
+    rig_close(&rig);
+}
+
+/* ---- What a process is told of itself and others ---------------------------------------------- */
+
+static int body_usage(struct rig *rig) {
+    struct kelpie_error err;
+    struct host_process_usage before = {0};
+    struct host_process_usage after = {0};
+    char folder[16];
+    ok(host_process_usage(rig->host, rig->process->id, &before, &err));
+    for (size_t i = 0; i < 100; i++) {
+        ok(host_working_dir(rig->host, folder, sizeof(folder), &err));
+    }
+    ok(host_process_usage(rig->host, rig->process->id, &after, &err));
+    assert_true(after.cpu_ns > before.cpu_ns + 1000);
+    assert_true(after.resident_bytes > 0);
+    assert_int_equal(host_process_usage(rig->host, 4711, &after, &err), KELPIE_NOT_FOUND);
+    assert_string_equal(folder, "/root");
+    assert_int_equal(host_working_dir(rig->host, folder, 5, &err), KELPIE_NO_SPACE);
+    rig->count = host_user_id(rig->host);
+    return 0;
+}
+
+static void test_usage_grows(void **state) {
+    (void)state;
+    struct rig rig;
+    assert_int_equal(rig_run(&rig, 1, body_usage), SIM_END_QUIET);
+    assert_int_equal(rig.count, 1000);
+    rig_close(&rig);
+}
+
+static int body_remove_tree(struct rig *rig) {
+    struct host *host = rig->host;
+    struct kelpie_error err;
+    struct host_file_info info;
+    ok(host_path_mkdir_all(host, "/kept", 0700, &err));
+    ok(host_file_store(host, "/kept/file", "x", 1, 0600, &err));
+    ok(host_path_mkdir_all(host, "/tree/a/b", 0700, &err));
+    ok(host_path_mkdir_all(host, "/tree/c", 0700, &err));
+    ok(host_file_store(host, "/tree/a/b/file", "x", 1, 0600, &err));
+    ok(host_file_store(host, "/tree/file", "x", 1, 0600, &err));
+    ok(host_path_symlink(host, "/kept", "/tree/a/link", &err));
+    ok(host_path_symlink(host, "/tree", "/link", &err));
+    assert_int_equal(host_path_remove_tree(host, "/link", &err), KELPIE_IO_FAILED);
+    assert_int_equal(host_path_remove_tree(host, "/tree/file", &err), KELPIE_IO_FAILED);
+    ok(host_path_remove_tree(host, "/tree", &err));
+    assert_int_equal(host_path_stat(host, "/tree", &info, &err), KELPIE_NOT_FOUND);
+    ok(host_path_stat(host, "/kept/file", &info, &err));
+    ok(host_path_remove_tree(host, "/tree", &err)); /* it is gone already */
+
+    char deep[4 * HOST_TREE_DEPTH_MAX] = "/deep";
+    for (size_t i = 0; i < HOST_TREE_DEPTH_MAX; i++) {
+        strcat(deep, "/d");
+    }
+    ok(host_path_mkdir_all(host, deep, 0700, &err));
+    assert_int_equal(host_path_remove_tree(host, "/deep", &err), KELPIE_IO_FAILED);
+    assert_int_equal(err.os_error, ELOOP);
+    ok(host_path_rmdir(host, deep, &err));
+    ok(host_path_remove_tree(host, "/deep", &err));
+    return 0;
+}
+
+static void test_a_tree_is_removed_without_what_its_links_name(void **state) {
+    (void)state;
+    struct rig rig;
+    assert_int_equal(rig_run(&rig, 1, body_remove_tree), SIM_END_QUIET);
+    rig_close(&rig);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_hour_passes_at_once),
@@ -369,7 +541,12 @@ int main(void) {
         cmocka_unit_test(test_a_leak_is_told),
         cmocka_unit_test(test_a_stream_keeps_its_bytes),
         cmocka_unit_test(test_waits_end_as_on_linux),
+        cmocka_unit_test(test_a_descriptor_is_received_once),
         cmocka_unit_test(test_a_killed_process_leaves_nothing),
+        cmocka_unit_test(test_a_detached_process_outlives_its_maker),
+        cmocka_unit_test(test_usage_grows),
+        cmocka_unit_test(test_a_tree_is_removed_without_what_its_links_name),
+        cmocka_unit_test(test_how_a_detached_process_ended_is_not_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

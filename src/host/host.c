@@ -95,6 +95,21 @@ const char *host_environment(struct host *host, const char *name) {
     return host->ops->environment(host, name);
 }
 
+uint32_t host_user_id(struct host *host) {
+    ASSERT(host);
+    ASSERT(host->ops->user_id);
+    return host->ops->user_id(host);
+}
+
+enum kelpie_status host_working_dir(struct host *host, char *buffer, size_t size,
+                                    struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(buffer && size > 1);
+    enum kelpie_status status = host->ops->working_dir(host, buffer, size, err);
+    ASSERT(status != KELPIE_OK || buffer[0] == '/');
+    return status;
+}
+
 /* ---- KVM -------------------------------------------------------------------------------------- */
 
 enum kelpie_status host_kvm_probe(struct host *host, uint64_t budget_ns, uint64_t *ret_ns,
@@ -259,6 +274,13 @@ enum kelpie_status host_path_rmdir(struct host *host, const char *path, struct k
     return host->ops->path_rmdir(host, path, err);
 }
 
+enum kelpie_status host_path_remove_tree(struct host *host, const char *path,
+                                         struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(path && path[0] != '\0');
+    return host->ops->path_remove_tree(host, path, err);
+}
+
 enum kelpie_status host_path_symlink(struct host *host, const char *target, const char *path,
                                      struct kelpie_error *err) {
     ASSERT(host);
@@ -378,6 +400,18 @@ enum kelpie_status host_socket_send_fd(struct host *host, int fd, const void *da
     return host->ops->socket_send_fd(host, fd, data, size, passed_fd, err);
 }
 
+enum kelpie_status host_receive(struct host *host, int fd, void *buffer, size_t size,
+                                const struct host_wait *wait, struct host_received *ret_received,
+                                struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(fd >= 0);
+    ASSERT(buffer && size > 0);
+    ASSERT(wait && ret_received);
+    enum kelpie_status status = host->ops->receive(host, fd, buffer, size, wait, ret_received, err);
+    ASSERT(status != KELPIE_OK || ret_received->size <= size);
+    return status;
+}
+
 enum kelpie_status host_read(struct host *host, int fd, void *buffer, size_t size,
                              const struct host_wait *wait, size_t *ret_size,
                              struct kelpie_error *err) {
@@ -442,6 +476,7 @@ enum kelpie_status host_process_spawn(struct host *host, const struct host_proce
     ASSERT(spec->argv && spec->argv[0]);
     ASSERT(spec->fds || spec->fd_count == 0);
     ASSERT(spec->fd_count <= HOST_PROCESS_FD_COUNT_MAX);
+    ASSERT(!spec->detached || !spec->dies_with_owner);
     for (size_t i = 0; i < spec->fd_count; i++) {
         ASSERT(spec->fds[i].fd >= 0 && spec->fds[i].child_fd >= 0);
     }
@@ -458,6 +493,15 @@ int host_process_id(struct host_process *process) {
     int id = host_of(process)->ops->process_id(process);
     ASSERT(id > 0);
     return id;
+}
+
+enum kelpie_status host_process_usage(struct host *host, int process_id,
+                                      struct host_process_usage *ret_usage,
+                                      struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(process_id > 0);
+    ASSERT(ret_usage);
+    return host->ops->process_usage(host, process_id, ret_usage, err);
 }
 
 enum kelpie_status host_process_signal(struct host_process *process, int signal_number,

@@ -32,6 +32,7 @@ struct host_condition;
 struct host_thread;
 struct host_process;
 struct host_krunfw;
+struct host_received;
 
 /* How long to wait. deadline_ns is on host_monotonic_ns()'s clock; a deadline in the past asks
  * without waiting. cancel_fd is a host event (host_event_create) that ends the wait with
@@ -103,11 +104,19 @@ struct host_process_spec {
     size_t fd_count;
     bool dies_with_owner; /* killed when this process ends, however it ends */
     bool new_session;     /* setsid: no terminal's signals */
+    bool
+        detached; /* it outlives us: a session of its own, and not our child; without dies_with_owner */
 };
 
 struct host_process_exit {
     int code;   /* exit code; 0 when a signal ended it */
     int signal; /* 0: it exited by itself */
+};
+
+/* What a process has used. */
+struct host_process_usage {
+    uint64_t cpu_ns;         /* all its threads, since it started; not its children */
+    uint64_t resident_bytes; /* of memory, now; what is shared with others counts in each */
 };
 
 struct host_memory_map {
@@ -137,6 +146,9 @@ struct host_ops {
                                  struct kelpie_error *err);
     const char *(*environment)(struct host *host, const char *name);
     void *(*allocate)(struct host *host, size_t size);
+    uint32_t (*user_id)(struct host *host);
+    enum kelpie_status (*working_dir)(struct host *host, char *buffer, size_t size,
+                                      struct kelpie_error *err);
 
     enum kelpie_status (*file_open)(struct host *host, const char *path, uint32_t flags,
                                     uint32_t mode, int *ret_fd, struct kelpie_error *err);
@@ -171,6 +183,8 @@ struct host_ops {
     enum kelpie_status (*path_mkdir)(struct host *host, const char *path, uint32_t mode,
                                      struct kelpie_error *err);
     enum kelpie_status (*path_rmdir)(struct host *host, const char *path, struct kelpie_error *err);
+    enum kelpie_status (*path_remove_tree)(struct host *host, const char *path,
+                                           struct kelpie_error *err);
     enum kelpie_status (*path_symlink)(struct host *host, const char *target, const char *path,
                                        struct kelpie_error *err);
     enum kelpie_status (*path_readlink)(struct host *host, const char *path, char *buffer,
@@ -206,6 +220,9 @@ struct host_ops {
                                       struct kelpie_error *err);
     enum kelpie_status (*socket_send_fd)(struct host *host, int fd, const void *data, size_t size,
                                          int passed_fd, struct kelpie_error *err);
+    enum kelpie_status (*receive)(struct host *host, int fd, void *buffer, size_t size,
+                                  const struct host_wait *wait, struct host_received *ret_received,
+                                  struct kelpie_error *err);
     enum kelpie_status (*read)(struct host *host, int fd, void *buffer, size_t size,
                                const struct host_wait *wait, size_t *ret_size,
                                struct kelpie_error *err);
@@ -224,6 +241,9 @@ struct host_ops {
                                         struct kelpie_error *err);
     int (*process_fd)(struct host_process *process);
     int (*process_id)(struct host_process *process);
+    enum kelpie_status (*process_usage)(struct host *host, int process_id,
+                                        struct host_process_usage *ret_usage,
+                                        struct kelpie_error *err);
     enum kelpie_status (*process_signal)(struct host_process *process, int signal_number,
                                          struct kelpie_error *err);
     enum kelpie_status (*process_wait)(struct host_process *process, const struct host_wait *wait,
@@ -293,6 +313,13 @@ KELPIE_CHECKED enum kelpie_status host_random(struct host *host, void *buffer, s
 
 /* An environment variable's value, or NULL when it is unset or empty. */
 const char *host_environment(struct host *host, const char *name);
+
+/* The user that this process acts as (the effective one), as host_socket_peer() names it to others. */
+uint32_t host_user_id(struct host *host);
+
+/* The absolute path of this process's working folder. NO_SPACE: it does not fit; NOT_FOUND: it was removed. */
+KELPIE_CHECKED enum kelpie_status host_working_dir(struct host *host, char *buffer, size_t size,
+                                                   struct kelpie_error *err);
 
 /* Zeroed memory for free(); NULL and NO_MEMORY when there is none. size > 0. */
 void *host_allocate(struct host *host, size_t size, struct kelpie_error *err);
@@ -433,6 +460,13 @@ KELPIE_CHECKED enum kelpie_status host_dir_list(struct host *host, const char *p
 KELPIE_CHECKED enum kelpie_status host_path_remove_folder(struct host *host, const char *path,
                                                           struct kelpie_error *err);
 
+/* Removes a folder with all that is in it, folders too. Links are removed, never followed, also one that somebody puts in a folder's
+ * place meanwhile; other file systems mounted in it are not entered (IO_FAILED with EXDEV). Folders that are ours and that we
+ * may not write to are made writable first. Deeper than HOST_TREE_DEPTH_MAX folders: IO_FAILED with ELOOP. What is gone
+ * already is fine; path itself must be no link and no file (ENOTDIR). An error leaves what was not removed yet. */
+KELPIE_CHECKED enum kelpie_status host_path_remove_tree(struct host *host, const char *path,
+                                                        struct kelpie_error *err);
+
 /* ---- Sockets, events, waiting ----------------------------------------------------------------- */
 
 /* An existing tap interface: one read or write is one Ethernet frame, with nothing before it; never blocks. NOT_FOUND,
@@ -481,6 +515,21 @@ KELPIE_CHECKED enum kelpie_status host_socket_peer(struct host *host, int fd, ui
 KELPIE_CHECKED enum kelpie_status host_socket_send_fd(struct host *host, int fd, const void *data,
                                                       size_t size, int passed_fd,
                                                       struct kelpie_error *err);
+
+/* What host_receive() got. */
+struct host_received {
+    size_t size; /* bytes; 0: the other end closed */
+    int fd;      /* close-on-exec, the caller's; HOST_FD_NONE: none came with them */
+};
+
+/* As host_read(), of a socket, with the descriptor that came attached to one of these bytes.
+ * A read never takes the bytes of two messages that both have one, but bytes sent before may come with it: whoever
+ * frames messages keeps the descriptor until it has read the message that announces it. Of several in one message,
+ * the first is handed out and the others are closed. What is read with host_read() instead loses its descriptor, which is closed. */
+KELPIE_CHECKED enum kelpie_status host_receive(struct host *host, int fd, void *buffer, size_t size,
+                                               const struct host_wait *wait,
+                                               struct host_received *ret_received,
+                                               struct kelpie_error *err);
 
 /* Waits until something can be read and reads up to size bytes. 0 bytes: the other end closed.
  * TIMED_OUT, CANCELLED, IO_FAILED. A reset by the peer counts as its end. */
@@ -535,7 +584,10 @@ void host_map_cleanup(struct host_map *map);
 
 /* Starts a program. NOT_FOUND when there is none of that name, IO_FAILED when it cannot be run. With
  * dies_with_owner it ends with this process, whichever thread called and however the process ends.
- * The child is invisible to the caller's own wait(). Freed by host_process_destroy(). */
+ * The child is invisible to the caller's own wait(). Freed by host_process_destroy().
+ * A detached one is a child of the system's first process (or of the nearest subreaper) from the moment it runs: it is
+ * left alone when we end, by host_process_destroy() too. It can be named, signalled and waited for; how it ended
+ * is not known here. */
 KELPIE_CHECKED enum kelpie_status host_process_spawn(struct host *host,
                                                      const struct host_process_spec *spec,
                                                      struct host_process **ret_process,
@@ -545,17 +597,24 @@ KELPIE_CHECKED enum kelpie_status host_process_spawn(struct host *host,
 int host_process_fd(struct host_process *process);
 int host_process_id(struct host_process *process);
 
+/* Of any process of ours, by its id: the caller knows by other means (it is its child, or holds a lock) that the id still means that
+ * process. NOT_FOUND: there is none. */
+KELPIE_CHECKED enum kelpie_status host_process_usage(struct host *host, int process_id,
+                                                     struct host_process_usage *ret_usage,
+                                                     struct kelpie_error *err);
+
 /* By pidfd: never reaches another process. One that has ended already is no error. */
 KELPIE_CHECKED enum kelpie_status host_process_signal(struct host_process *process,
                                                       int signal_number, struct kelpie_error *err);
 
-/* Waits for its end; may be called again and then says the same. */
+/* Waits for its end; may be called again and then says the same. UNSUPPORTED: it has ended, and how is not known, because it
+ * was detached. */
 KELPIE_CHECKED enum kelpie_status host_process_wait(struct host_process *process,
                                                     const struct host_wait *wait,
                                                     struct host_process_exit *ret_exit,
                                                     struct kelpie_error *err);
 
-/* Kills it if it still runs, reaps it, frees the handle. NULL is allowed. */
+/* Kills it if it still runs, reaps it, frees the handle. Of a detached one, only frees the handle. NULL is allowed. */
 void host_process_destroy(struct host_process *process);
 
 /* ---- Threads ---------------------------------------------------------------------------------- */

@@ -9,7 +9,10 @@
 #define HOST_PROCESS_FD_COUNT_MAX 20
 #define HOST_PROCESS_ARGV_COUNT_MAX 256
 #define HOST_DIR_ENTRY_COUNT_MAX 4096
+#define HOST_TREE_DEPTH_MAX 64       /* folders in folders that are removed together */
+#define HOST_TREE_PASS_COUNT_MAX 8   /* over one of them, when entries are added meanwhile */
 #define HOST_SEND_FD_SIZE_MAX 4096   /* bytes sent beside a descriptor */
+#define HOST_RECEIVE_FD_COUNT_MAX 8  /* taken of one message; the system closes those beyond */
 #define HOST_SEND_FD_TIMEOUT_MS 5000 /* for a peer that does not read */
 #define HOST_THREAD_NAME_SIZE_MAX 15
 #define HOST_CONNECT_RETRY_MS 5         /* between two tries at a full backlog */

@@ -9,7 +9,7 @@
  *
  *     host_linux.c          making it, clocks, random, environment, waiting
  *     host_linux_file.c     open files, memory files, mappings
- *     host_linux_path.c     names: links, folders, renaming
+ *     host_linux_path.c     names: links, folders, renaming; host_linux_tree.c removes whole folders
  *     host_linux_socket.c   UNIX sockets, streams, events
  *     host_linux_process.c  processes; host_linux_spawner.c starts them
  *     host_linux_thread.c   threads, mutexes, conditions
@@ -17,6 +17,7 @@
 #include "host/host_linux.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -88,6 +89,31 @@ static void *linux_allocate(struct host *host, size_t size) {
     ASSERT(host);
     ASSERT(size > 0);
     return calloc(1, size);
+}
+
+static uint32_t linux_user_id(struct host *host) {
+    ASSERT(host);
+    return geteuid();
+}
+
+/* getcwd(2) names a folder that was moved out of the process's root "(unreachable)…". */
+static enum kelpie_status linux_working_dir(struct host *host, char *buffer, size_t size,
+                                            struct kelpie_error *err) {
+    char path[HOST_PATH_SIZE_MAX + 1];
+    ASSERT(host);
+    ASSERT(buffer && size > 0);
+    if (!getcwd(path, sizeof(path))) {
+        return error_set_os(err, errno, "cannot find out the working folder");
+    }
+    size_t length = strlen(path);
+    if (path[0] != '/') {
+        return error_set_os(err, ENOENT, "the working folder is not reachable");
+    }
+    if (length >= size) {
+        return error_set(err, KELPIE_NO_SPACE, "the working folder's path has %zu bytes", length);
+    }
+    memcpy(buffer, path, length + 1);
+    return KELPIE_OK;
 }
 
 /* ---- Waiting ---------------------------------------------------------------------------------- */
@@ -198,6 +224,8 @@ static const struct host_ops linux_ops = {
     .random = linux_random,
     .environment = linux_environment,
     .allocate = linux_allocate,
+    .user_id = linux_user_id,
+    .working_dir = linux_working_dir,
     .file_open = linux_file_open,
     .file_read_at = linux_file_read_at,
     .file_write_at = linux_file_write_at,
@@ -217,6 +245,7 @@ static const struct host_ops linux_ops = {
     .path_unlink = linux_path_unlink,
     .path_mkdir = linux_path_mkdir,
     .path_rmdir = linux_path_rmdir,
+    .path_remove_tree = linux_path_remove_tree,
     .path_symlink = linux_path_symlink,
     .path_readlink = linux_path_readlink,
     .path_sync = linux_path_sync,
@@ -230,6 +259,7 @@ static const struct host_ops linux_ops = {
     .socket_connect_tcp = linux_socket_connect_tcp,
     .socket_peer = linux_socket_peer,
     .socket_send_fd = linux_socket_send_fd,
+    .receive = linux_receive,
     .read = linux_read,
     .write = linux_write,
     .poll = linux_poll,
@@ -240,6 +270,7 @@ static const struct host_ops linux_ops = {
     .process_spawn = linux_process_spawn,
     .process_fd = linux_process_fd,
     .process_id = linux_process_id,
+    .process_usage = linux_process_usage,
     .process_signal = linux_process_signal,
     .process_wait = linux_process_wait,
     .process_destroy = linux_process_destroy,

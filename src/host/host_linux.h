@@ -121,6 +121,10 @@ enum kelpie_status linux_dir_list(struct host *host, const char *path,
                                   struct host_dir_entry *entries, size_t capacity,
                                   size_t *ret_count, struct kelpie_error *err);
 
+/* host_linux_tree.c */
+enum kelpie_status linux_path_remove_tree(struct host *host, const char *path,
+                                          struct kelpie_error *err);
+
 /* host_linux_socket.c */
 enum kelpie_status linux_tap_open(struct host *host, const char *name, int *ret_fd,
                                   struct kelpie_error *err);
@@ -136,6 +140,9 @@ enum kelpie_status linux_socket_peer(struct host *host, int fd, uint32_t *ret_ui
                                      struct kelpie_error *err);
 enum kelpie_status linux_socket_send_fd(struct host *host, int fd, const void *data, size_t size,
                                         int passed_fd, struct kelpie_error *err);
+enum kelpie_status linux_receive(struct host *host, int fd, void *buffer, size_t size,
+                                 const struct host_wait *wait, struct host_received *ret_received,
+                                 struct kelpie_error *err);
 enum kelpie_status linux_read(struct host *host, int fd, void *buffer, size_t size,
                               const struct host_wait *wait, size_t *ret_size,
                               struct kelpie_error *err);
@@ -159,6 +166,9 @@ enum kelpie_status linux_process_spawn(struct host *host, const struct host_proc
                                        struct host_process **ret_process, struct kelpie_error *err);
 int linux_process_fd(struct host_process *process);
 int linux_process_id(struct host_process *process);
+enum kelpie_status linux_process_usage(struct host *host, int process_id,
+                                       struct host_process_usage *ret_usage,
+                                       struct kelpie_error *err);
 enum kelpie_status linux_process_signal(struct host_process *process, int signal_number,
                                         struct kelpie_error *err);
 enum kelpie_status linux_process_wait(struct host_process *process, const struct host_wait *wait,

@@ -17,8 +17,8 @@
 
 struct host_process {
     struct host *host;
-    int watcher_fd; /* pidfd: readable once the watcher, and so the program, has ended */
-    int program_fd; /* pidfd: for signals */
+    int watcher_fd; /* pidfd: readable once the watcher, and so the program, has ended; of a detached one: none */
+    int program_fd; /* pidfd: for signals, and for a detached one's end */
     pid_t program_id;
     siginfo_t end; /* written by the kernel, for the watcher; si_pid is 0 until then */
     void *stacks;  /* of the watcher, then of the program before its exec */
@@ -33,6 +33,7 @@ struct linux_launch {
     size_t fd_count;
     bool dies_with_owner;
     bool new_session;
+    bool detached;
     struct host_process *process;
 
     /* Out. */

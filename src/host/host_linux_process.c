@@ -145,6 +145,24 @@ static bool reap_watcher(struct host_process *process) {
     return true;
 }
 
+/* The watcher of a detached program ends by itself. One that does not (somebody stopped it) keeps its memory. */
+static void dismiss_watcher(struct host_process *process) {
+    ASSERT(process->program_fd >= 0);
+    ASSERT(process->stacks);
+    if (reap_watcher(process)) {
+        munmap(process->stacks, (size_t)2 * HOST_PROCESS_STACK_SIZE);
+    }
+    process->stacks = NULL;
+    host_close(process->host, process->watcher_fd);
+    process->watcher_fd = HOST_FD_NONE;
+}
+
+static bool is_detached(const struct host_process *process) {
+    ASSERT(process->program_fd >= 0);
+    ASSERT(process->stacks || process->watcher_fd == HOST_FD_NONE);
+    return process->watcher_fd == HOST_FD_NONE;
+}
+
 enum kelpie_status linux_process_spawn(struct host *host, const struct host_process_spec *spec,
                                        struct host_process **ret_process,
                                        struct kelpie_error *err) {
@@ -162,6 +180,7 @@ enum kelpie_status linux_process_spawn(struct host *host, const struct host_proc
         .working_dir = spec->working_dir,
         .dies_with_owner = spec->dies_with_owner,
         .new_session = spec->new_session,
+        .detached = spec->detached,
         .started_fd = HOST_FD_NONE,
     };
     list_fds(&launch, spec, null_file.fd);
@@ -177,6 +196,9 @@ enum kelpie_status linux_process_spawn(struct host *host, const struct host_proc
     }
     ASSERT(process->watcher_fd >= 0 && process->program_fd >= 0);
     ASSERT(process->program_id > 0);
+    if (spec->detached) {
+        dismiss_watcher(process);
+    }
     *ret_process = process;
     return KELPIE_OK;
 }
@@ -184,13 +206,62 @@ enum kelpie_status linux_process_spawn(struct host *host, const struct host_proc
 /* ---- Living and ending ------------------------------------------------------------------------ */
 
 int linux_process_fd(struct host_process *process) {
-    ASSERT(process->watcher_fd >= 0);
-    return process->watcher_fd;
+    ASSERT(process->program_fd >= 0);
+    return is_detached(process) ? process->program_fd : process->watcher_fd;
 }
 
 int linux_process_id(struct host_process *process) {
     ASSERT(process->program_id > 0);
     return (int)process->program_id;
+}
+
+/* /proc/PID/statm: pages, those resident second (proc(5)). */
+static enum kelpie_status resident_bytes(int process_id, uint64_t *ret_bytes,
+                                         struct kelpie_error *err) {
+    char path[64];
+    char text[256] = {0};
+    ASSERT(process_id > 0);
+    ASSERT(ret_bytes);
+    snprintf(path, sizeof(path), "/proc/%d/statm", process_id);
+    int fd = RETRY_EINTR(open(path, O_RDONLY | O_CLOEXEC));
+    if (fd < 0) {
+        return error_set_os(err, errno, "cannot look at the memory of process %d", process_id);
+    }
+    ssize_t count = RETRY_EINTR(read(fd, text, sizeof(text) - 1));
+    int os_error = count < 0 ? errno : 0;
+    close(fd);
+    const char *resident = count > 0 ? strchr(text, ' ') : NULL;
+    if (!resident) {
+        return error_set_os(err, os_error ? os_error : ESRCH,
+                            "cannot look at the memory of process %d", process_id);
+    }
+    *ret_bytes = strtoull(resident, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE);
+    return KELPIE_OK;
+}
+
+/* The clock of a process (clock_getcpuclockid(3)) counts in nanoseconds, what /proc says in hundredths of seconds. */
+enum kelpie_status linux_process_usage(struct host *host, int process_id,
+                                       struct host_process_usage *ret_usage,
+                                       struct kelpie_error *err) {
+    clockid_t clock = 0;
+    struct timespec used = {0};
+    struct host_process_usage usage = {0};
+    ASSERT(host);
+    ASSERT(ret_usage);
+    int os_error = clock_getcpuclockid((pid_t)process_id, &clock);
+    if (os_error == 0 && clock_gettime(clock, &used) < 0) {
+        os_error = errno == EINVAL ? ESRCH : errno; /* it ended meanwhile */
+    }
+    if (os_error == ESRCH) {
+        return error_set(err, KELPIE_NOT_FOUND, "there is no process %d", process_id);
+    }
+    if (os_error != 0) {
+        return error_set_os(err, os_error, "cannot look at what process %d uses", process_id);
+    }
+    TRY(resident_bytes(process_id, &usage.resident_bytes, err));
+    usage.cpu_ns = (uint64_t)used.tv_sec * HOST_NS_PER_S + (uint64_t)used.tv_nsec;
+    *ret_usage = usage;
+    return KELPIE_OK;
 }
 
 /* pidfd_send_signal(2): ESRCH says that it has ended; another process is never meant. */
@@ -210,8 +281,14 @@ enum kelpie_status linux_process_wait(struct host_process *process, const struct
                                       struct host_process_exit *ret_exit,
                                       struct kelpie_error *err) {
     ASSERT(process && ret_exit);
-    ASSERT(process->watcher_fd >= 0);
-    TRY(linux_wait_fd(process->host, process->watcher_fd, POLLIN, wait, "end of a process", err));
+    ASSERT(process->program_fd >= 0);
+    TRY(linux_wait_fd(process->host, linux_process_fd(process), POLLIN, wait, "end of a process",
+                      err));
+    if (is_detached(process)) {
+        return error_set(err, KELPIE_UNSUPPORTED,
+                         "how process %d ended is not known: it was detached",
+                         (int)process->program_id);
+    }
     /* The watcher has ended, so nobody writes here any more. */
     const siginfo_t *end = &process->end;
     if (end->si_pid != process->program_id) {
@@ -232,6 +309,10 @@ enum kelpie_status linux_process_wait(struct host_process *process, const struct
 void linux_process_destroy(struct host_process *process) {
     ASSERT(process);
     ASSERT(process->program_fd >= 0);
+    if (is_detached(process)) {
+        free_process(process);
+        return;
+    }
     (void)syscall(SYS_pidfd_send_signal, process->program_fd, SIGKILL, NULL, 0);
     if (reap_watcher(process)) {
         free_process(process);

@@ -509,6 +509,30 @@ static void hazard_E2_signal_never_reaches_a_reused_pid(void **state) {
     waitpid(other, NULL, 0);
 }
 
+/* ---- What it uses ----------------------------------------------------------------------------- */
+
+static void a_busy_child_uses_time_and_memory(void **state) {
+    struct host *host = *state;
+    const char *argv[] = {"sh", "-c", "while :; do :; done", NULL};
+    struct host_process *busy = spawn(host, &(struct host_process_spec){.argv = argv});
+    struct host_process *idle = spawn_sleep(host);
+    struct host_process_usage usage = {0};
+    struct host_wait limit = host_wait_ms(host, LATE_MS, HOST_FD_NONE);
+    while (usage.cpu_ns < SHORT_MS * HOST_NS_PER_MS) {
+        assert_int_equal(host_process_usage(host, host_process_id(busy), &usage, NULL), KELPIE_OK);
+        assert_true(host_monotonic_ns(host) < limit.deadline_ns);
+        pause_ms(host, 2);
+    }
+    assert_true(usage.resident_bytes > 100000 && usage.resident_bytes < 100000000);
+    assert_int_equal(host_process_usage(host, host_process_id(idle), &usage, NULL), KELPIE_OK);
+    assert_true(usage.cpu_ns < SHORT_MS * HOST_NS_PER_MS);
+
+    int id = host_process_id(busy);
+    host_process_destroy(busy);
+    assert_int_equal(host_process_usage(host, id, &usage, NULL), KELPIE_NOT_FOUND);
+    host_process_destroy(idle);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "owner") == 0) {
         return owner_main();
@@ -535,6 +559,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup_teardown(hazard_E1_child_dies_with_killed_owner, setup, teardown),
         cmocka_unit_test_setup_teardown(hazard_E2_signal_never_reaches_a_reused_pid, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(a_busy_child_uses_time_and_memory, setup, teardown),
     };
     return cmocka_run_group_tests_name("host_linux_process", tests, NULL, NULL);
 }

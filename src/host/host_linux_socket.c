@@ -173,6 +173,61 @@ enum kelpie_status linux_socket_send_fd(struct host *host, int fd, const void *d
     return host_write_all(host, fd, (const uint8_t *)data + sent, size - (size_t)sent, &wait, err);
 }
 
+/* The first descriptor of those that came, or none; the others are closed. */
+static int keep_first_fd(struct host *host, struct msghdr *message) {
+    int kept = HOST_FD_NONE;
+    ASSERT(host && message);
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header;
+         header = CMSG_NXTHDR(message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) {
+            continue;
+        }
+        size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        ASSERT(count <= HOST_RECEIVE_FD_COUNT_MAX + 1);
+        for (size_t i = 0; i < count; i++) {
+            int fd = HOST_FD_NONE;
+            memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
+            if (kept == HOST_FD_NONE) {
+                kept = fd;
+            } else {
+                linux_close(host, fd);
+            }
+        }
+    }
+    return kept;
+}
+
+/* recvmsg(2) on a stream never goes on behind the message whose descriptors it took (unix(7)). Descriptors for
+ * which there is no room are closed by the system (MSG_CTRUNC), so that they cannot pile up here. */
+enum kelpie_status linux_receive(struct host *host, int fd, void *buffer, size_t size,
+                                 const struct host_wait *wait, struct host_received *ret_received,
+                                 struct kelpie_error *err) {
+    ASSERT(buffer && size > 0);
+    ASSERT(wait && ret_received);
+    for (;;) {
+        _Alignas(struct cmsghdr) char control[CMSG_SPACE(HOST_RECEIVE_FD_COUNT_MAX * sizeof(int))];
+        struct iovec part = {.iov_base = buffer, .iov_len = size};
+        struct msghdr message = {.msg_iov = &part,
+                                 .msg_iovlen = 1,
+                                 .msg_control = control,
+                                 .msg_controllen = sizeof(control)};
+        ssize_t count = RETRY_EINTR(recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+        if (count < 0 && errno == ECONNRESET) {
+            count = 0;
+            message.msg_controllen = 0;
+        }
+        if (count >= 0) {
+            *ret_received =
+                (struct host_received){.size = (size_t)count, .fd = keep_first_fd(host, &message)};
+            return KELPIE_OK;
+        }
+        if (!would_block(errno)) {
+            return error_set_os(err, errno, "cannot read from a socket");
+        }
+        TRY(linux_wait_fd(host, fd, POLLIN, wait, "data to read", err));
+    }
+}
+
 /* ---- Streams ---------------------------------------------------------------------------------- */
 
 static bool is_blocking(int fd) {

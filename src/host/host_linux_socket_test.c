@@ -420,6 +420,102 @@ static void a_descriptor_is_passed(void **state) {
     host_close(host, fds[1]);
 }
 
+static void a_descriptor_is_received_once(void **state) {
+    struct host *host = host_of_state(state);
+    int fds[2];
+    int passed[2];
+    char text[32] = {0};
+    assert_int_equal(host_socket_pair(host, fds, NULL), KELPIE_OK);
+    assert_int_equal(host_socket_pair(host, passed, NULL), KELPIE_OK);
+    struct host_wait wait = host_wait_ms(host, LONG_MS, HOST_FD_NONE);
+    struct host_received received = {0};
+
+    /* Two messages with one each are never read as one, however large the buffer. */
+    assert_int_equal(host_write_all(host, fds[0], "-", 1, &wait, NULL), KELPIE_OK);
+    assert_int_equal(host_socket_send_fd(host, fds[0], "one", 3, passed[0], NULL), KELPIE_OK);
+    assert_int_equal(host_socket_send_fd(host, fds[0], "two", 3, passed[1], NULL), KELPIE_OK);
+    host_close(host, passed[0]);
+    host_close(host, passed[1]);
+    int kept[2] = {HOST_FD_NONE, HOST_FD_NONE};
+    size_t kept_count = 0;
+    size_t used = 0;
+    while (used < 7) {
+        assert_int_equal(
+            host_receive(host, fds[1], text + used, sizeof(text) - used, &wait, &received, NULL),
+            KELPIE_OK);
+        used += received.size;
+        if (received.fd != HOST_FD_NONE) {
+            assert_true(kept_count < 2);
+            assert_true(fcntl(received.fd, F_GETFD) & FD_CLOEXEC);
+            kept[kept_count++] = received.fd;
+        }
+    }
+    assert_int_equal(kept_count, 2);
+    assert_memory_equal(text, "-onetwo", 7);
+    assert_int_equal(host_write_all(host, kept[0], "hello", 5, &wait, NULL), KELPIE_OK);
+    assert_int_equal(host_receive(host, kept[1], text, sizeof(text), &wait, &received, NULL),
+                     KELPIE_OK);
+    assert_int_equal(received.size, 5);
+    assert_int_equal(received.fd, HOST_FD_NONE); /* nothing was attached */
+    host_close(host, kept[0]);
+    host_close(host, kept[1]);
+
+    /* Waiting and the end are as host_read() has them. */
+    struct host_wait none = host_wait_none();
+    assert_int_equal(host_receive(host, fds[1], text, sizeof(text), &none, &received, NULL),
+                     KELPIE_TIMED_OUT);
+    host_close(host, fds[0]);
+    assert_int_equal(host_receive(host, fds[1], text, sizeof(text), &wait, &received, NULL),
+                     KELPIE_OK);
+    assert_int_equal(received.size, 0);
+    assert_int_equal(received.fd, HOST_FD_NONE);
+    host_close(host, fds[1]);
+}
+
+static size_t open_fd_count(void) {
+    size_t count = 0;
+    for (int fd = 0; fd < 256; fd++) {
+        count += fcntl(fd, F_GETFD) >= 0;
+    }
+    return count;
+}
+
+/* A peer that attaches many descriptors leaves one here, and can pile up none. */
+static void hazard_E3_descriptors_beyond_the_first_are_closed(void **state) {
+    struct host *host = host_of_state(state);
+    enum { SENT_COUNT = 20 };
+    int fds[2];
+    int sent[SENT_COUNT];
+    assert_int_equal(host_socket_pair(host, fds, NULL), KELPIE_OK);
+    size_t before = open_fd_count();
+    for (size_t i = 0; i < SENT_COUNT; i++) {
+        sent[i] = fds[0];
+    }
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(sent))] = {0};
+    struct iovec part = {.iov_base = (char[]){"x"}, .iov_len = 1};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
+                             .msg_controllen = sizeof(control)};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(sent));
+    memcpy(CMSG_DATA(header), sent, sizeof(sent));
+    assert_int_equal(sendmsg(fds[0], &message, 0), 1);
+
+    char byte = 0;
+    struct host_received received = {0};
+    struct host_wait wait = host_wait_ms(host, LONG_MS, HOST_FD_NONE);
+    assert_int_equal(host_receive(host, fds[1], &byte, 1, &wait, &received, NULL), KELPIE_OK);
+    assert_int_equal(byte, 'x');
+    assert_true(received.fd >= 0);
+    assert_int_equal(open_fd_count(), before + 1);
+    host_close(host, received.fd);
+    host_close(host, fds[0]);
+    host_close(host, fds[1]);
+}
+
 /* ---- Polling ---------------------------------------------------------------------------------- */
 
 static void poll_says_which(void **state) {
@@ -490,6 +586,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_long_path_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(connect_ends_at_its_deadline, setup, teardown),
         cmocka_unit_test_setup_teardown(a_descriptor_is_passed, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_descriptor_is_received_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(hazard_E3_descriptors_beyond_the_first_are_closed, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(poll_says_which, setup, teardown),
         cmocka_unit_test_setup_teardown(cancelling_goes_before_readiness_in_poll, setup, teardown),
     };

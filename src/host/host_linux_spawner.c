@@ -18,6 +18,9 @@
  * Spawner ends -> watcher killed -> program killed, if dies_with_owner. The spawner answers once
  * the program's exec has succeeded or failed.
  *
+ * A detached program's watcher ends as soon as the program runs, which so becomes a child of the system's first
+ * process: nobody's end ends it, and it has no stack, memory or descriptor of ours.
+ *
  * Watcher and program run in the spawner's memory and with its thread-local storage. The spawner
  * sleeps in poll() until the start is over, and afterwards the watcher makes one system call and
  * ends, so they never use it (errno) at once. All their signals are blocked: no handler of the owner
@@ -93,7 +96,7 @@ NO_SANITIZE static int program_fail(struct linux_launch *launch, const char *ste
 
 NO_SANITIZE static int program_main(void *argument) {
     struct linux_launch *launch = argument;
-    if (launch->new_session && syscall(SYS_setsid) < 0) {
+    if ((launch->new_session || launch->detached) && syscall(SYS_setsid) < 0) {
         return program_fail(launch, "start a session for", errno);
     }
     if (launch->dies_with_owner) {
@@ -150,7 +153,11 @@ NO_SANITIZE static int watcher_main(void *argument) {
     }
     process->program_id = program_id;
     syscall(SYS_chdir, "/"); /* the owner's folder may be unmounted one day */
+    bool leaves_it = launch->detached && launch->os_error == 0;
     watcher_announce(started_fd);
+    if (leaves_it) {
+        syscall(SYS_exit_group, 0);
+    }
     syscall(SYS_waitid, P_PID, program_id, &process->end, WEXITED | __WALL, NULL);
     syscall(SYS_exit_group, 0);
     return 0;

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -139,6 +140,26 @@ static void allocate_is_zeroed_and_says_no(void **state) {
     free(copy);
 }
 
+static void who_and_where_we_are_is_told(void **state) {
+    struct host *host = *state;
+    char path[HOST_PATH_SIZE_MAX + 1];
+    char expected[HOST_PATH_SIZE_MAX + 1];
+    assert_int_equal(host_user_id(host), geteuid());
+    assert_non_null(getcwd(expected, sizeof(expected)));
+    assert_int_equal(host_working_dir(host, path, sizeof(path), NULL), KELPIE_OK);
+    assert_string_equal(path, expected);
+    assert_int_equal(host_working_dir(host, path, strlen(expected), NULL), KELPIE_NO_SPACE);
+    assert_int_equal(host_working_dir(host, path, strlen(expected) + 1, NULL), KELPIE_OK);
+
+    /* A folder that is gone has no path. */
+    char gone[] = "/tmp/kelpie-gone-XXXXXX";
+    assert_non_null(mkdtemp(gone));
+    assert_int_equal(chdir(gone), 0);
+    assert_int_equal(rmdir(gone), 0);
+    assert_int_equal(host_working_dir(host, path, sizeof(path), NULL), KELPIE_NOT_FOUND);
+    assert_int_equal(chdir(expected), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(clocks_advance),
@@ -149,6 +170,7 @@ int main(void) {
         cmocka_unit_test(random_bytes_differ),
         cmocka_unit_test(environment_takes_empty_for_unset),
         cmocka_unit_test(allocate_is_zeroed_and_says_no),
+        cmocka_unit_test(who_and_where_we_are_is_told),
     };
     return cmocka_run_group_tests_name("host_linux", tests, setup, teardown);
 }

@@ -44,6 +44,7 @@ bool message_header_is_valid(uint8_t type, uint32_t session) {
     case PROTOCOL_FILE_GET:
     case PROTOCOL_ATTACH:
     case PROTOCOL_RELEASE:
+    case PROTOCOL_DETACH:
     case PROTOCOL_SIGNAL:
     case PROTOCOL_RESIZE:
     case PROTOCOL_DATA:
@@ -83,6 +84,13 @@ void message_end(struct cursor_writer *writer, size_t start, size_t header) {
     struct cursor_writer patch = cursor_writer_init(writer->data + header, sizeof(uint32_t));
     cursor_write_u32(&patch, (uint32_t)payload_size);
     ASSERT(!patch.failed);
+}
+
+void protocol_encode_frame(struct cursor_writer *writer, const struct protocol_frame *frame) {
+    ASSERT(frame->payload_size <= PROTOCOL_PAYLOAD_SIZE_MAX);
+    size_t header = message_begin(writer, frame->type, frame->session);
+    cursor_write_bytes(writer, frame->payload, frame->payload_size);
+    message_end(writer, header, header);
 }
 
 /* Fills *ret_frame but for the payload's address. False: this is no header. */

@@ -37,6 +37,7 @@
  * away): the guest answers ATTACHED and sends from those offsets on (which must lie between the last
  * acknowledged and the last written), and repeats ENDED. What the host hears of it before ATTACHED was meant for
  * whoever held it before.
+ * DETACH is for a relay between host and guest (vm/relay.h): the session stays, held by nobody.
  *   FILE_PUT: stdin carries the file; its END commits it: the guest checks the size, renames it into place,
  *   then ENDED. FILE_GET: STARTED carries the mode and size; stdout carries the file; ENDED.
  *
@@ -82,6 +83,7 @@ enum protocol_type {
     PROTOCOL_THAW = 13,
     PROTOCOL_POWER_OFF = 14,
     PROTOCOL_NETWORK = 15, /* before SETUP, and before the THAW of a restore */
+    PROTOCOL_DETACH = 16,  /* to a relay (vm/relay.h), never to a guest: the session is let go of */
     /* both ways */
     PROTOCOL_DATA = 32,
     PROTOCOL_ACK = 33,
@@ -338,10 +340,13 @@ struct protocol_thawed { /* THAWED: user processes run again */
     int64_t clock_skew_ns; /* guest's clock minus ours, before it was set */
 };
 
-/* LIST, FREEZE, POWER_OFF, RELEASE have no payload. */
+/* LIST, FREEZE, POWER_OFF, RELEASE, DETACH have no payload. */
 
 /* The next string of an EXEC's list, or NULL behind the last: start with *cursor = argv. */
 const char *protocol_strings_next(const char **cursor, const char *end);
+
+/* The frame as it came, for who passes it on. */
+void protocol_encode_frame(struct cursor_writer *writer, const struct protocol_frame *frame);
 
 /*
  * Encoders append one whole frame to the writer; it fails (writer->failed, nothing half-written) when

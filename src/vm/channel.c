@@ -26,6 +26,7 @@ void vm_channel_open(struct kelpie_vm *vm) {
     channel->answers = (struct vm_answers){0};
     channel->list_count = 0;
     channel->ping_token = 0;
+    vm->guest_session_count = 0;
 }
 
 void vm_channel_close(struct kelpie_vm *vm) {
@@ -34,6 +35,7 @@ void vm_channel_close(struct kelpie_vm *vm) {
     vm->channel.open = false;
     vm->channel.connected = false;
     vm->channel.held = false;
+    vm_relays_lose(vm);
     vm_sessions_lose(vm);
     host_condition_broadcast(vm->changed);
 }
@@ -63,6 +65,24 @@ static struct cursor_writer out_writer(struct vm_channel *channel, size_t size) 
     }
     size_t room = VM_OUT_CAPACITY - channel->out_end;
     return cursor_writer_init(channel->out + channel->out_end, room < size ? 0 : room);
+}
+
+bool vm_channel_try_reserve(struct kelpie_vm *vm, size_t size, struct cursor_writer *ret_writer) {
+    ASSERT(vm->locked);
+    ASSERT(size > 0 && size <= VM_OUT_CAPACITY);
+    struct cursor_writer writer = out_writer(&vm->channel, size);
+    if (writer.capacity < size) {
+        return false;
+    }
+    *ret_writer = writer;
+    return true;
+}
+
+bool vm_channel_is_heard(const struct kelpie_vm *vm) {
+    ASSERT(vm->locked);
+    ASSERT(vm->channel.open || !vm->channel.held);
+    const struct vm_channel *channel = &vm->channel;
+    return channel->open && channel->connected && !channel->held && channel->broken[0] == 0;
 }
 
 enum kelpie_status vm_channel_reserve(struct kelpie_vm *vm, size_t size, const struct vm_wait *wait,
@@ -102,6 +122,7 @@ static bool out_write(struct kelpie_vm *vm) {
         channel->out_start += written;
         ASSERT(channel->out_start <= channel->out_end);
         host_condition_broadcast(vm->changed);
+        vm_relays_wake(vm);
         return true;
     }
     if (status == KELPIE_TIMED_OUT || failure.os_error == EPIPE) {
@@ -216,6 +237,7 @@ static bool handle_pong(struct kelpie_vm *vm, const struct protocol_frame *frame
         return false;
     }
     vm->channel.answers.pong_token = pong.token;
+    vm_relays_answer(vm);
     return true;
 }
 
@@ -246,6 +268,7 @@ static bool handle_sessions(struct kelpie_vm *vm, const struct protocol_frame *f
         return false;
     }
     vm->channel.answers.sessions_count++;
+    vm_relays_answer(vm);
     return true;
 }
 

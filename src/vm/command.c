@@ -184,8 +184,10 @@ enum kelpie_status vm_command_send(struct kelpie_exec *session,
     ASSERT(!strings.failed); /* vm_command_check() counted them */
 
     struct cursor_writer writer;
+    vm_guest_sessions_make_room(vm);
     TRY(vm_channel_reserve(vm, strings.size + 8192, wait, &writer, err));
     protocol_encode_exec(&writer, session->id, &exec);
+    vm_guest_session_opened(vm, session->id);
     vm_channel_commit(vm, &writer);
     if (command->timeout_ms != 0) {
         session->deadline_ns = host_monotonic_ns(vm->host) +

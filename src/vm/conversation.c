@@ -199,6 +199,7 @@ enum kelpie_status vm_say_thaw(struct kelpie_vm *vm, bool restored, const struct
     }
     vm->channel.held = false;
     vm_channel_flush(vm);
+    vm_relays_wake(vm);
     host_condition_broadcast(vm->changed);
     return KELPIE_OK;
 }

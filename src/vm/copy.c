@@ -118,8 +118,10 @@ static enum kelpie_status put_open(struct copy *copy, struct kelpie_error *err) 
     struct protocol_file_put put = {
         .path = copy->guest_path, .mode = copy->mode, .size = copy->size};
     struct cursor_writer writer;
+    vm_guest_sessions_make_room(vm);
     TRY(vm_channel_reserve(vm, KELPIE_PATH_SIZE_MAX + 256, &wait, &writer, err));
     protocol_encode_file_put(&writer, copy->exec->id, &put);
+    vm_guest_session_opened(vm, copy->exec->id);
     vm_channel_commit(vm, &writer);
     return vm_session_await_start(copy->exec, &wait, err);
 }
@@ -225,8 +227,10 @@ static enum kelpie_status get_open(struct copy *copy, struct kelpie_error *err) 
     struct vm_wait wait = vm_session_wait_start(copy->exec, vm->config->operation_timeout_ms);
     struct protocol_file_get get = {.path = copy->guest_path};
     struct cursor_writer writer;
+    vm_guest_sessions_make_room(vm);
     TRY(vm_channel_reserve(vm, KELPIE_PATH_SIZE_MAX + 256, &wait, &writer, err));
     protocol_encode_file_get(&writer, copy->exec->id, &get);
+    vm_guest_session_opened(vm, copy->exec->id);
     vm_channel_commit(vm, &writer);
     TRY(vm_session_await_start(copy->exec, &wait, err));
     copy->size = copy->exec->started_info.size;

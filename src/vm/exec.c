@@ -74,6 +74,27 @@ enum kelpie_status kelpie_exec_start(struct kelpie_vm *vm, const struct kelpie_c
     return start_session(vm, command, command->stdin_open || command->tty, ret_exec, err);
 }
 
+/* What the guest, or a relay, made of an ATTACH. */
+static enum kelpie_status attach_status(const struct kelpie_exec *exec, struct kelpie_error *err) {
+    ASSERT(exec->vm->locked);
+    ASSERT(!exec->attaching);
+    enum kelpie_status status = KELPIE_OK;
+    switch (exec->attached.os_error) {
+    case 0:
+        return KELPIE_OK;
+    case EBUSY:
+        return error_set(err, KELPIE_BUSY, "session %u has a reader already", exec->id);
+    case EAGAIN:
+        status = error_set(err, KELPIE_BUSY, "there is no room for session %u for now", exec->id);
+        if (err) {
+            err->retriable = true;
+        }
+        return status;
+    default:
+        return error_set(err, KELPIE_NOT_FOUND, "there is no session %u in the guest", exec->id);
+    }
+}
+
 static enum kelpie_status attach_locked(struct kelpie_vm *vm, uint32_t exec_id,
                                         struct kelpie_exec **ret_exec, struct kelpie_error *err) {
     ASSERT(ret_exec);
@@ -94,16 +115,7 @@ static enum kelpie_status attach_locked(struct kelpie_vm *vm, uint32_t exec_id,
     }
     TRY(vm_session_create(vm, VM_SESSION_COMMAND, exec_id, ret_exec, err));
     struct protocol_attach attach = {.from_acknowledged = true};
-    for (size_t i = 0; i < vm->saved_session_count; i++) {
-        if (vm->saved_sessions[i].id == exec_id) {
-            attach = (struct protocol_attach){
-                .stdout_offset = vm->saved_sessions[i].stdout_offset,
-                .stderr_offset = vm->saved_sessions[i].stderr_offset,
-            };
-            vm->saved_sessions[i] = vm->saved_sessions[--vm->saved_session_count];
-            break;
-        }
-    }
+    (void)vm_session_recall_offsets(vm, exec_id, &attach);
     struct cursor_writer writer;
     TRY(vm_channel_reserve(vm, PROTOCOL_HEADER_SIZE + 64, &wait, &writer, err));
     protocol_encode_attach(&writer, exec_id, &attach);
@@ -113,10 +125,7 @@ static enum kelpie_status attach_locked(struct kelpie_vm *vm, uint32_t exec_id,
     while (exec->attaching) {
         TRY(vm_session_wait_step(exec, &wait, "the guest to find the session", err));
     }
-    if (exec->attached.os_error != 0) {
-        return error_set(err, KELPIE_NOT_FOUND, "there is no session %u in the guest", exec_id);
-    }
-    return KELPIE_OK;
+    return attach_status(exec, err);
 }
 
 enum kelpie_status kelpie_exec_attach(struct kelpie_vm *vm, uint32_t exec_id,

@@ -109,6 +109,7 @@ static void read_channel(struct kelpie_vm *vm) {
         }
     }
     vm_channel_flush(vm);
+    vm_relays_wake(vm);
     host_condition_broadcast(vm->changed);
     vm_unlock(vm);
 }

@@ -192,8 +192,10 @@ static enum kelpie_status meet_again(struct kelpie_vm *vm, const struct vm_wait 
     TRY(vm_say_hello(vm, true, wait, err));
     TRY(vm_say_list(vm, wait, err));
     for (uint32_t i = 0; i < sessions->count; i++) {
-        if (sessions->ids[i] > vm->session_id_last) {
-            vm->session_id_last = sessions->ids[i];
+        uint32_t id = sessions->ids[i];
+        vm_guest_session_opened(vm, id);
+        if (id > vm->session_id_last && id < VM_RELAY_IDS_COUNT) {
+            vm->session_id_last = id;
         }
     }
     return KELPIE_OK;

@@ -14,20 +14,27 @@
 #include "base/checked.h"
 #include "vm/vm.h"
 
+/* The next number of our own that no session has. Relays choose others. */
 static uint32_t next_id(struct kelpie_vm *vm) {
     ASSERT(vm->locked);
     ASSERT(vm->session_count < KELPIE_EXEC_COUNT_MAX);
+    static_assert(VM_RELAY_IDS_COUNT > KELPIE_EXEC_COUNT_MAX + PROTOCOL_SESSION_COUNT_MAX + 1,
+                  "one is free");
     do {
         vm->session_id_last++;
-    } while (vm->session_id_last == 0 || vm_session_find(vm, vm->session_id_last));
+        if (vm->session_id_last >= VM_RELAY_IDS_COUNT) {
+            vm->session_id_last = 1;
+        }
+    } while (vm_session_find(vm, vm->session_id_last) ||
+             vm_guest_session_is_known(vm, vm->session_id_last));
     return vm->session_id_last;
 }
 
-enum kelpie_status vm_session_create(struct kelpie_vm *vm, enum vm_session_kind kind, uint32_t id,
-                                     struct kelpie_exec **ret_exec, struct kelpie_error *err) {
+/* An element of the table, with nothing in it. */
+static enum kelpie_status session_add(struct kelpie_vm *vm, enum vm_session_kind kind, uint32_t id,
+                                      struct kelpie_exec **ret_exec, struct kelpie_error *err) {
     ASSERT(ret_exec);
     ASSERT(vm->locked);
-    ASSERT(id == 0 || !vm_session_find(vm, id));
     if (vm->session_count == KELPIE_EXEC_COUNT_MAX) {
         return error_set(err, KELPIE_BUSY, "the VM has %d sessions already: close some",
                          KELPIE_EXEC_COUNT_MAX);
@@ -36,28 +43,52 @@ enum kelpie_status vm_session_create(struct kelpie_vm *vm, enum vm_session_kind 
     if (!exec) {
         return KELPIE_NO_MEMORY;
     }
-    exec->buffer = host_allocate(vm->host, 3 * PROTOCOL_WINDOW_SIZE, err);
-    if (!exec->buffer) {
-        free(exec);
-        return KELPIE_NO_MEMORY;
-    }
     exec->magic = EXEC_MAGIC;
     exec->vm = vm;
     exec->cancel_count = vm->cancel_count;
     exec->kind = kind;
     exec->id = id != 0 ? id : next_id(vm);
+    vm->sessions[vm->session_count++] = exec;
+    *ret_exec = exec;
+    return KELPIE_OK;
+}
+
+enum kelpie_status vm_session_create(struct kelpie_vm *vm, enum vm_session_kind kind, uint32_t id,
+                                     struct kelpie_exec **ret_exec, struct kelpie_error *err) {
+    ASSERT(ret_exec);
+    ASSERT(vm->locked);
+    ASSERT(id == 0 || !vm_session_find(vm, id));
+    uint8_t *buffer = host_allocate(vm->host, 3 * PROTOCOL_WINDOW_SIZE, err);
+    if (!buffer) {
+        return KELPIE_NO_MEMORY;
+    }
+    struct kelpie_exec *exec = NULL;
+    enum kelpie_status status = session_add(vm, kind, id, &exec, err);
+    if (status != KELPIE_OK) {
+        free(buffer);
+        return status;
+    }
+    exec->buffer = buffer;
     protocol_sender_init(&exec->input, exec->buffer, PROTOCOL_WINDOW_SIZE);
     for (size_t i = 0; i < VM_OUTPUT_COUNT; i++) {
         protocol_receiver_init(&exec->outputs[i].receiver, 0);
         ring_init(&exec->outputs[i].ring, exec->buffer + (i + 1) * PROTOCOL_WINDOW_SIZE,
                   PROTOCOL_WINDOW_SIZE);
     }
-    if (exec->id > vm->session_id_last) {
-        vm->session_id_last = exec->id;
-    }
-    vm->sessions[vm->session_count++] = exec;
     vm->reference_count++;
     *ret_exec = exec;
+    return KELPIE_OK;
+}
+
+enum kelpie_status vm_session_create_relayed(struct vm_relay *relay, struct kelpie_vm *vm,
+                                             enum vm_session_kind kind, uint32_t id,
+                                             struct kelpie_exec **ret_exec,
+                                             struct kelpie_error *err) {
+    ASSERT(relay && ret_exec);
+    ASSERT(vm->locked);
+    ASSERT(id != 0 && !vm_session_find(vm, id));
+    TRY(session_add(vm, kind, id, ret_exec, err));
+    (*ret_exec)->relay = relay;
     return KELPIE_OK;
 }
 
@@ -66,7 +97,18 @@ struct kelpie_exec *vm_session_find(struct kelpie_vm *vm, uint32_t id) {
     ASSERT(id != 0);
     ASSERT(vm->session_count <= KELPIE_EXEC_COUNT_MAX);
     for (size_t i = 0; i < vm->session_count; i++) {
-        if (vm->sessions[i]->id == id) {
+        if (vm->sessions[i]->id == id && !vm->sessions[i]->yielded) {
+            return vm->sessions[i];
+        }
+    }
+    return NULL;
+}
+
+struct kelpie_exec *vm_session_find_yielded(struct kelpie_vm *vm, uint32_t id) {
+    ASSERT(vm->locked);
+    ASSERT(id != 0);
+    for (size_t i = 0; i < vm->session_count; i++) {
+        if (vm->sessions[i]->id == id && vm->sessions[i]->yielded) {
             return vm->sessions[i];
         }
     }
@@ -77,7 +119,7 @@ struct kelpie_exec *vm_session_find(struct kelpie_vm *vm, uint32_t id) {
 static bool has_last_words(const struct kelpie_exec *exec) {
     ASSERT(exec->closed);
     ASSERT(exec->magic == EXEC_MAGIC);
-    bool input_waits = exec->started && !exec->ended && !exec->input_refused &&
+    bool input_waits = exec->started && !exec->yielded && !exec->ended && !exec->input_refused &&
                        protocol_sender_waits(&exec->input);
     return !exec->lost && (exec->release_wanted || input_waits);
 }
@@ -107,7 +149,7 @@ void vm_session_close(struct kelpie_exec *exec, bool release) {
     ASSERT(!exec->closed);
     exec->closed = true;
     exec->input_refused |= release; /* what it was written goes with it */
-    exec->release_wanted = release && !exec->lost;
+    exec->release_wanted = release && !exec->lost && !exec->yielded;
     vm_channel_flush(vm);
     vm_unlock(vm);
     vm_release(vm);
@@ -133,19 +175,75 @@ void vm_sessions_lose(struct kelpie_vm *vm) {
     vm_sessions_collect(vm);
 }
 
+struct snapshot_session vm_session_offsets(const struct kelpie_exec *exec) {
+    ASSERT(exec->vm->locked);
+    ASSERT(exec->id != 0);
+    return (struct snapshot_session){
+        .id = exec->id,
+        .stdin_offset = exec->relay ? exec->input_said.acked : exec->input.acked,
+        .stdout_offset = exec->outputs[0].receiver.consumed,
+        .stderr_offset = exec->outputs[1].receiver.consumed,
+    };
+}
+
 void vm_session_note_offsets(struct kelpie_exec *exec) {
     ASSERT(exec->vm->locked);
     ASSERT(!exec->closed);
     struct kelpie_vm *vm = exec->vm;
-    if (exec->lost || vm->saved_session_count == KELPIE_EXEC_COUNT_MAX) {
-        return;
+    bool known = exec->yielded || exec->attach_wanted; /* whoever has, or had, the session */
+    if (!known && !exec->lost && vm->saved_session_count < KELPIE_EXEC_COUNT_MAX) {
+        vm->saved_sessions[vm->saved_session_count++] = vm_session_offsets(exec);
     }
-    vm->saved_sessions[vm->saved_session_count++] = (struct snapshot_session){
-        .id = exec->id,
-        .stdin_offset = exec->input.acked,
-        .stdout_offset = exec->outputs[0].receiver.consumed,
-        .stderr_offset = exec->outputs[1].receiver.consumed,
-    };
+}
+
+bool vm_session_recall_offsets(struct kelpie_vm *vm, uint32_t id, struct protocol_attach *attach) {
+    ASSERT(vm->locked);
+    ASSERT(attach);
+    for (size_t i = 0; i < vm->saved_session_count; i++) {
+        if (vm->saved_sessions[i].id == id) {
+            *attach = (struct protocol_attach){
+                .stdout_offset = vm->saved_sessions[i].stdout_offset,
+                .stderr_offset = vm->saved_sessions[i].stderr_offset,
+            };
+            vm->saved_sessions[i] = vm->saved_sessions[--vm->saved_session_count];
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- A handle that yields to relays ------------------------------------------------------------ */
+
+void vm_relay_yield(struct kelpie_exec *exec) {
+    ASSERT(exec);
+    ASSERT(exec->magic == EXEC_MAGIC);
+    vm_lock(exec->vm);
+    exec->yields = true;
+    vm_unlock(exec->vm);
+}
+
+void vm_session_yield(struct kelpie_exec *exec) {
+    ASSERT(exec->vm->locked);
+    ASSERT(exec->yields && !exec->yielded);
+    vm_session_note_offsets(exec);
+    exec->yielded = true;
+    exec->attach_wanted = false;
+    ring_drop(&exec->input.ring, exec->input.ring.size);
+    exec->input.acked = exec->input.sent; /* ATTACHED says where it goes on */
+    for (size_t i = 0; i < VM_OUTPUT_COUNT; i++) {
+        /* What was not read comes again, to the far end. */
+        ring_drop(&exec->outputs[i].ring, exec->outputs[i].ring.size);
+        exec->outputs[i].ack_wanted = false;
+    }
+}
+
+void vm_session_take_back(struct kelpie_exec *exec) {
+    ASSERT(exec->vm->locked);
+    ASSERT(exec->yielded);
+    exec->yielded = false;
+    exec->started = false; /* ATTACHED says it again */
+    exec->attach_wanted = !exec->lost && !exec->closed;
+    host_condition_broadcast(exec->vm->changed);
 }
 
 /* ---- What a session says ---------------------------------------------------------------------- */
@@ -186,6 +284,16 @@ static void speak_input(struct kelpie_exec *exec, struct cursor_writer *writer) 
     }
 }
 
+static void speak_attach(struct kelpie_exec *exec, struct cursor_writer *writer) {
+    ASSERT(exec->attach_wanted);
+    ASSERT(!exec->started);
+    struct protocol_attach attach = {.from_acknowledged = true};
+    (void)vm_session_recall_offsets(exec->vm, exec->id, &attach);
+    protocol_encode_attach(writer, exec->id, &attach);
+    exec->attach_wanted = false;
+    exec->attaching = true;
+}
+
 bool vm_session_speak(struct kelpie_exec *exec, struct cursor_writer *writer) {
     ASSERT(exec->vm->locked);
     ASSERT(exec->magic == EXEC_MAGIC);
@@ -195,13 +303,24 @@ bool vm_session_speak(struct kelpie_exec *exec, struct cursor_writer *writer) {
         if (exec->release_wanted) {
             exec->release_wanted = false;
             protocol_encode_empty(writer, PROTOCOL_RELEASE, exec->id);
+            vm_guest_session_released(exec->vm, exec->id);
         } else if (has_last_words(exec)) {
             speak_input(exec, writer);
         }
         return writer->size > before;
     }
-    if (!exec->started) {
-        return false;
+    if (exec->attach_wanted) {
+        speak_attach(exec, writer);
+        return true;
+    }
+    if (!exec->started || exec->relay) {
+        return false; /* what a far end says is passed on as it comes */
+    }
+    if (exec->yielded) {
+        if (exec->signals_wanted != 0) {
+            speak_signals(exec, writer);
+        }
+        return writer->size > before;
     }
     if (exec->resize_wanted) {
         exec->resize_wanted = false;
@@ -277,6 +396,7 @@ static bool handle_attached(struct kelpie_exec *exec, const struct protocol_fram
     exec->attaching = false;
     exec->attached = attached;
     if (attached.os_error != 0) {
+        exec->lost |= exec->yields; /* it was given back, and nobody waits for this answer */
         return true;
     }
     exec->started = true;
@@ -292,12 +412,19 @@ static bool handle_attached(struct kelpie_exec *exec, const struct protocol_fram
 bool vm_session_handle(struct kelpie_vm *vm, const struct protocol_frame *frame) {
     ASSERT(vm->locked);
     ASSERT(frame->session != 0);
+    if (frame->type == PROTOCOL_ENDED) {
+        vm_guest_session_ended(vm, frame->session); /* whoever holds it */
+    }
     struct kelpie_exec *exec = vm_session_find(vm, frame->session);
     if (!exec || exec->closed) {
         return true; /* it was said before the guest heard that the session is no more */
     }
     if (exec->attaching && frame->type != PROTOCOL_ATTACHED) {
         return true; /* it was said to the handle before this one */
+    }
+    if (exec->relay) {
+        vm_relay_hear(exec, frame);
+        return true; /* what breaks the protocol ends the relay */
     }
     switch ((int)frame->type) {
     case PROTOCOL_STARTED:

@@ -68,16 +68,11 @@ static void describe_sessions(struct kelpie_vm *vm, struct snapshot_manifest *ma
     manifest->session_count = 0;
     for (size_t i = 0; i < vm->session_count; i++) {
         const struct kelpie_exec *exec = vm->sessions[i];
-        if (!exec->started || exec->closed || exec->kind != VM_SESSION_COMMAND) {
+        if (!exec->started || exec->closed || exec->yielded || exec->kind != VM_SESSION_COMMAND) {
             continue;
         }
         ASSERT(manifest->session_count < KELPIE_EXEC_COUNT_MAX);
-        manifest->sessions[manifest->session_count++] = (struct snapshot_session){
-            .id = exec->id,
-            .stdin_offset = exec->input.acked,
-            .stdout_offset = exec->outputs[0].receiver.consumed,
-            .stderr_offset = exec->outputs[1].receiver.consumed,
-        };
+        manifest->sessions[manifest->session_count++] = vm_session_offsets(exec);
     }
     /* Those that nobody has taken up since they were detached, or since the restore. */
     for (size_t i = 0; i < vm->saved_session_count; i++) {

@@ -31,6 +31,7 @@
 #include "base/cursor.h"
 #include "protocol/protocol.h"
 #include "protocol/stream.h"
+#include "vm/relay.h"
 #include "vm/vm_limits.h"
 
 #define VM_MAGIC 0x4b4c5056u
@@ -160,6 +161,22 @@ struct kelpie_exec {
     struct protocol_resize resize;
     uint64_t deadline_ns;  /* when we stop waiting for the guest to enforce the timeout; 0: none */
     uint64_t cancel_count; /* of the VM, when the session was made */
+
+    bool yields;        /* a relay may take the session over from this handle (relay.h) */
+    bool yielded;       /* and one has: the handle says and hears nothing */
+    bool attach_wanted; /* it was given back: ATTACH is to be said */
+
+    /* A far end's session: no handle, no buffers and no rings; outputs[].receiver are what passed by, and `input_said` is what
+     * the far end has said of stdin (received) and the guest has taken (acked). */
+    struct vm_relay *relay; /* NULL: it is this process's */
+    struct protocol_receiver input_said;
+    bool offsets_known; /* those of outputs[], though the guest has not answered the ATTACH */
+};
+
+/* A session that the guest has, held or not, as far as is known. */
+struct vm_guest_session {
+    uint32_t id;
+    uint64_t end_number; /* its command was the end_number-th to end; 0: it is not known to have */
 };
 
 /* ---- The VM ----------------------------------------------------------------------------------- */
@@ -198,6 +215,12 @@ struct kelpie_vm {
     size_t session_count;
     size_t session_turn; /* which session speaks first next time */
     uint32_t session_id_last;
+    struct vm_guest_session guest_sessions[PROTOCOL_SESSION_COUNT_MAX];
+    size_t guest_session_count;
+    uint64_t guest_session_ends; /* how many have ended */
+    struct vm_relay *relays[VM_RELAY_COUNT_MAX];
+    size_t relay_count;
+    uint32_t relay_block_last; /* blocks of session numbers that were given out: from 1 */
 
     bool quiesced;      /* the guest stands still and said so */
     uint64_t paused_ns; /* since when */
@@ -419,6 +442,12 @@ KELPIE_CHECKED enum kelpie_status vm_channel_reserve(struct kelpie_vm *vm, size_
                                                      struct kelpie_error *err);
 void vm_channel_commit(struct kelpie_vm *vm, const struct cursor_writer *writer);
 
+/* The same if there is room now. */
+bool vm_channel_try_reserve(struct kelpie_vm *vm, size_t size, struct cursor_writer *ret_writer);
+
+/* The guest hears what sessions say. */
+bool vm_channel_is_heard(const struct kelpie_vm *vm);
+
 /* Waits until the guest no longer stands still. */
 KELPIE_CHECKED enum kelpie_status
 vm_channel_await_unheld(struct kelpie_vm *vm, const struct vm_wait *wait, struct kelpie_error *err);
@@ -494,14 +523,57 @@ KELPIE_CHECKED enum kelpie_status vm_session_write(struct kelpie_exec *exec, con
                                                    size_t size, const struct vm_wait *wait,
                                                    size_t *ret_size, struct kelpie_error *err);
 
-/* Remembers where the reader stands, for an attach later. */
+/* A session of a far end, in the table. */
+KELPIE_CHECKED enum kelpie_status
+vm_session_create_relayed(struct vm_relay *relay, struct kelpie_vm *vm, enum vm_session_kind kind,
+                          uint32_t id, struct kelpie_exec **ret_exec, struct kelpie_error *err);
+
+/* Where the reader stands. */
+struct snapshot_session vm_session_offsets(const struct kelpie_exec *exec);
+
+/* Remembers it, for an attach later; and where an ATTACH of that session goes on: it is forgotten then. True: it was
+ * known. */
 void vm_session_note_offsets(struct kelpie_exec *exec);
+bool vm_session_recall_offsets(struct kelpie_vm *vm, uint32_t id, struct protocol_attach *attach);
+
+/* The handle that yielded this session to a relay, or NULL. */
+struct kelpie_exec *vm_session_find_yielded(struct kelpie_vm *vm, uint32_t id);
+
+/* A relay takes the session over from its handle, and gives it back. */
+void vm_session_yield(struct kelpie_exec *exec);
+void vm_session_take_back(struct kelpie_exec *exec);
 
 /* Waits for a change that concerns this session: as vm_wait_step(), and EXEC_TIMED_OUT when the guest
  * does not enforce the command's timeout. */
 KELPIE_CHECKED enum kelpie_status vm_session_wait_step(struct kelpie_exec *exec,
                                                        const struct vm_wait *wait, const char *what,
                                                        struct kelpie_error *err);
+
+/* ---- What the guest has (guest_sessions.c): mutex held ----------------------------------------- */
+
+/* A session was asked for; it has ended; it was given up. */
+void vm_guest_session_opened(struct kelpie_vm *vm, uint32_t id);
+void vm_guest_session_ended(struct kelpie_vm *vm, uint32_t id);
+void vm_guest_session_released(struct kelpie_vm *vm, uint32_t id);
+bool vm_guest_session_is_known(const struct kelpie_vm *vm, uint32_t id);
+
+/* Before one more is asked for: with many there, those that have ended and that nobody holds are given up, the oldest
+ * first. */
+void vm_guest_sessions_make_room(struct kelpie_vm *vm);
+
+/* ---- Relays (relay.c, relay_far.c, relay_guest.c): mutex held ---------------------------------- */
+
+/* A frame of the guest for a session of a relay. */
+void vm_relay_hear(struct kelpie_exec *exec, const struct protocol_frame *frame);
+
+/* PONG or SESSIONS came. */
+void vm_relays_answer(struct kelpie_vm *vm);
+
+/* The channel may have room for those that wait. */
+void vm_relays_wake(struct kelpie_vm *vm);
+
+/* The machine is gone. */
+void vm_relays_lose(struct kelpie_vm *vm);
 
 /* ---- Commands (command.c) --------------------------------------------------------------------- */
 

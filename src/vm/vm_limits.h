@@ -16,6 +16,18 @@
 #define VM_COPY_OUT_BYTES_DEFAULT 17179869184ull
 #define VM_CONSOLE_IN_ERROR_SIZE 400 /* last bytes of the console quoted in an error */
 #define VM_SIGNAL_MAX 64
+#define VM_SIGNAL_KILL 9
+
+/* A relay (relay.h). Windows of all its sessions, and an eighth more for headers. */
+#define VM_RELAY_COUNT_MAX 256
+#define VM_RELAY_OUT_SIZE_MIN 65536 /* what its queue begins with, and goes back to */
+#define VM_RELAY_OUT_SIZE_MAX                                                                      \
+    (2ull * KELPIE_EXEC_COUNT_MAX * (PROTOCOL_WINDOW_SIZE + PROTOCOL_WINDOW_SIZE / 8))
+#define VM_RELAY_LAST_READ_COUNT_MAX 64 /* of what a far end said before it went */
+#define VM_RELAY_DRAIN_MS 2000          /* for the last words of a machine that has ended */
+
+/* From so many sessions in the guest on, of those that have ended and that nobody holds the oldest are forgotten. */
+#define VM_GUEST_SESSION_KEEP_MAX 224
 
 #define VM_FORK_THREAD_COUNT_MAX 8   /* that make a fork's children, the caller's among them */
 #define VM_POOL_RETRY_PERIOD_MS 1000 /* after a machine that could not be prepared */

@@ -5,7 +5,7 @@
  * wrapped, because host.h finds an object's host in its first member and would go past us otherwise.
  * The books are kept under one mutex, which is never held while the inner host is called.
  */
-#include "fault_host.h"
+#include "fault_host_internal.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -19,36 +19,6 @@
 #include "base/error.h"
 #include "host/host_krunfw.h"
 #include "host/host_kvm.h"
-
-/* Something that is open: what made it, in which call. */
-struct open_thing {
-    const void *thing; /* NULL: a free place */
-    const char *kind;
-    uint64_t call;
-};
-
-struct fault_host {
-    struct host host;
-    struct host *inner;
-    pthread_mutex_t lock;
-    struct fault_plan plan;
-    uint64_t calls;
-    const char *fired;
-    const char *fd_kinds[FAULT_HOST_FD_MAX]; /* what opened it; NULL: not open */
-    uint64_t fd_calls[FAULT_HOST_FD_MAX];
-    struct open_thing things[FAULT_HOST_OBJECT_MAX];
-    size_t wrong_closes;
-    int wrong_fd; /* the last of them */
-};
-
-static struct fault_host *fault_of(struct host *host) {
-    ASSERT(host);
-    return (struct fault_host *)host;
-}
-
-static struct host *inner_of(struct host *host) {
-    return fault_of(host)->inner;
-}
 
 /* ---- The books ------------------------------------------------------------------------------- */
 
@@ -70,8 +40,7 @@ static bool fault_strikes(struct fault_host *self, const char *name, struct faul
     return strikes;
 }
 
-static enum kelpie_status fault_enter(struct host *host, const char *name,
-                                      struct kelpie_error *err) {
+enum kelpie_status fault_enter(struct host *host, const char *name, struct kelpie_error *err) {
     struct fault_plan plan = {0};
     if (!fault_strikes(fault_of(host), name, &plan)) {
         return KELPIE_OK;
@@ -110,7 +79,7 @@ static struct open_thing *place_of(struct fault_host *self, const void *thing) {
     return &self->things[place];
 }
 
-static void note_thing(struct host *host, const char *kind, const void *thing) {
+void fault_note_thing(struct host *host, const char *kind, const void *thing) {
     struct fault_host *self = fault_of(host);
     ASSERT(thing);
     pthread_mutex_lock(&self->lock);
@@ -118,7 +87,7 @@ static void note_thing(struct host *host, const char *kind, const void *thing) {
     pthread_mutex_unlock(&self->lock);
 }
 
-static void forget_thing(struct host *host, const void *thing) {
+void fault_forget_thing(struct host *host, const void *thing) {
     struct fault_host *self = fault_of(host);
     ASSERT(thing);
     pthread_mutex_lock(&self->lock);
@@ -230,6 +199,16 @@ static const char *fault_environment(struct host *host, const char *name) {
     return host_environment(inner_of(host), name);
 }
 
+static uint32_t fault_user_id(struct host *host) {
+    return host_user_id(inner_of(host));
+}
+
+static enum kelpie_status fault_working_dir(struct host *host, char *buffer, size_t size,
+                                            struct kelpie_error *err) {
+    TRY(fault_enter(host, "working_dir", err));
+    return host_working_dir(inner_of(host), buffer, size, err);
+}
+
 static void *fault_allocate(struct host *host, size_t size) {
     if (fault_enter(host, "allocate", NULL) != KELPIE_OK) {
         return NULL;
@@ -242,12 +221,12 @@ static enum kelpie_status fault_file_map(struct host *host, int fd, size_t size,
                                          struct kelpie_error *err) {
     TRY(fault_enter(host, "file_map", err));
     TRY(host_file_map(inner_of(host), fd, size, flag, ret_map, err));
-    note_thing(host, "file_map", ret_map->data);
+    fault_note_thing(host, "file_map", ret_map->data);
     return KELPIE_OK;
 }
 
 static void fault_file_unmap(struct host *host, struct host_memory_map *map) {
-    forget_thing(host, map->data);
+    fault_forget_thing(host, map->data);
     host_file_unmap(inner_of(host), map);
 }
 
@@ -420,6 +399,12 @@ static enum kelpie_status fault_path_rmdir(struct host *host, const char *path,
     return host_path_rmdir(inner_of(host), path, err);
 }
 
+static enum kelpie_status fault_path_remove_tree(struct host *host, const char *path,
+                                                 struct kelpie_error *err) {
+    TRY(fault_enter(host, "path_remove_tree", err));
+    return host_path_remove_tree(inner_of(host), path, err);
+}
+
 static enum kelpie_status fault_path_symlink(struct host *host, const char *target,
                                              const char *path, struct kelpie_error *err) {
     TRY(fault_enter(host, "path_symlink", err));
@@ -504,6 +489,18 @@ static enum kelpie_status fault_socket_send_fd(struct host *host, int fd, const 
     return host_socket_send_fd(inner_of(host), fd, data, size, passed_fd, err);
 }
 
+static enum kelpie_status fault_receive(struct host *host, int fd, void *buffer, size_t size,
+                                        const struct host_wait *wait,
+                                        struct host_received *ret_received,
+                                        struct kelpie_error *err) {
+    TRY(fault_enter(host, "receive", err));
+    TRY(host_receive(inner_of(host), fd, buffer, size, wait, ret_received, err));
+    if (ret_received->fd != HOST_FD_NONE) {
+        note_fd(host, "receive", ret_received->fd);
+    }
+    return KELPIE_OK;
+}
+
 static enum kelpie_status fault_read(struct host *host, int fd, void *buffer, size_t size,
                                      const struct host_wait *wait, size_t *ret_size,
                                      struct kelpie_error *err) {
@@ -532,180 +529,6 @@ static enum kelpie_status fault_event_create(struct host *host, int *ret_fd,
     return KELPIE_OK;
 }
 
-/* ---- Objects --------------------------------------------------------------------------------- */
-
-struct host_process {
-    struct host *host;
-    struct host_process *inner;
-};
-
-struct host_thread {
-    struct host *host;
-    struct host_thread *inner;
-};
-
-struct host_mutex {
-    struct host *host;
-    struct host_mutex *inner;
-};
-
-struct host_condition {
-    struct host *host;
-    struct host_condition *inner;
-};
-
-/* The wrapper around an inner object: two pointers, whatever it is. Not a call of the host's. */
-static void *allocate_wrapper(struct kelpie_error *err) {
-    static_assert(sizeof(struct host_process) == 2 * sizeof(void *), "two pointers");
-    static_assert(sizeof(struct host_condition) == 2 * sizeof(void *), "two pointers");
-    void *wrapper = calloc(1, 2 * sizeof(void *));
-    if (!wrapper) {
-        error_set(err, KELPIE_NO_MEMORY, "cannot allocate a wrapper");
-    }
-    return wrapper;
-}
-
-static enum kelpie_status fault_process_spawn(struct host *host,
-                                              const struct host_process_spec *spec,
-                                              struct host_process **ret_process,
-                                              struct kelpie_error *err) {
-    TRY(fault_enter(host, "process_spawn", err));
-    struct host_process *process = allocate_wrapper(err);
-    if (!process) {
-        return KELPIE_NO_MEMORY;
-    }
-    process->host = host;
-    enum kelpie_status status = host_process_spawn(inner_of(host), spec, &process->inner, err);
-    if (status != KELPIE_OK) {
-        free(process);
-        return status;
-    }
-    note_thing(host, "process_spawn", process);
-    *ret_process = process;
-    return KELPIE_OK;
-}
-
-static int fault_process_fd(struct host_process *process) {
-    return host_process_fd(process->inner);
-}
-
-static int fault_process_id(struct host_process *process) {
-    return host_process_id(process->inner);
-}
-
-static enum kelpie_status fault_process_signal(struct host_process *process, int signal_number,
-                                               struct kelpie_error *err) {
-    TRY(fault_enter(process->host, "process_signal", err));
-    return host_process_signal(process->inner, signal_number, err);
-}
-
-static enum kelpie_status fault_process_wait(struct host_process *process,
-                                             const struct host_wait *wait,
-                                             struct host_process_exit *ret_exit,
-                                             struct kelpie_error *err) {
-    TRY(fault_enter(process->host, "process_wait", err));
-    return host_process_wait(process->inner, wait, ret_exit, err);
-}
-
-static void fault_process_destroy(struct host_process *process) {
-    forget_thing(process->host, process);
-    host_process_destroy(process->inner);
-    free(process);
-}
-
-static enum kelpie_status fault_thread_start(struct host *host, const char *name,
-                                             host_thread_entry entry, void *argument,
-                                             struct host_thread **ret_thread,
-                                             struct kelpie_error *err) {
-    TRY(fault_enter(host, "thread_start", err));
-    struct host_thread *thread = allocate_wrapper(err);
-    if (!thread) {
-        return KELPIE_NO_MEMORY;
-    }
-    thread->host = host;
-    enum kelpie_status status =
-        host_thread_start(inner_of(host), name, entry, argument, &thread->inner, err);
-    if (status != KELPIE_OK) {
-        free(thread);
-        return status;
-    }
-    note_thing(host, "thread_start", thread);
-    *ret_thread = thread;
-    return KELPIE_OK;
-}
-
-static void fault_thread_join(struct host_thread *thread) {
-    forget_thing(thread->host, thread);
-    host_thread_join(thread->inner);
-    free(thread);
-}
-
-static enum kelpie_status fault_mutex_create(struct host *host, struct host_mutex **ret_mutex,
-                                             struct kelpie_error *err) {
-    TRY(fault_enter(host, "mutex_create", err));
-    struct host_mutex *mutex = allocate_wrapper(err);
-    if (!mutex) {
-        return KELPIE_NO_MEMORY;
-    }
-    mutex->host = host;
-    enum kelpie_status status = host_mutex_create(inner_of(host), &mutex->inner, err);
-    if (status != KELPIE_OK) {
-        free(mutex);
-        return status;
-    }
-    note_thing(host, "mutex_create", mutex);
-    *ret_mutex = mutex;
-    return KELPIE_OK;
-}
-
-static void fault_mutex_lock(struct host_mutex *mutex) {
-    host_mutex_lock(mutex->inner);
-}
-
-static void fault_mutex_unlock(struct host_mutex *mutex) {
-    host_mutex_unlock(mutex->inner);
-}
-
-static void fault_mutex_destroy(struct host_mutex *mutex) {
-    forget_thing(mutex->host, mutex);
-    host_mutex_destroy(mutex->inner);
-    free(mutex);
-}
-
-static enum kelpie_status fault_condition_create(struct host *host,
-                                                 struct host_condition **ret_condition,
-                                                 struct kelpie_error *err) {
-    TRY(fault_enter(host, "condition_create", err));
-    struct host_condition *condition = allocate_wrapper(err);
-    if (!condition) {
-        return KELPIE_NO_MEMORY;
-    }
-    condition->host = host;
-    enum kelpie_status status = host_condition_create(inner_of(host), &condition->inner, err);
-    if (status != KELPIE_OK) {
-        free(condition);
-        return status;
-    }
-    note_thing(host, "condition_create", condition);
-    *ret_condition = condition;
-    return KELPIE_OK;
-}
-
-static bool fault_condition_wait(struct host_condition *condition, struct host_mutex *mutex,
-                                 uint64_t deadline_ns) {
-    return host_condition_wait(condition->inner, mutex->inner, deadline_ns);
-}
-
-static void fault_condition_broadcast(struct host_condition *condition) {
-    host_condition_broadcast(condition->inner);
-}
-
-static void fault_condition_destroy(struct host_condition *condition) {
-    forget_thing(condition->host, condition);
-    host_condition_destroy(condition->inner);
-    free(condition);
-}
-
 /* ---- The table ------------------------------------------------------------------------------- */
 
 static const struct host_ops fault_ops = {
@@ -717,6 +540,8 @@ static const struct host_ops fault_ops = {
     .random = fault_random,
     .environment = fault_environment,
     .allocate = fault_allocate,
+    .user_id = fault_user_id,
+    .working_dir = fault_working_dir,
     .file_open = fault_file_open,
     .file_read_at = fault_file_read_at,
     .file_write_at = fault_file_write_at,
@@ -737,6 +562,7 @@ static const struct host_ops fault_ops = {
     .path_unlink = fault_path_unlink,
     .path_mkdir = fault_path_mkdir,
     .path_rmdir = fault_path_rmdir,
+    .path_remove_tree = fault_path_remove_tree,
     .path_symlink = fault_path_symlink,
     .path_readlink = fault_path_readlink,
     .path_sync = fault_path_sync,
@@ -749,6 +575,7 @@ static const struct host_ops fault_ops = {
     .socket_connect_tcp = fault_socket_connect_tcp,
     .socket_peer = fault_socket_peer,
     .socket_send_fd = fault_socket_send_fd,
+    .receive = fault_receive,
     .read = fault_read,
     .write = fault_write,
     .poll = fault_poll,
@@ -759,6 +586,7 @@ static const struct host_ops fault_ops = {
     .process_spawn = fault_process_spawn,
     .process_fd = fault_process_fd,
     .process_id = fault_process_id,
+    .process_usage = fault_process_usage,
     .process_signal = fault_process_signal,
     .process_wait = fault_process_wait,
     .process_destroy = fault_process_destroy,

@@ -380,6 +380,7 @@ bool mock_guest_frame(struct mock_guest *guest, const struct protocol_frame *fra
         return on_power_off(guest, frame);
     case PROTOCOL_NETWORK:
         return on_network(frame);
+    case PROTOCOL_DETACH:
     case PROTOCOL_HELLO_ACK:
     case PROTOCOL_PONG:
     case PROTOCOL_SETUP_DONE:
