@@ -115,13 +115,16 @@ struct kelpie_exec *vm_session_find_yielded(struct kelpie_vm *vm, uint32_t id) {
     return NULL;
 }
 
-/* A handle that was given up keeps what its user wrote until it is said: a detached command goes on reading. */
+/* A handle that was given up keeps what its user wrote until it is said: a detached command goes on reading. That
+ * its user has read everything up to here is said too, or the next reader, who may be in another process, gets it again. */
 static bool has_last_words(const struct kelpie_exec *exec) {
     ASSERT(exec->closed);
     ASSERT(exec->magic == EXEC_MAGIC);
     bool input_waits = exec->started && !exec->yielded && !exec->ended && !exec->input_refused &&
                        protocol_sender_waits(&exec->input);
-    return !exec->lost && (exec->release_wanted || input_waits);
+    bool acks_wait = exec->started && !exec->yielded && !exec->relay &&
+                     (exec->outputs[0].ack_wanted || exec->outputs[1].ack_wanted);
+    return !exec->lost && (exec->release_wanted || input_waits || acks_wait);
 }
 
 void vm_sessions_collect(struct kelpie_vm *vm) {
@@ -150,6 +153,12 @@ void vm_session_close(struct kelpie_exec *exec, bool release) {
     exec->closed = true;
     exec->input_refused |= release; /* what it was written goes with it */
     exec->release_wanted = release && !exec->lost && !exec->yielded;
+    for (size_t i = 0; i < VM_OUTPUT_COUNT; i++) {
+        struct vm_output *output = &exec->outputs[i];
+        bool speaks = !release && exec->started && !exec->yielded && !exec->relay;
+        output->ack_wanted =
+            speaks && (protocol_receiver_due(&output->receiver, true) || output->ack_wanted);
+    }
     vm_channel_flush(vm);
     vm_unlock(vm);
     vm_release(vm);
@@ -259,7 +268,7 @@ static void speak_signals(struct kelpie_exec *exec, struct cursor_writer *writer
 
 static void speak_acks(struct kelpie_exec *exec, struct cursor_writer *writer) {
     ASSERT(exec->started);
-    ASSERT(!exec->closed);
+    ASSERT(!exec->release_wanted);
     for (size_t i = 0; i < VM_OUTPUT_COUNT; i++) {
         struct vm_output *output = &exec->outputs[i];
         if (output->ack_wanted) {
@@ -305,6 +314,7 @@ bool vm_session_speak(struct kelpie_exec *exec, struct cursor_writer *writer) {
             protocol_encode_empty(writer, PROTOCOL_RELEASE, exec->id);
             vm_guest_session_released(exec->vm, exec->id);
         } else if (has_last_words(exec)) {
+            speak_acks(exec, writer);
             speak_input(exec, writer);
         }
         return writer->size > before;
