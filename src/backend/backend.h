@@ -35,9 +35,17 @@ struct backend_launch {
     struct host *host;
     const struct kelpie_config
         *config; /* valid, every default filled in, strings owned by the VM */
+    const char *
+        open_name; /* of an owner's backend: open the VM of that name, or whose id begins so, instead of making
+                              one, and config is NULL; else NULL */
     const char *id;
     int cancel_fd;   /* the VM's cancel event: in every wait already */
     bool for_bundle; /* a load comes before any start: what only a boot needs is not looked for */
+    /* Where disks that are the VM's own are kept, as files disk-N; NULL: they have no names, and go with the instance. */
+    const char *disk_folder;
+    /* The config's last two disks are an image's: a read-only file that never changes (its path may be empty for a bundle that
+     * has it), and one of the VM's own over it, with no path, of config->image_disk_mib. */
+    bool has_image;
 };
 
 /* A guest's network of kind KELPIE_NETWORK_USER: what a backend gives it, and what src/vm/ tells the guest. */
@@ -59,8 +67,15 @@ struct backend_owned_state {
 /*
  * For a VM whose machine another process owns: src/vm/ asks whole operations of it and follows the state that it tells.
  * Sessions and files go over the channel as ever (vm/relay.h is at its other end), which is there while the VM is running or
- * paused. exit_fd is HOST_FD_NONE; service() reads what the owner tells. Operations may be called from several threads at once;
- * the owner orders them. CRASHED, requires_recreate: the owner is gone.
+ * paused. exit_fd is HOST_FD_NONE. Operations may be called from several threads at once; the owner orders them. CRASHED,
+ * requires_recreate: the owner is gone.
+ *
+ * From the end of create to destroy a thread of the VM polls service_fds and calls service() when one is readable, with the VM
+ * locked: it reads what the owner tells, never waits, and wakes the operations that wait for their answers. Only it may change
+ * what state() and channel_fd() say, the latter with another channel_number (and the end of the one before, whose descriptor
+ * it closes). state(), channel_fd() and capabilities() only look. When the owner is gone, state() says crashed, and why.
+ *
+ * Paths in configs, commands and options may be relative to this process's working folder: the backend makes them absolute.
  */
 struct backend_owner_ops {
     void (*state)(struct backend_instance *instance, struct backend_owned_state *ret_state);
@@ -148,6 +163,18 @@ struct backend_ops {
                                 struct kelpie_error *err);
     enum kelpie_status (*resume)(struct backend_instance *instance, const struct host_wait *wait,
                                  struct kelpie_error *err);
+
+    /* The VM is up after a load: its disks are now those of the load, for this start and the next ones. Until then those
+     * that it had before are kept. NULL: it has no disks. */
+    enum kelpie_status (*settle)(struct backend_instance *instance, struct kelpie_error *err);
+
+    /* Whether the VM has a disk of its own, kept from a start or load before. NULL: it never has. */
+    bool (*has_disks)(struct backend_instance *instance);
+
+    /* Writes into the manifest what a bundle made of a machine that is started now would say of what made it, and a load
+     * check: version, architecture, digests, features. In state created or stopped. NULL: nothing but the config. */
+    enum kelpie_status (*identify)(struct backend_instance *instance,
+                                   struct snapshot_manifest *manifest, struct kelpie_error *err);
 
     /* For backends that can make diffs; NULL: it cannot. track: from now on, notes what is written; just after a save or
      * load, with the vCPUs stopped. The manifest of a diff's writer has the parent (parent_id, parent_path). presave

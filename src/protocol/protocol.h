@@ -177,7 +177,9 @@ struct protocol_ping { /* PING, PONG: the same token back */
 struct protocol_mount {
     uint32_t disk_index; /* 0 is /dev/vda */
     bool read_only;
-    const char *path; /* "/": the root of every command */
+    bool overlay;         /* only of "/": the disk is the lower layer, and read-only */
+    uint32_t upper_index; /* overlay: the disk of the upper layer, which is another one; else 0 */
+    const char *path;     /* "/": the root of every command */
 };
 
 struct protocol_identity { /* what makes a machine itself, in SETUP and THAW */

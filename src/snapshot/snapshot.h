@@ -73,6 +73,9 @@ struct snapshot_feature { /* a name and value that must be equal at restore: mac
 /* The feature that says what kind of network interface the machine has; without it, it has none. */
 #define SNAPSHOT_FEATURE_NETWORK "network"
 
+/* The feature that says which image, by digest, the last two disks are of. */
+#define SNAPSHOT_FEATURE_IMAGE "image"
+
 /* What manifest.json says. Big (paths): allocate it. */
 struct snapshot_manifest {
     struct kelpie_snapshot

@@ -99,6 +99,7 @@ config_of_bundle(const struct snapshot_manifest *manifest, const struct kelpie_c
     config.env = (const char *const *)manifest->env;
     config.disks = disks;
     config.disk_count = manifest->disk_count;
+    TRY(vm_image_of_bundle(manifest, &config, err));
     TRY(vm_network_of_bundle(manifest, wanted, network, &config.network, err));
     *ret_config = config;
     return KELPIE_OK;

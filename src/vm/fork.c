@@ -29,6 +29,7 @@ void vm_child_config(struct kelpie_config *config, struct kelpie_network *networ
     ASSERT(config);
     ASSERT(network);
     config->console_log = NULL;
+    config->disk_folder = NULL;
     if (config->network) {
         *network = *config->network;
         network->mac = NULL;

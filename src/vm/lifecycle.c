@@ -3,7 +3,7 @@
 #include <stdio.h>
 
 #include "base/assert.h"
-#include "vm/vm.h"
+#include "vm/warm.h"
 
 /* A conversation with the guest that ends when `wait` does: also by a cancel that came before it, since the operation
  * began. mutex held. */
@@ -140,8 +140,8 @@ enum kelpie_status vm_started(struct kelpie_vm *vm, enum kelpie_status status,
     return status;
 }
 
-static enum kelpie_status start_machine(struct kelpie_vm *vm, const struct host_wait *wait,
-                                        struct kelpie_error *err) {
+enum kelpie_status vm_boot(struct kelpie_vm *vm, const struct host_wait *wait,
+                           struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(vm->state == KELPIE_STATE_STARTING);
     TRY(vm->ops->start(vm->instance, wait, err));
@@ -164,7 +164,8 @@ enum kelpie_status kelpie_vm_start(struct kelpie_vm *vm, struct kelpie_error *er
     vm->saved_session_count = 0;
     vm_unlock(vm);
     vm_starting(vm);
-    enum kelpie_status status = start_machine(vm, &wait, err);
+    enum kelpie_status status =
+        vm->config->warm ? vm_warm_start(vm, &wait, err) : vm_boot(vm, &wait, err);
     return vm_started(vm, status, before, KELPIE_STATE_RUNNING, err);
 }
 

@@ -46,6 +46,7 @@ static enum kelpie_status check_fits(struct kelpie_vm *vm, const struct snapshot
         return differs_number("memory_mib", manifest->memory_mib, vm->config->memory_mib, err);
     }
     TRY(vm_network_fits(vm->config, manifest, err));
+    TRY(vm_image_fits(vm, manifest, err));
     if (!manifest->info.quiesced && !options->allow_incomplete) {
         return error_set_field(err, KELPIE_RESTORE_FAILED, "quiesced",
                                "the guest's commands did not stand still when the bundle was made, "
@@ -152,9 +153,9 @@ static enum kelpie_status load_bundle(struct kelpie_vm *vm, struct snapshot_read
     return KELPIE_OK;
 }
 
-static enum kelpie_status restore_machine(struct kelpie_vm *vm, struct snapshot_reader *reader,
-                                          const struct kelpie_restore_options *options,
-                                          const struct host_wait *wait, struct kelpie_error *err) {
+enum kelpie_status vm_restore_machine(struct kelpie_vm *vm, struct snapshot_reader *reader,
+                                      const struct kelpie_restore_options *options,
+                                      const struct host_wait *wait, struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(vm->state == KELPIE_STATE_STARTING);
     TRY(load_bundle(vm, reader, options, wait, err));
@@ -163,7 +164,10 @@ static enum kelpie_status restore_machine(struct kelpie_vm *vm, struct snapshot_
     vm->channel.held = true;
     vm->allow_incomplete = options->allow_incomplete;
     vm_unlock(vm);
-    return options->paused ? KELPIE_OK : vm_go_on(vm, wait, err);
+    if (!options->paused) {
+        TRY(vm_go_on(vm, wait, err));
+    }
+    return vm->ops->settle ? vm->ops->settle(vm->instance, err) : KELPIE_OK;
 }
 
 static enum kelpie_status restore_status(enum kelpie_status status, struct kelpie_error *err) {
@@ -208,7 +212,7 @@ static enum kelpie_status restore(struct kelpie_vm *vm, struct snapshot_reader *
     ASSERT(reader && options);
     enum kelpie_state before = vm->state;
     vm_starting(vm);
-    enum kelpie_status status = restore_machine(vm, reader, options, wait, err);
+    enum kelpie_status status = vm_restore_machine(vm, reader, options, wait, err);
     if (status != KELPIE_OK) {
         status = restore_status(status, err);
     }

@@ -97,6 +97,7 @@ static enum kelpie_status describe_config(struct kelpie_vm *vm, struct snapshot_
     for (size_t i = 0; config->env && config->env[i]; i++) {
         TRY(snapshot_manifest_add_env(vm->host, manifest, config->env[i], err));
     }
+    TRY(vm_image_describe(vm, manifest, err));
     return vm_network_describe(config, manifest, err);
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* The VM as an object: making and freeing it, waiting on it, one operation at a time. See vm.h. */
-#include "vm/vm.h"
+#include "vm/warm.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,6 +65,7 @@ enum kelpie_status vm_host_open(const struct kelpie_config *config, struct host 
 static void vm_free(struct kelpie_vm *vm) {
     struct host *host = vm->host;
     bool host_owned = vm->host_owned;
+    vm_warm_finish(vm);
     ASSERT(!vm->io_thread);
     ASSERT(vm->session_count == 0);
     if (vm->instance) {
@@ -113,13 +114,7 @@ static enum kelpie_status vm_init(struct kelpie_vm *vm, const struct kelpie_conf
         return error_set_field(err, KELPIE_UNSUPPORTED, "network", "backend %s has no network",
                                vm->ops->name);
     }
-    vm->launch = (struct backend_launch){
-        .host = host,
-        .config = vm->config,
-        .id = vm->id,
-        .cancel_fd = vm->cancel_event,
-        .for_bundle = for_bundle,
-    };
+    TRY(vm_image_apply(vm, config, for_bundle, err));
     return vm->ops->create(&vm->launch, &vm->instance, err);
 }
 

@@ -187,6 +187,10 @@ struct kelpie_vm {
     struct host *host;
     bool host_owned;
     struct kelpie_config *config;
+    struct kelpie_config machine; /* the config with an image's disks: what the backend is given */
+    struct kelpie_disk machine_disks[KELPIE_DISK_COUNT_MAX];
+    char image_path[KELPIE_PATH_SIZE_MAX + 1]; /* of the image's file system; empty: not here */
+    char image_digest[KELPIE_DIGEST_SIZE];     /* empty: no image */
     char id[KELPIE_ID_SIZE];
     const struct backend_ops *ops;
     struct backend_launch launch;
@@ -228,6 +232,8 @@ struct kelpie_vm {
     bool restored; /* the report below is of this machine */
     bool fresh_wanted; /* restored and not yet run: clock, entropy, identity are to be made fresh */
     bool allow_incomplete;
+    bool neutral;                 /* SETUP gives the guest a template's name and not the VM's */
+    struct vm_template *template; /* in the making (warm.h); or NULL */
     struct kelpie_restore_report report;
     char parent_id[KELPIE_ID_SIZE];
     char bundle_directory[KELPIE_PATH_SIZE_MAX + 1]; /* where the bundle parent_id was; or empty */
@@ -307,6 +313,32 @@ KELPIE_CHECKED enum kelpie_status vm_backend_choose(struct host *host, const cha
                                                     const struct backend_ops **ret_ops,
                                                     struct kelpie_error *err);
 
+/* ---- The image (image.c) ---------------------------------------------------------------------- */
+
+/*
+ * Finds the image that vm->config names, fills in what is the image's where the caller's config `wanted` says nothing, and
+ * makes vm->machine and vm->launch; without an image those too. for_bundle: the image need not be here.
+ * NOT_FOUND, field "image"; UNSUPPORTED.
+ */
+KELPIE_CHECKED enum kelpie_status vm_image_apply(struct kelpie_vm *vm,
+                                                 const struct kelpie_config *wanted,
+                                                 bool for_bundle, struct kelpie_error *err);
+
+/* The mounts of a SETUP. */
+void vm_image_mounts(const struct kelpie_vm *vm, struct protocol_setup *setup);
+
+/* What a manifest has to say of the image: written; compared at a restore; and as a config, with the bundle's disks but
+ * for those that the image adds. SNAPSHOT_INCOMPATIBLE, SNAPSHOT_CORRUPT. */
+KELPIE_CHECKED enum kelpie_status vm_image_describe(const struct kelpie_vm *vm,
+                                                    struct snapshot_manifest *manifest,
+                                                    struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_image_fits(const struct kelpie_vm *vm,
+                                                const struct snapshot_manifest *manifest,
+                                                struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_image_of_bundle(const struct snapshot_manifest *manifest,
+                                                     struct kelpie_config *config,
+                                                     struct kelpie_error *err);
+
 /* ---- The network (network.c) ------------------------------------------------------------------ */
 
 KELPIE_CHECKED enum kelpie_status vm_check_network(const struct kelpie_network *network,
@@ -345,6 +377,17 @@ void vm_starting(struct kelpie_vm *vm);
 enum kelpie_status vm_started(struct kelpie_vm *vm, enum kelpie_status status,
                               enum kelpie_state before, enum kelpie_state after,
                               struct kelpie_error *err);
+
+/* The machine boots, and the guest comes up. */
+KELPIE_CHECKED enum kelpie_status vm_boot(struct kelpie_vm *vm, const struct host_wait *wait,
+                                          struct kelpie_error *err);
+
+/* restore.c: the machine is loaded and goes on, unless it is to stay paused. After a failure the caller kills it. */
+KELPIE_CHECKED enum kelpie_status vm_restore_machine(struct kelpie_vm *vm,
+                                                     struct snapshot_reader *reader,
+                                                     const struct kelpie_restore_options *options,
+                                                     const struct host_wait *wait,
+                                                     struct kelpie_error *err);
 
 /* ---- Standing still (lifecycle.c): busy, mutex not held --------------------------------------- */
 

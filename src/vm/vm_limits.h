@@ -34,4 +34,13 @@
 
 #define VM_MEMORY_SMALL_MIB 128 /* below, a guest that does not come up may lack memory */
 
+#define VM_IMAGE_DISK_MIB_MIN 16
+#define VM_IMAGE_DISK_COUNT 2 /* disks that an image takes: itself, and the one over it */
+
+#define VM_NEUTRAL_NAME "template" /* what a template's guest and manifest are called */
+#define VM_WARM_TEXT_SIZE_MAX 262144
+#define VM_WARM_SAVE_TIMEOUT_MS 10000
+#define VM_WARM_RESTORE_TIMEOUT_MS 20000
+#define VM_WARM_PUBLISH_TIMEOUT_MS 30000
+
 #endif
