@@ -64,6 +64,13 @@ struct backend_owned_state {
     uint32_t ids_count;
 };
 
+/* A fork's children: `count` names, empty for one that failed, and why. Both arrays are the caller's. */
+struct backend_offspring {
+    size_t count;
+    char (*names)[KELPIE_NAME_SIZE_MAX + 1];
+    struct kelpie_error *errors;
+};
+
 /*
  * For a VM whose machine another process owns: src/vm/ asks whole operations of it and follows the state that it tells.
  * Sessions and files go over the channel as ever (vm/relay.h is at its other end), which is there while the VM is running or
@@ -104,11 +111,11 @@ struct backend_owner_ops {
     enum kelpie_status (*record_working_set)(struct backend_instance *instance,
                                              const struct host_wait *wait,
                                              struct kelpie_error *err);
-    /* Children have an owner each; src/vm/ opens them. names: count of them, empty for one that failed. */
+    /* Children have an owner each; src/vm/ opens them. */
     enum kelpie_status (*fork)(struct backend_instance *instance,
-                               const struct kelpie_fork_options *options, size_t count,
-                               char (*names)[KELPIE_NAME_SIZE_MAX + 1], struct kelpie_error *errors,
-                               const struct host_wait *wait, struct kelpie_error *err);
+                               const struct kelpie_fork_options *options,
+                               struct backend_offspring *offspring, const struct host_wait *wait,
+                               struct kelpie_error *err);
     enum kelpie_status (*run_detached)(struct backend_instance *instance,
                                        const struct kelpie_command *command, uint32_t *ret_exec_id,
                                        const struct host_wait *wait, struct kelpie_error *err);
@@ -120,7 +127,8 @@ struct backend_owner_ops {
     enum kelpie_status (*mock_lever)(struct backend_instance *instance, int operation,
                                      uint32_t count, const struct host_wait *wait,
                                      struct kelpie_error *err); /* operation < 0: crash */
-    /* Ends the VM and removes it; the instance is then only to be destroyed. Without it, destroy leaves the VM to its owner. */
+    /* Ends the VM and removes it; the instance is then only to be destroyed. Without it, destroy leaves the VM to its owner.
+     * The thread that calls service() is no more: what it waits for, it reads itself. */
     void (*end)(struct backend_instance *instance);
 };
 

@@ -211,6 +211,9 @@ KELPIE_CHECKED enum kelpie_status
 snapshot_copy_merged(struct host *host, const struct snapshot_source *source, int target_fd,
                      uint64_t size, const struct host_wait *wait, struct kelpie_error *err);
 
+/* Whether hashing the file takes much longer than copying it does: a hole is copied in no time, and hashed as zeros. */
+bool snapshot_is_mostly_holes(struct host *host, int fd, uint64_t size);
+
 /* The XXH3-128 of a file's first `size` bytes. */
 KELPIE_CHECKED enum kelpie_status snapshot_checksum_file(struct host *host, int fd, uint64_t size,
                                                          const struct host_wait *wait,

@@ -25,7 +25,8 @@ static enum kelpie_status fill_config(struct kelpie_vm *vm, const struct kelpie_
     filled.env = has_env ? image->env : filled.env;
     filled.working_dir = has_working_dir ? image->working_dir : filled.working_dir;
     TRY(vm_config_copy(vm->host, &filled, vm->id, &copy, err));
-    vm_config_destroy(vm->config);
+    vm_config_destroy(vm->config_copy);
+    vm->config_copy = copy;
     vm->config = copy;
     return KELPIE_OK;
 }

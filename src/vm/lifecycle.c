@@ -152,6 +152,9 @@ enum kelpie_status vm_boot(struct kelpie_vm *vm, const struct host_wait *wait,
 enum kelpie_status kelpie_vm_start(struct kelpie_vm *vm, struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(vm->instance);
+    if (vm_is_owned(vm)) {
+        return vm_owned_start(vm, err);
+    }
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_START, vm->config->boot_timeout_ms, &wait, err));
     vm_lock(vm);
@@ -170,18 +173,6 @@ enum kelpie_status kelpie_vm_start(struct kelpie_vm *vm, struct kelpie_error *er
 }
 
 /* ---- Standing still --------------------------------------------------------------------------- */
-
-/* Time in which nothing ran does not count against a command's timeout. */
-static void shift_deadlines(struct kelpie_vm *vm) {
-    ASSERT(vm->locked);
-    ASSERT(vm->busy);
-    uint64_t still_ns = host_monotonic_ns(vm->host) - vm->paused_ns;
-    for (size_t i = 0; i < vm->session_count; i++) {
-        if (vm->sessions[i]->deadline_ns != 0) {
-            vm->sessions[i]->deadline_ns += still_ns;
-        }
-    }
-}
 
 /* A guest behind a new connection, most often a restored one: its sessions keep their ids, so that new
  * ones get others. mutex held. */
@@ -214,7 +205,7 @@ static enum kelpie_status wake_guest(struct kelpie_vm *vm, const struct host_wai
         status = meet_again(vm, &until, err);
     }
     if (status == KELPIE_OK) {
-        shift_deadlines(vm);
+        vm_sessions_shift_deadlines(vm, host_monotonic_ns(vm->host) - vm->paused_ns);
         vm->quiesced = false; /* also when its answer does not come */
         status = vm_say_thaw(vm, fresh, &until, err);
     }
@@ -346,6 +337,9 @@ static enum kelpie_status settle(struct kelpie_vm *vm, enum kelpie_status status
 enum kelpie_status kelpie_vm_pause(struct kelpie_vm *vm, struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(vm->instance);
+    if (vm_is_owned(vm)) {
+        return vm_owned_pause(vm, err);
+    }
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_PAUSE, vm->config->operation_timeout_ms, &wait, err));
     enum kelpie_status status = vm_stand_still(vm, &wait, err);
@@ -355,6 +349,9 @@ enum kelpie_status kelpie_vm_pause(struct kelpie_vm *vm, struct kelpie_error *er
 enum kelpie_status kelpie_vm_resume(struct kelpie_vm *vm, struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(vm->instance);
+    if (vm_is_owned(vm)) {
+        return vm_owned_resume(vm, err);
+    }
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_RESUME, vm->config->operation_timeout_ms, &wait, err));
     enum kelpie_status status = vm_go_on(vm, &wait, err);
@@ -406,6 +403,9 @@ enum kelpie_status kelpie_vm_stop(struct kelpie_vm *vm, uint32_t timeout_ms,
     vm_check(vm);
     ASSERT(vm->instance);
     TRY(vm_check_timeout("timeout_ms", timeout_ms, err));
+    if (vm_is_owned(vm)) {
+        return vm_owned_stop(vm, timeout_ms, err);
+    }
     if (interrupt_start(vm)) {
         return KELPIE_OK;
     }

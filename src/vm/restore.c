@@ -36,8 +36,8 @@ static enum kelpie_status check_fits(struct kelpie_vm *vm, const struct snapshot
                                      struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(manifest);
-    if (strcmp(manifest->info.backend, vm->ops->name) != 0) {
-        return differs("backend", manifest->info.backend, vm->ops->name, err);
+    if (strcmp(manifest->info.backend, vm_backend_name(vm)) != 0) {
+        return differs("backend", manifest->info.backend, vm_backend_name(vm), err);
     }
     if (manifest->vcpu_count != vm->config->vcpu_count) {
         return differs_number("vcpu_count", manifest->vcpu_count, vm->config->vcpu_count, err);
@@ -123,9 +123,9 @@ static enum kelpie_status load_bundle(struct kelpie_vm *vm, struct snapshot_read
     ASSERT(reader);
     const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
     TRY(check_fits(vm, manifest, options, err));
-    if (options->track && !(vm->ops->capabilities & KELPIE_CAN_DIFF_SNAPSHOT)) {
+    if (options->track && !(vm_capabilities(vm) & KELPIE_CAN_DIFF_SNAPSHOT)) {
         return error_set_field(err, KELPIE_UNSUPPORTED, "track", "backend %s cannot make diffs",
-                               vm->ops->name);
+                               vm_backend_name(vm));
     }
     TRY(verify_parts(reader, options->verify_memory, wait, err));
     TRY(verify_parents(reader, options->verify_memory, wait, err));
@@ -225,6 +225,9 @@ enum kelpie_status vm_restore_from(struct kelpie_vm *vm, struct snapshot_reader 
                                    struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(reader && options);
+    if (vm_is_owned(vm)) {
+        return vm_owned_restore(vm, snapshot_reader_directory(reader), options, err);
+    }
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_RESTORE, vm_snapshot_timeout(options->timeout_ms), &wait, err));
     return restore(vm, reader, options, &wait, err);
@@ -237,6 +240,9 @@ enum kelpie_status kelpie_vm_restore(struct kelpie_vm *vm, const char *directory
     ASSERT(vm->instance);
     TRY(vm_check_path("directory", directory ? directory : "", false, err));
     TRY(vm_check_restore_options(&options, err));
+    if (vm_is_owned(vm)) {
+        return vm_owned_restore(vm, directory, options, err);
+    }
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_RESTORE, vm_snapshot_timeout(options->timeout_ms), &wait, err));
     struct snapshot_reader *reader = NULL;
@@ -255,6 +261,9 @@ enum kelpie_status kelpie_vm_restore_report(struct kelpie_vm *vm,
                                             struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(ret_report);
+    if (vm_is_owned(vm)) {
+        return vm_owned_restore_report(vm, ret_report, err);
+    }
     vm_lock(vm);
     bool restored = vm->restored;
     struct kelpie_restore_report report = vm->report;

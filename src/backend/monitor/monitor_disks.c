@@ -402,7 +402,8 @@ static enum kelpie_status disk_lay_over(struct monitor_disks *disks, size_t inde
                             &disk->bitmap_fd, err);
 }
 
-/* Reads all of it, and so finds damage; a bundle in memory has no checksum. */
+/* Reads all of it, and so finds damage, unless it is mostly holes: then only who asks for it has it verified. A
+ * bundle in memory has no checksum. */
 static enum kelpie_status disk_copy(struct monitor_disks *disks, size_t index,
                                     struct snapshot_reader *reader, const struct host_wait *wait,
                                     struct kelpie_error *err) {
@@ -412,10 +413,13 @@ static enum kelpie_status disk_copy(struct monitor_disks *disks, size_t index,
     enum snapshot_part part = disk_part(index);
     char checksum[SNAPSHOT_CHECKSUM_SIZE];
     TRY(own_create(disks, index, &disk->fd, err));
-    TRY(snapshot_copy_sparse(disks->host, snapshot_reader_part(reader, part), disk->fd, disk->size,
-                             wait, checksum, err));
+    int source_fd = snapshot_reader_part(reader, part);
     const char *expected = snapshot_reader_manifest(reader)->parts[part].checksum;
-    if (expected[0] != '\0' && strcmp(checksum, expected) != 0) {
+    bool checked =
+        expected[0] != '\0' && !snapshot_is_mostly_holes(disks->host, source_fd, disk->size);
+    TRY(snapshot_copy_sparse(disks->host, source_fd, disk->fd, disk->size, wait,
+                             checked ? checksum : NULL, err));
+    if (checked && strcmp(checksum, expected) != 0) {
         return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, snapshot_part_name(part),
                                "disk %zu of the bundle is damaged", index);
     }
