@@ -104,12 +104,56 @@ static void test_a_terminal_is_restored_when_we_are_told_to_end(void **state) {
     tmux_end(tmux);
 }
 
+/* The progress is all that there is: one row, cut to the width. */
+static void check_progress(struct tmux *tmux, int rows, int columns, const char *line) {
+    tmux_resize(tmux, rows, columns);
+    char pattern[128];
+    snprintf(pattern, sizeof(pattern), "^%s\n+$", line);
+    assert_true(tmux_await(tmux, pattern));
+}
+
+/* A real boot takes long enough to look at: the line, and Ctrl-C, and then a shell in Linux. */
+static void test_progress_never_wraps_and_a_boot_is_cancelled(void **state) {
+    (void)state;
+    struct tmux *tmux = tmux_start(24, 20);
+    tmux_type(tmux, "clear; kelpie run --backend qemu -- true\r");
+    assert_true(tmux_await(tmux, "^kelpie: booting a V\n+$"));
+    check_progress(tmux, 24, 12, "kelpie: boo");
+    check_progress(tmux, 24, 6, "kelpi");
+    check_progress(tmux, 24, 40, "kelpie: booting a VM \\.\\.\\.");
+    tmux_type(tmux, "\003");
+    assert_true(tmux_await(tmux, "^(\\^C)?" TMUX_PROMPT "\n+$"));
+    tmux_type(tmux, "echo code $?\r");
+    assert_true(tmux_await(tmux, "\ncode 130\n"));
+
+    tmux_type(tmux, "clear; kelpie run --backend qemu -it -- sh\r");
+    assert_true(tmux_await(tmux, "/ #\n+$"));
+    tmux_type(tmux, "stty size; uname -s; echo $TERM\r");
+    assert_true(tmux_await(tmux, "\n24 40\nLinux\n(screen|tmux)[-a-z0-9]*\n"));
+    tmux_resize(tmux, 30, 70);
+    pause_ms(300);
+    tmux_type(tmux, "clear; stty size\r");
+    assert_true(tmux_await(tmux, "30 70\n"));
+    tmux_type(tmux, "sleep 60\r");
+    pause_ms(300);
+    tmux_type(tmux, "\003");
+    tmux_type(tmux, "echo still $?\r");
+    assert_true(tmux_await(tmux, "\nstill 130\n"));
+    tmux_type(tmux, "exit 9\r");
+    assert_true(tmux_await(tmux, "\n" TMUX_PROMPT));
+    tmux_type(tmux, "echo code $?\r");
+    assert_true(tmux_await(tmux, "\ncode 9\n"));
+    check_terminal(tmux);
+    tmux_end(tmux);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_shell_is_typed_to),
         cmocka_unit_test(test_the_window_grows_and_shrinks),
         cmocka_unit_test(test_ctrl_c_is_the_guests),
         cmocka_unit_test(test_a_terminal_is_restored_when_we_are_told_to_end),
+        cmocka_unit_test(test_progress_never_wraps_and_a_boot_is_cancelled),
     };
     return cmocka_run_group_tests_name("kelpie in tmux", tests, NULL, NULL);
 }
