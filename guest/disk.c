@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* Disks: /dev/vdX, ext4, mounted where SETUP says. */
+/* Disks: /dev/vdX, ext4, mounted where SETUP says; and the root of two layers (overlay.h). */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -11,9 +11,12 @@
 
 #include "base/assert.h"
 #include "file.h"
+#include "overlay.h"
 #include "system.h"
 
 #define DEVICE_SIZE_MAX 16
+#define LOWER_DIR "/lower" /* outside the new root: commands do not see them */
+#define UPPER_DIR "/upper"
 
 /* The kernel finds disks while we already run. */
 static enum kelpie_status device_wait(const char *device, struct kelpie_error *err) {
@@ -59,13 +62,20 @@ static enum kelpie_status folder_make(int root_fd, const char *path, int *ret_fd
     return KELPIE_OK;
 }
 
+static enum kelpie_status device_of(uint32_t disk_index, char ret_device[DEVICE_SIZE_MAX],
+                                    struct kelpie_error *err) {
+    ASSERT(disk_index < PROTOCOL_MOUNT_COUNT_MAX);
+    ASSERT(ret_device);
+    snprintf(ret_device, DEVICE_SIZE_MAX, "/dev/vd%c", (char)('a' + disk_index));
+    return device_wait(ret_device, err);
+}
+
 static enum kelpie_status disk_mount(const struct protocol_mount *disk, const char *target,
                                      struct kelpie_error *err) {
     char device[DEVICE_SIZE_MAX];
-    ASSERT(disk->disk_index < PROTOCOL_MOUNT_COUNT_MAX);
+    ASSERT(!disk->overlay);
     ASSERT(target);
-    snprintf(device, sizeof(device), "/dev/vd%c", (char)('a' + disk->disk_index));
-    TRY(device_wait(device, err));
+    TRY(device_of(disk->disk_index, device, err));
     unsigned long flags = disk->read_only ? MS_RDONLY : 0;
     /* A disk that is read-only for the monitor cannot replay its journal. */
     const char *options = disk->read_only ? "noload" : NULL;
@@ -73,6 +83,46 @@ static enum kelpie_status disk_mount(const struct protocol_mount *disk, const ch
         return error_set_os(err, errno, "mount %s at %.100s", device, disk->path);
     }
     return KELPIE_OK;
+}
+
+/* The lower layer may be of any kind that images are made of. */
+static enum kelpie_status lower_mount(const char *device, struct kelpie_error *err) {
+    ASSERT(device[0] == '/');
+    ASSERT(err);
+    const char *type = overlay_lower_type(device);
+    if (!type) {
+        return error_set_os(err, EINVAL, "find a file system on %s", device);
+    }
+    const char *options = strcmp(type, "ext4") == 0 ? "noload" : NULL;
+    (void)mkdir(LOWER_DIR, 0700);
+    if (mount(device, LOWER_DIR, type, MS_RDONLY | MS_NOATIME, options) != 0) {
+        return error_set_os(err, errno, "mount %s (%s) below the root", device, type);
+    }
+    return KELPIE_OK;
+}
+
+/* Inode tables were made of holes, which read as zeros: nothing has to write them. */
+static enum kelpie_status upper_mount(const char *device, struct kelpie_error *err) {
+    ASSERT(device[0] == '/');
+    ASSERT(err);
+    (void)mkdir(UPPER_DIR, 0700);
+    if (mount(device, UPPER_DIR, "ext4", MS_NOATIME, "noinit_itable") != 0) {
+        return error_set_os(err, errno, "mount %s over the root", device);
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status layers_mount(const struct protocol_mount *disk,
+                                       struct kelpie_error *err) {
+    char lower[DEVICE_SIZE_MAX];
+    char upper[DEVICE_SIZE_MAX];
+    ASSERT(disk->overlay);
+    ASSERT(disk->upper_index != disk->disk_index);
+    TRY(device_of(disk->disk_index, lower, err));
+    TRY(device_of(disk->upper_index, upper, err));
+    TRY(lower_mount(lower, err));
+    TRY(upper_mount(upper, err));
+    return overlay_mount(LOWER_DIR, UPPER_DIR, AGENT_ROOT_DIR, err);
 }
 
 /* What every command expects of its root lies in ours already. */
@@ -94,7 +144,7 @@ static enum kelpie_status root_mount(struct agent *agent, const struct protocol_
                                      struct kelpie_error *err) {
     ASSERT(!agent->root_is_disk);
     (void)mkdir(AGENT_ROOT_DIR, 0755);
-    TRY(disk_mount(disk, AGENT_ROOT_DIR, err));
+    TRY(disk->overlay ? layers_mount(disk, err) : disk_mount(disk, AGENT_ROOT_DIR, err));
     int fd = open(AGENT_ROOT_DIR, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) {
         return error_set_os(err, errno, "open the root disk");

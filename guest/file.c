@@ -13,30 +13,41 @@
 #include "agent.h"
 #include "base/assert.h"
 #include "base/checked.h"
+#include "tree.h"
 
 /* Linux, include/uapi/linux/openat2.h. */
 #define RESOLVE_IN_ROOT_FLAG 0x10ull
+#define RESOLVE_BENEATH_FLAG 0x08ull
+#define RESOLVE_NO_SYMLINKS_FLAG 0x04ull
 struct openat2_how {
     uint64_t flags;
     uint64_t mode;
     uint64_t resolve;
 };
 
-int file_open_in_root(int root_fd, const char *path, int flags) {
+static int open_resolved(int root_fd, const char *path, int flags, uint64_t resolve) {
     ASSERT(root_fd >= 0);
     ASSERT(path);
     struct openat2_how how = {
         .flags = (uint64_t)(unsigned)(flags | O_CLOEXEC),
         .mode = (flags & O_CREAT) != 0 ? 0644 : 0,
-        .resolve = RESOLVE_IN_ROOT_FLAG,
+        .resolve = resolve,
     };
     return (int)syscall(SYS_openat2, root_fd, path, &how, sizeof(how));
+}
+
+int file_open_in_root(int root_fd, const char *path, int flags) {
+    return open_resolved(root_fd, path, flags, RESOLVE_IN_ROOT_FLAG);
+}
+
+int file_open_below(int folder_fd, const char *name, int flags) {
+    return open_resolved(folder_fd, name, flags, RESOLVE_BENEATH_FLAG | RESOLVE_NO_SYMLINKS_FLAG);
 }
 
 /* ---- In ----------------------------------------------------------------------------------------- */
 
 /* A fresh file beside the target, with a name that nobody else uses. */
-static enum kelpie_status temp_create(struct session *session, struct kelpie_error *err) {
+enum kelpie_status file_temp_create(struct session *session, struct kelpie_error *err) {
     ASSERT(session->dir_fd >= 0);
     ASSERT(session->file_fd == -1);
     for (uint32_t i = 0; i < GUEST_TEMP_TRY_COUNT_MAX; i++) {
@@ -83,7 +94,7 @@ static enum kelpie_status put_prepare(struct agent *agent, struct session *sessi
     if (fstatat(session->dir_fd, name, &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(info.st_mode)) {
         return error_set_os(err, EISDIR, "write %.100s", put->path);
     }
-    return temp_create(session, err);
+    return file_temp_create(session, err);
 }
 
 void file_put_open(struct agent *agent, uint32_t id, const struct protocol_file_put *put) {
@@ -96,22 +107,25 @@ void file_put_open(struct agent *agent, uint32_t id, const struct protocol_file_
     session->file_mode = put->mode;
     session->file_size = put->size;
     struct kelpie_error err;
-    if (put_prepare(agent, session, put, &err) != KELPIE_OK) {
+    enum kelpie_status status = put->mode & PROTOCOL_MODE_FOLDER
+                                    ? tree_put_prepare(agent, session, put, &err)
+                                    : put_prepare(agent, session, put, &err);
+    if (status != KELPIE_OK) {
         session_fail(session, &err);
     }
 }
 
-static enum kelpie_status put_bytes(struct session *session, const struct protocol_data *data,
-                                    struct kelpie_error *err) {
+enum kelpie_status file_temp_write(struct session *session, const uint8_t *bytes, size_t size,
+                                   struct kelpie_error *err) {
     ASSERT(session->file_fd >= 0);
     ASSERT(session->file_done <= session->file_size);
-    if (data->size > session->file_size - session->file_done) {
+    if (size > session->file_size - session->file_done) {
         return error_set_os(err, EFBIG, "write %.100s: more came than was said",
                             session->file_name);
     }
     size_t done = 0;
-    while (done < data->size) {
-        ssize_t count = write(session->file_fd, data->bytes + done, data->size - done);
+    while (done < size) {
+        ssize_t count = write(session->file_fd, bytes + done, size - done);
         if (count < 0 && errno == EINTR) {
             continue;
         }
@@ -124,7 +138,7 @@ static enum kelpie_status put_bytes(struct session *session, const struct protoc
     return KELPIE_OK;
 }
 
-static enum kelpie_status put_commit(struct session *session, struct kelpie_error *err) {
+enum kelpie_status file_temp_commit(struct session *session, struct kelpie_error *err) {
     ASSERT(session->file_fd >= 0);
     ASSERT(session->temp_name[0] != 0);
     if (session->file_done != session->file_size) {
@@ -148,8 +162,13 @@ void file_put_write(struct session *session, const struct protocol_data *data) {
     }
     struct kelpie_error err;
     bool is_last = (data->flags & PROTOCOL_DATA_END) != 0;
-    if (put_bytes(session, data, &err) != KELPIE_OK ||
-        (is_last && put_commit(session, &err) != KELPIE_OK)) {
+    enum kelpie_status status = session->tree
+                                    ? tree_put_bytes(session, data, &err)
+                                    : file_temp_write(session, data->bytes, data->size, &err);
+    if (status == KELPIE_OK && is_last && !session->tree) {
+        status = file_temp_commit(session, &err);
+    }
+    if (status != KELPIE_OK) {
         session_fail(session, &err);
         return;
     }
@@ -175,9 +194,14 @@ static enum kelpie_status get_prepare(struct agent *agent, struct session *sessi
     if (fstat(session->file_fd, &info) != 0) {
         return error_set_os(err, errno, "look at %.100s", get->path);
     }
+    if (S_ISDIR(info.st_mode)) {
+        session->started.mode = (info.st_mode & 07777) | PROTOCOL_MODE_FOLDER;
+        int folder_fd = session->file_fd;
+        session->file_fd = -1;
+        return tree_get_prepare(session, folder_fd, err);
+    }
     if (!S_ISREG(info.st_mode)) {
-        return error_set_os(err, S_ISDIR(info.st_mode) ? EISDIR : EINVAL,
-                            "read %.100s: it is no regular file", get->path);
+        return error_set_os(err, EINVAL, "read %.100s: it is no regular file", get->path);
     }
     session->started.mode = info.st_mode & 07777;
     session->started.size = (uint64_t)info.st_size;
@@ -199,38 +223,62 @@ void file_get_open(struct agent *agent, uint32_t id, const struct protocol_file_
     }
 }
 
+/* The next piece of the file. *ret_done: there is none any more, or no room. */
+static enum kelpie_status get_piece(struct agent *agent, struct session *session, bool *ret_done,
+                                    struct kelpie_error *err) {
+    struct protocol_sender *sender = &session->outputs[0].sender;
+    ASSERT(session->file_done <= session->file_size);
+    ASSERT(ret_done);
+    size_t room = min_size(protocol_sender_room(sender), sizeof(agent->scratch));
+    size_t wanted = (size_t)min_u64(room, session->file_size - session->file_done);
+    if (wanted == 0) {
+        *ret_done = true;
+        return KELPIE_OK;
+    }
+    ssize_t count = read(session->file_fd, agent->scratch, wanted);
+    if (count < 0 && errno == EINTR) {
+        return KELPIE_OK;
+    }
+    if (count <= 0) {
+        return error_set_os(err, count < 0 ? errno : EIO, "read the file%s",
+                            count < 0 ? "" : ": it became shorter meanwhile");
+    }
+    (void)protocol_sender_write(sender, agent->scratch, (size_t)count);
+    session->file_done += (size_t)count;
+    return KELPIE_OK;
+}
+
 void file_get_fill(struct agent *agent, struct session *session) {
     ASSERT(session->kind == SESSION_FILE_GET);
-    ASSERT(session->file_done <= session->file_size);
-    struct protocol_sender *sender = &session->outputs[0].sender;
-    while (!session->over && session->file_done < session->file_size) {
-        size_t room = min_size(protocol_sender_room(sender), sizeof(agent->scratch));
-        size_t wanted = (size_t)min_u64(room, session->file_size - session->file_done);
-        if (wanted == 0) {
-            return;
+    ASSERT(!session->over);
+    struct kelpie_error err;
+    enum kelpie_status status = KELPIE_OK;
+    bool whole = false;
+    if (session->tree) {
+        status = tree_get_fill(agent, session, &whole, &err);
+    } else {
+        for (bool done = false; status == KELPIE_OK && !done;) {
+            status = get_piece(agent, session, &done, &err);
         }
-        ssize_t count = read(session->file_fd, agent->scratch, wanted);
-        if (count < 0 && errno == EINTR) {
-            continue;
-        }
-        if (count <= 0) {
-            struct kelpie_error err;
-            (void)!error_set_os(&err, count < 0 ? errno : EIO, "read the file%s",
-                                count < 0 ? "" : ": it became shorter meanwhile");
-            session_fail(session, &err);
-            return;
-        }
-        (void)protocol_sender_write(sender, agent->scratch, (size_t)count);
-        session->file_done += (size_t)count;
+        whole = session->file_done == session->file_size;
     }
-    if (!session->over) {
-        protocol_sender_end(sender);
+    if (status != KELPIE_OK) {
+        session_fail(session, &err);
+    } else if (whole) {
+        protocol_sender_end(&session->outputs[0].sender);
         file_close(session);
         session->over = true;
     }
 }
 
 void file_close(struct session *session) {
+    tree_close(session);
+    file_fds_close(session);
+    ASSERT(!session->tree);
+    ASSERT(session->file_fd == -1);
+}
+
+void file_fds_close(struct session *session) {
     ASSERT(session->temp_name[0] == 0 || session->dir_fd >= 0);
     if (session->temp_name[0] != 0) {
         (void)unlinkat(session->dir_fd, session->temp_name, 0); /* all that can be done about it */

@@ -32,6 +32,7 @@
 #include "protocol/stream.h"
 
 struct agent;
+struct tree;
 
 /* What an epoll event is about: its data is the session's id, shifted by 8, and this. */
 enum session_source {
@@ -101,6 +102,7 @@ struct session {
     uint64_t file_done; /* bytes written or read so far */
     char file_name[NAME_MAX + 1];
     char temp_name[32];
+    struct tree *tree; /* of a folder (tree.h); NULL: it is a file */
 
     struct session_input input;
     struct session_output outputs[SESSION_OUTPUT_COUNT];

@@ -72,6 +72,10 @@ extern "C" {
 #define KELPIE_OPERATION_TIMEOUT_MS_DEFAULT 30000
 #define KELPIE_OUTPUT_BYTES_DEFAULT 16777216 /* of each stream that kelpie_vm_exec collects */
 #define KELPIE_OUTPUT_BYTES_MAX 1073741824
+#define KELPIE_TREE_BYTES_DEFAULT                                                                  \
+    17179869184ull                        /* of a folder that is copied, its files together */
+#define KELPIE_TREE_COUNT_DEFAULT 1000000 /* of its files, folders and links */
+#define KELPIE_TREE_DEPTH_MAX 60          /* of folders in each other */
 #define KELPIE_CONSOLE_BYTES_DEFAULT 1048576
 #define KELPIE_ID_SIZE 33 /* 32 lower-case hexadecimal digits and the closing zero */
 
@@ -203,13 +207,17 @@ struct kelpie_config {
     uint32_t image_disk_mib; /* of that disk, sparse; 0: KELPIE_IMAGE_DISK_MIB_DEFAULT */
     bool
         warm; /* kelpie_vm_start() may restore from a template of this very machine, and makes one if
-                                there is none (kelpie_store.h) */
+                 there is none (kelpie_store.h). Where it cannot be done, it is a start like any other */
     const struct kelpie_share *shares; /* folders of this host in the guest (kelpie_store.h) */
     size_t share_count;
     const struct kelpie_secret
         *secrets; /* files that only the guest's memory has (kelpie_store.h) */
     size_t secret_count;
-    uint64_t reserved[8];
+    const char *
+        disk_folder; /* an absolute path: where the disks are kept that are the VM's own (over an image, and what a
+                        restore brings), as files disk-N, for starts to come, also in other processes. NULL: they go
+                        with the VM. A VM with an owner has a folder of its own in the store */
+    uint64_t reserved[7];
 };
 
 struct kelpie_owner;
@@ -477,6 +485,47 @@ kelpie_copy_in(struct kelpie_vm *vm, const char *host_path, const char *guest_pa
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_copy_out(struct kelpie_vm *vm, const char *guest_path, const char *host_path,
                 const struct kelpie_copy_options *options, struct kelpie_error *err);
+
+/* Bounds of a folder that is copied. */
+struct kelpie_tree_options {
+    uint64_t bytes_max; /* refuse more, all files together; 0: KELPIE_TREE_BYTES_DEFAULT */
+    uint32_t count_max; /* of files, folders and links; 0: KELPIE_TREE_COUNT_DEFAULT */
+    uint64_t reserved[6];
+};
+
+/* What was copied of it. */
+struct kelpie_tree_report {
+    uint64_t file_count;
+    uint64_t folder_count; /* below the folder itself */
+    uint64_t link_count;
+    uint64_t bytes;
+    uint64_t
+        skipped_count; /* neither file, folder nor link; or, on the way out, a link that leads out of the folder */
+    char skipped[256]; /* the first of them, below the folder; cut if longer; or empty */
+    uint64_t reserved[4];
+};
+
+/*
+ * Copies a folder with all that is in it: files, folders and symbolic links (as links, which nobody follows), with their
+ * permission bits. Hard links become files of their own. Owners are not copied. What somebody changes, or exchanges for a link,
+ * while it is copied leads nowhere else: to an error, or to an older or newer file of the same folder.
+ *
+ * In: what is there already stays, and files that are in the way are replaced, each whole or not at all; guest_path and the
+ * folders above it are made. Out: host_path must not exist, and appears whole or not at all. What the guest sends is not
+ * trusted: names that lead out of the folder, a name twice, more than the bounds, more than KELPIE_TREE_DEPTH_MAX folders in
+ * each other are COPY_FAILED; links that are absolute or lead out are skipped; set-user-id bits are dropped, and the
+ * owner may always read and write.
+ * options and ret_report may be NULL. host_path and guest_path are folders; a link is COPY_FAILED with ENOTDIR.
+ * Errors: as kelpie_copy_in(). COPY_FAILED with EEXIST: host_path exists.
+ */
+KELPIE_API KELPIE_CHECKED enum kelpie_status
+kelpie_copy_tree_in(struct kelpie_vm *vm, const char *host_path, const char *guest_path,
+                    const struct kelpie_tree_options *options,
+                    struct kelpie_tree_report *ret_report, struct kelpie_error *err);
+KELPIE_API KELPIE_CHECKED enum kelpie_status
+kelpie_copy_tree_out(struct kelpie_vm *vm, const char *guest_path, const char *host_path,
+                     const struct kelpie_tree_options *options,
+                     struct kelpie_tree_report *ret_report, struct kelpie_error *err);
 
 /* ---- Snapshots -------------------------------------------------------------------------------- */
 

@@ -30,6 +30,7 @@
     X(PATH_UNLINK, "path-unlink")                                                                  \
     X(PATH_MKDIR, "path-mkdir")                                                                    \
     X(PATH_RMDIR, "path-rmdir")                                                                    \
+    X(BELOW, "below")                                                                              \
     X(PATH_REMOVE_TREE, "path-remove-tree")                                                        \
     X(PATH_SYMLINK, "path-symlink")                                                                \
     X(PATH_READLINK, "path-readlink")                                                              \

@@ -85,6 +85,9 @@ int sim_fs_stat(struct sim_fs *fs, const char *path, struct host_file_info *ret_
 int sim_fs_list(struct sim_fs *fs, const char *path, struct host_dir_entry *entries,
                 size_t capacity, size_t *ret_count);
 
+/* The absolute path of a folder that has a name, by which it is found. ENOENT: it has none any more; ENAMETOOLONG. */
+int sim_fs_path_of(const struct sim_inode *folder, char *buffer, size_t size);
+
 /* The first of those names. ENODATA: there is none. */
 int sim_fs_first(struct sim_fs *fs, const char *path, struct host_dir_entry *ret_entry);
 

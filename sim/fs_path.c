@@ -389,6 +389,44 @@ int sim_fs_first(struct sim_fs *fs, const char *path, struct host_dir_entry *ret
     return 0;
 }
 
+/* The name by which its parent leads to it. */
+static const struct sim_name *name_of(const struct sim_inode *folder) {
+    const struct sim_inode *parent = folder->parent;
+    ASSERT(parent && parent != folder);
+    for (size_t i = 0; i < parent->entry_count; i++) {
+        if (parent->entries[i].inode == folder) {
+            return parent->entries[i].name;
+        }
+    }
+    UNREACHABLE();
+}
+
+/* From its end to its beginning. */
+int sim_fs_path_of(const struct sim_inode *folder, char *buffer, size_t size) {
+    ASSERT(folder->type == HOST_FILE_FOLDER);
+    ASSERT(buffer && size > 1);
+    size_t start = size - 1;
+    buffer[start] = '\0';
+    while (folder->parent && folder->parent != folder) {
+        const struct sim_name *name = name_of(folder);
+        if (name->size + 1 > start) {
+            return ENAMETOOLONG;
+        }
+        start -= name->size;
+        memcpy(buffer + start, name->text, name->size);
+        buffer[--start] = '/';
+        folder = folder->parent;
+    }
+    if (!folder->parent) {
+        return ENOENT;
+    }
+    if (buffer[start] == '\0') {
+        buffer[--start] = '/';
+    }
+    memmove(buffer, buffer + start, size - start);
+    return 0;
+}
+
 int sim_fs_sync_folder(struct sim_fs *fs, const char *path) {
     ASSERT(fs && path);
     struct sim_inode *folder = NULL;

@@ -197,6 +197,7 @@ const struct host_ops sim_host_ops = {
     .path_unlink = sim_host_path_unlink,
     .path_mkdir = sim_host_path_mkdir,
     .path_rmdir = sim_host_path_rmdir,
+    .below = sim_host_below,
     .path_remove_tree = sim_host_path_remove_tree,
     .path_symlink = sim_host_path_symlink,
     .path_readlink = sim_host_path_readlink,

@@ -432,6 +432,8 @@ enum kelpie_status sim_host_path_rmdir(struct host *host, const char *path,
                                        struct kelpie_error *err);
 enum kelpie_status sim_host_working_dir(struct host *host, char *buffer, size_t size,
                                         struct kelpie_error *err);
+enum kelpie_status sim_host_below(struct host *host, struct host_below *call,
+                                  struct kelpie_error *err);
 enum kelpie_status sim_host_path_remove_tree(struct host *host, const char *path,
                                              struct kelpie_error *err);
 enum kelpie_status sim_host_path_symlink(struct host *host, const char *target, const char *path,

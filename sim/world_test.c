@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
+#include "host/host_below.h"
 #include "sim/world.h"
 
 #define SECOND_NS 1000000000ull
@@ -530,6 +531,49 @@ static void test_a_tree_is_removed_without_what_its_links_name(void **state) {
     rig_close(&rig);
 }
 
+static int body_below(struct rig *rig) {
+    struct host *host = rig->host;
+    struct kelpie_error err;
+    struct host_file_info info;
+    struct host_dir_entry entry;
+    char text[8];
+    int root_fd = HOST_FD_NONE;
+    int fd = HOST_FD_NONE;
+    size_t count = 0;
+    ok(host_path_mkdir_all(host, "/x/tree", 0700, &err));
+    ok(host_path_mkdir_all(host, "/other", 0700, &err));
+    ok(host_file_open(host, "/x/tree", HOST_OPEN_READ | HOST_OPEN_NO_FOLLOW, 0, &root_fd, &err));
+    ok(host_path_rename(host, "/x", "/y", false, &err)); /* it is the same folder */
+    ok(host_below_mkdir(host, root_fd, "a", 0700, &err));
+    ok(host_below_open(host, root_fd, "a/file", HOST_OPEN_WRITE | HOST_OPEN_CREATE, 0600, &fd,
+                       &err));
+    host_close(host, fd);
+    ok(host_path_stat(host, "/y/tree/a/file", &info, &err));
+    ok(host_below_symlink(host, root_fd, "/other", "out", &err));
+    ok(host_below_stat(host, root_fd, "out", &info, &err));
+    assert_int_equal(info.type, HOST_FILE_LINK);
+    ok(host_below_readlink(host, root_fd, "out", text, sizeof(text), &err));
+    assert_string_equal(text, "/other");
+    ok(host_below_list(host, root_fd, "a", &entry, 1, &count, &err));
+    assert_string_equal(entry.name, "file");
+    assert_int_equal(host_below_mkdir(host, root_fd, "out/made", 0700, &err), KELPIE_IO_FAILED);
+    assert_int_equal(host_below_list(host, root_fd, "out", &entry, 1, &count, &err),
+                     KELPIE_IO_FAILED);
+    assert_int_equal(host_below_open(host, root_fd, "out", HOST_OPEN_READ, 0, &fd, &err),
+                     KELPIE_IO_FAILED);
+    assert_int_equal(host_below_stat(host, root_fd, "b/c", &info, &err), KELPIE_NOT_FOUND);
+    host_close(host, root_fd);
+    return 0;
+}
+
+static void test_no_link_is_followed_below_a_folder(void **state) {
+    (void)state;
+    struct rig rig;
+    assert_int_equal(rig_run(&rig, 1, body_below), SIM_END_QUIET);
+    assert_string_equal(rig.world->failure, "");
+    rig_close(&rig);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_hour_passes_at_once),
@@ -544,6 +588,7 @@ int main(void) {
         cmocka_unit_test(test_a_descriptor_is_received_once),
         cmocka_unit_test(test_a_killed_process_leaves_nothing),
         cmocka_unit_test(test_a_detached_process_outlives_its_maker),
+        cmocka_unit_test(test_no_link_is_followed_below_a_folder),
         cmocka_unit_test(test_usage_grows),
         cmocka_unit_test(test_a_tree_is_removed_without_what_its_links_name),
         cmocka_unit_test(test_how_a_detached_process_ended_is_not_told),

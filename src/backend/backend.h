@@ -35,9 +35,17 @@ struct backend_launch {
     struct host *host;
     const struct kelpie_config
         *config; /* valid, every default filled in, strings owned by the VM */
+    const char *
+        open_name; /* of an owner's backend: open the VM of that name, or whose id begins so, instead of making
+                              one, and config is NULL; else NULL */
     const char *id;
     int cancel_fd;   /* the VM's cancel event: in every wait already */
     bool for_bundle; /* a load comes before any start: what only a boot needs is not looked for */
+    /* Where disks that are the VM's own are kept, as files disk-N; NULL: they have no names, and go with the instance. */
+    const char *disk_folder;
+    /* The config's last two disks are an image's: a read-only file that never changes (its path may be empty for a bundle that
+     * has it), and one of the VM's own over it, with no path, of config->image_disk_mib. */
+    bool has_image;
 };
 
 /* A guest's network of kind KELPIE_NETWORK_USER: what a backend gives it, and what src/vm/ tells the guest. */
@@ -56,11 +64,25 @@ struct backend_owned_state {
     uint32_t ids_count;
 };
 
+/* A fork's children: `count` names, empty for one that failed, and why. Both arrays are the caller's. */
+struct backend_offspring {
+    size_t count;
+    char (*names)[KELPIE_NAME_SIZE_MAX + 1];
+    struct kelpie_error *errors;
+};
+
 /*
  * For a VM whose machine another process owns: src/vm/ asks whole operations of it and follows the state that it tells.
  * Sessions and files go over the channel as ever (vm/relay.h is at its other end), which is there while the VM is running or
- * paused. exit_fd is HOST_FD_NONE; service() reads what the owner tells. Operations may be called from several threads at once;
- * the owner orders them. CRASHED, requires_recreate: the owner is gone.
+ * paused. exit_fd is HOST_FD_NONE. Operations may be called from several threads at once; the owner orders them. CRASHED,
+ * requires_recreate: the owner is gone.
+ *
+ * From the end of create to destroy a thread of the VM polls service_fds and calls service() when one is readable, with the VM
+ * locked: it reads what the owner tells, never waits, and wakes the operations that wait for their answers. Only it may change
+ * what state() and channel_fd() say, the latter with another channel_number (and the end of the one before, whose descriptor
+ * it closes). state(), channel_fd() and capabilities() only look. When the owner is gone, state() says crashed, and why.
+ *
+ * Paths in configs, commands and options may be relative to this process's working folder: the backend makes them absolute.
  */
 struct backend_owner_ops {
     void (*state)(struct backend_instance *instance, struct backend_owned_state *ret_state);
@@ -89,11 +111,11 @@ struct backend_owner_ops {
     enum kelpie_status (*record_working_set)(struct backend_instance *instance,
                                              const struct host_wait *wait,
                                              struct kelpie_error *err);
-    /* Children have an owner each; src/vm/ opens them. names: count of them, empty for one that failed. */
+    /* Children have an owner each; src/vm/ opens them. */
     enum kelpie_status (*fork)(struct backend_instance *instance,
-                               const struct kelpie_fork_options *options, size_t count,
-                               char (*names)[KELPIE_NAME_SIZE_MAX + 1], struct kelpie_error *errors,
-                               const struct host_wait *wait, struct kelpie_error *err);
+                               const struct kelpie_fork_options *options,
+                               struct backend_offspring *offspring, const struct host_wait *wait,
+                               struct kelpie_error *err);
     enum kelpie_status (*run_detached)(struct backend_instance *instance,
                                        const struct kelpie_command *command, uint32_t *ret_exec_id,
                                        const struct host_wait *wait, struct kelpie_error *err);
@@ -105,7 +127,8 @@ struct backend_owner_ops {
     enum kelpie_status (*mock_lever)(struct backend_instance *instance, int operation,
                                      uint32_t count, const struct host_wait *wait,
                                      struct kelpie_error *err); /* operation < 0: crash */
-    /* Ends the VM and removes it; the instance is then only to be destroyed. Without it, destroy leaves the VM to its owner. */
+    /* Ends the VM and removes it; the instance is then only to be destroyed. Without it, destroy leaves the VM to its owner.
+     * The thread that calls service() is no more: what it waits for, it reads itself. */
     void (*end)(struct backend_instance *instance);
 };
 
@@ -148,6 +171,18 @@ struct backend_ops {
                                 struct kelpie_error *err);
     enum kelpie_status (*resume)(struct backend_instance *instance, const struct host_wait *wait,
                                  struct kelpie_error *err);
+
+    /* The VM is up after a load: its disks are now those of the load, for this start and the next ones. Until then those
+     * that it had before are kept. NULL: it has no disks. */
+    enum kelpie_status (*settle)(struct backend_instance *instance, struct kelpie_error *err);
+
+    /* Whether the VM has a disk of its own, kept from a start or load before. NULL: it never has. */
+    bool (*has_disks)(struct backend_instance *instance);
+
+    /* Writes into the manifest what a bundle made of a machine that is started now would say of what made it, and a load
+     * check: version, architecture, digests, features. In state created or stopped. NULL: nothing but the config. */
+    enum kelpie_status (*identify)(struct backend_instance *instance,
+                                   struct snapshot_manifest *manifest, struct kelpie_error *err);
 
     /* For backends that can make diffs; NULL: it cannot. track: from now on, notes what is written; just after a save or
      * load, with the vCPUs stopped. The manifest of a diff's writer has the parent (parent_id, parent_path). presave

@@ -32,6 +32,7 @@ struct host_condition;
 struct host_thread;
 struct host_process;
 struct host_krunfw;
+struct host_below;
 struct host_received;
 
 /* How long to wait. deadline_ns is on host_monotonic_ns()'s clock; a deadline in the past asks
@@ -183,6 +184,8 @@ struct host_ops {
     enum kelpie_status (*path_mkdir)(struct host *host, const char *path, uint32_t mode,
                                      struct kelpie_error *err);
     enum kelpie_status (*path_rmdir)(struct host *host, const char *path, struct kelpie_error *err);
+    enum kelpie_status (*below)(struct host *host, struct host_below *call,
+                                struct kelpie_error *err); /* host_below.h */
     enum kelpie_status (*path_remove_tree)(struct host *host, const char *path,
                                            struct kelpie_error *err);
     enum kelpie_status (*path_symlink)(struct host *host, const char *target, const char *path,

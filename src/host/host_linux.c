@@ -245,6 +245,7 @@ static const struct host_ops linux_ops = {
     .path_unlink = linux_path_unlink,
     .path_mkdir = linux_path_mkdir,
     .path_rmdir = linux_path_rmdir,
+    .below = linux_below,
     .path_remove_tree = linux_path_remove_tree,
     .path_symlink = linux_path_symlink,
     .path_readlink = linux_path_readlink,

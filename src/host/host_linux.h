@@ -5,6 +5,7 @@
 #ifndef KELPIE_HOST_HOST_LINUX_H
 #define KELPIE_HOST_HOST_LINUX_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -120,6 +121,13 @@ enum kelpie_status linux_path_sync(struct host *host, const char *path, struct k
 enum kelpie_status linux_dir_list(struct host *host, const char *path,
                                   struct host_dir_entry *entries, size_t capacity,
                                   size_t *ret_count, struct kelpie_error *err);
+
+enum kelpie_status linux_dir_read(DIR *folder, const char *path, struct host_dir_entry *entries,
+                                  size_t capacity, size_t *ret_count, struct kelpie_error *err);
+
+/* host_linux_below.c */
+enum kelpie_status linux_below(struct host *host, struct host_below *call,
+                               struct kelpie_error *err);
 
 /* host_linux_tree.c */
 enum kelpie_status linux_path_remove_tree(struct host *host, const char *path,

@@ -206,25 +206,29 @@ static enum kelpie_status read_entries(DIR *folder, const char *path,
     return KELPIE_OK;
 }
 
-enum kelpie_status linux_dir_list(struct host *host, const char *path,
-                                  struct host_dir_entry *entries, size_t capacity,
-                                  size_t *ret_count, struct kelpie_error *err) {
-    ASSERT(host);
-    ASSERT(path);
-    ASSERT(entries || capacity == 0);
-    DIR *folder = opendir(path);
-    if (!folder) {
-        return error_set_os(err, errno, "cannot open the folder '%s'", path);
-    }
+enum kelpie_status linux_dir_read(DIR *folder, const char *path, struct host_dir_entry *entries,
+                                  size_t capacity, size_t *ret_count, struct kelpie_error *err) {
     size_t count = 0;
-    enum kelpie_status status = read_entries(folder, path, entries, capacity, &count, err);
-    closedir(folder);
-    if (status != KELPIE_OK) {
-        return status;
-    }
+    ASSERT(folder && path);
+    ASSERT(entries || capacity == 0);
+    TRY(read_entries(folder, path, entries, capacity, &count, err));
     if (count > 1) {
         qsort(entries, count, sizeof(entries[0]), compare_entries);
     }
     *ret_count = count;
     return KELPIE_OK;
+}
+
+enum kelpie_status linux_dir_list(struct host *host, const char *path,
+                                  struct host_dir_entry *entries, size_t capacity,
+                                  size_t *ret_count, struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(path);
+    DIR *folder = opendir(path);
+    if (!folder) {
+        return error_set_os(err, errno, "cannot open the folder '%s'", path);
+    }
+    enum kelpie_status status = linux_dir_read(folder, path, entries, capacity, ret_count, err);
+    closedir(folder);
+    return status;
 }

@@ -113,6 +113,27 @@ KELPIE_CHECKED enum kelpie_status image_disk_open(struct host *host, const char 
 KELPIE_CHECKED enum kelpie_status image_scratch_file(struct host *host, int *ret_fd,
                                                      struct kelpie_error *err);
 
+/*
+ * Makes an empty file a disk of `size` bytes with an empty, writable ext4 file system: a copy of one in the cache, which is
+ * formatted once for each size. Few of its bytes are not a hole. Errors: BACKEND_MISSING (e2fsprogs), NO_SPACE.
+ */
+KELPIE_CHECKED enum kelpie_status image_disk_format(struct host *host, int fd, uint64_t size,
+                                                    const struct host_wait *wait,
+                                                    struct kelpie_error *err);
+
+/* Something of 64 hexadecimal digits that was found out about a file's content, for as long as the file is the same by path,
+ * size, time, inode and device (stamp.c). A file that was written just now is not noted. */
+bool image_note_find(struct host *host, const char *kind, const char *path,
+                     char ret_digest[IMAGE_DIGEST_SIZE]);
+KELPIE_CHECKED enum kelpie_status image_note_store(struct host *host, const char *kind,
+                                                   const char *path, const char *digest,
+                                                   struct kelpie_error *err);
+
+/* The SHA-256 of bytes. */
+KELPIE_CHECKED enum kelpie_status image_digest_bytes(const void *data, size_t size,
+                                                     char ret_digest[IMAGE_DIGEST_SIZE],
+                                                     struct kelpie_error *err);
+
 /* The cache's folder, made if it is missing (0700). */
 KELPIE_CHECKED enum kelpie_status image_cache_dir(struct host *host, char *ret_path, size_t size,
                                                   struct kelpie_error *err);

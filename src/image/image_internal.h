@@ -70,10 +70,7 @@ KELPIE_CHECKED enum kelpie_status image_hasher_finish(struct image_hasher *hashe
                                                       struct kelpie_error *err);
 void image_hasher_destroy(struct image_hasher *hasher); /* NULL is allowed */
 
-/* The SHA-256 of bytes, and of a whole file of at most size_max bytes. */
-KELPIE_CHECKED enum kelpie_status image_digest_bytes(const void *data, size_t size,
-                                                     char ret_digest[IMAGE_DIGEST_SIZE],
-                                                     struct kelpie_error *err);
+/* The SHA-256 of a whole file of at most size_max bytes. */
 KELPIE_CHECKED enum kelpie_status image_digest_file(struct host *host, int fd, uint64_t size_max,
                                                     char ret_digest[IMAGE_DIGEST_SIZE],
                                                     struct kelpie_error *err);

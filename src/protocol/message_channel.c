@@ -174,6 +174,20 @@ static void identity_read(struct cursor_reader *reader, struct protocol_identity
     *ret = identity;
 }
 
+static bool mount_is_valid(const struct protocol_mount *mount) {
+    ASSERT(mount);
+    static_assert(PROTOCOL_MOUNT_COUNT_MAX <= 26, "a disk's name is one letter");
+    if (mount->disk_index >= PROTOCOL_MOUNT_COUNT_MAX ||
+        mount->upper_index >= PROTOCOL_MOUNT_COUNT_MAX) {
+        return false;
+    }
+    if (!mount->overlay) {
+        return mount->upper_index == 0;
+    }
+    return mount->read_only && mount->upper_index != mount->disk_index && mount->path &&
+           strcmp(mount->path, "/") == 0;
+}
+
 void protocol_encode_setup(struct cursor_writer *writer, const struct protocol_setup *message) {
     ASSERT(writer);
     ASSERT(message);
@@ -183,10 +197,12 @@ void protocol_encode_setup(struct cursor_writer *writer, const struct protocol_s
     cursor_write_u32(writer, message->mount_count);
     for (uint32_t i = 0; i < message->mount_count; i++) {
         const struct protocol_mount *mount = &message->mounts[i];
-        message_require(writer, mount->disk_index < PROTOCOL_MOUNT_COUNT_MAX);
         message_require(writer, message_path_is_valid(mount->path));
+        message_require(writer, mount_is_valid(mount));
         cursor_write_u32(writer, mount->disk_index);
         cursor_write_u8(writer, mount->read_only);
+        cursor_write_u8(writer, mount->overlay);
+        cursor_write_u32(writer, mount->upper_index);
         message_write_string(writer, mount->path, PROTOCOL_PATH_SIZE_MAX);
     }
     message_end(writer, header, header);
@@ -209,8 +225,10 @@ bool protocol_decode_setup(const struct protocol_frame *frame, struct protocol_s
         struct protocol_mount *mount = &message.mounts[i];
         mount->disk_index = cursor_read_u32(&reader);
         mount->read_only = message_read_bool(&reader);
+        mount->overlay = message_read_bool(&reader);
+        mount->upper_index = cursor_read_u32(&reader);
         mount->path = message_read_path(&reader);
-        if (mount->disk_index >= PROTOCOL_MOUNT_COUNT_MAX) {
+        if (reader.failed || !mount_is_valid(mount)) {
             return false;
         }
     }

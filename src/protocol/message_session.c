@@ -133,6 +133,16 @@ bool protocol_decode_exec(const struct protocol_frame *frame, struct protocol_ex
 
 /* ---- FILE_PUT, FILE_GET ----------------------------------------------------------------------- */
 
+/* A file of that size, or a folder, whose tree has no size. */
+static bool content_is_valid(uint32_t mode, uint64_t size) {
+    static_assert((MESSAGE_FILE_MODE_MAX & PROTOCOL_MODE_FOLDER) == 0, "a bit of its own");
+    ASSERT(PROTOCOL_MODE_FOLDER != 0);
+    if ((mode & ~PROTOCOL_MODE_FOLDER) > MESSAGE_FILE_MODE_MAX) {
+        return false;
+    }
+    return (mode & PROTOCOL_MODE_FOLDER) ? size == 0 : size <= MESSAGE_FILE_SIZE_MAX;
+}
+
 void protocol_encode_file_put(struct cursor_writer *writer, uint32_t session,
                               const struct protocol_file_put *message) {
     ASSERT(writer);
@@ -140,8 +150,7 @@ void protocol_encode_file_put(struct cursor_writer *writer, uint32_t session,
     ASSERT(message->path);
     size_t header = message_begin(writer, PROTOCOL_FILE_PUT, session);
     message_require(writer, message_path_is_valid(message->path));
-    message_require(writer, message->mode <= MESSAGE_FILE_MODE_MAX);
-    message_require(writer, message->size <= MESSAGE_FILE_SIZE_MAX);
+    message_require(writer, content_is_valid(message->mode, message->size));
     cursor_write_u32(writer, message->mode);
     cursor_write_u64(writer, message->size);
     message_write_string(writer, message->path, PROTOCOL_PATH_SIZE_MAX);
@@ -159,8 +168,7 @@ bool protocol_decode_file_put(const struct protocol_frame *frame, struct protoco
     message.mode = cursor_read_u32(&reader);
     message.size = cursor_read_u64(&reader);
     message.path = message_read_path(&reader);
-    if (!cursor_reader_finished(&reader) || message.mode > MESSAGE_FILE_MODE_MAX ||
-        message.size > MESSAGE_FILE_SIZE_MAX) {
+    if (!cursor_reader_finished(&reader) || !content_is_valid(message.mode, message.size)) {
         return false;
     }
     *ret = message;
@@ -404,8 +412,7 @@ void protocol_encode_started(struct cursor_writer *writer, uint32_t session,
                              const struct protocol_started *message) {
     ASSERT(writer);
     ASSERT(message);
-    ASSERT(message->mode <= MESSAGE_FILE_MODE_MAX);
-    ASSERT(message->size <= MESSAGE_FILE_SIZE_MAX);
+    ASSERT(content_is_valid(message->mode, message->size));
     size_t header = message_begin(writer, PROTOCOL_STARTED, session);
     cursor_write_u32(writer, message->pid);
     cursor_write_u32(writer, message->mode);
@@ -425,7 +432,7 @@ bool protocol_decode_started(const struct protocol_frame *frame, struct protocol
     message.mode = cursor_read_u32(&reader);
     message.size = cursor_read_u64(&reader);
     if (!cursor_reader_finished(&reader) || message.pid > INT32_MAX ||
-        message.mode > MESSAGE_FILE_MODE_MAX || message.size > MESSAGE_FILE_SIZE_MAX) {
+        !content_is_valid(message.mode, message.size)) {
         return false;
     }
     *ret = message;

@@ -39,9 +39,11 @@ static const struct protocol_network sample_network = {
 static struct protocol_setup sample_setup(void) {
     return (struct protocol_setup){
         .identity = sample_identity(),
-        .mount_count = 2,
-        .mounts = {{.disk_index = 0, .read_only = true, .path = "/"},
-                   {.disk_index = 7, .path = "/data"}},
+        .mount_count = 3,
+        .mounts =
+            {{.disk_index = 0, .read_only = true, .path = "/"},
+             {.disk_index = 7, .path = "/data"},
+             {.disk_index = 1, .read_only = true, .overlay = true, .upper_index = 2, .path = "/"}},
     };
 }
 
@@ -603,6 +605,38 @@ static void test_network(void **state) {
     assert_false(network_is_sent(&network));
 }
 
+/* A mount of each shape, encoded and decoded; false: it was refused by the encoder. */
+static bool mount_travels(struct protocol_mount mount) {
+    static uint8_t bytes[PROTOCOL_FRAME_SIZE_MAX];
+    struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
+    struct protocol_setup setup = {.identity = sample_identity(), .mount_count = 1};
+    setup.mounts[0] = mount;
+    protocol_encode_setup(&writer, &setup);
+    return !writer.failed;
+}
+
+static void an_overlay_is_of_the_root_and_of_two_disks(void **state) {
+    (void)state;
+    const struct protocol_mount good = {
+        .disk_index = 3, .read_only = true, .overlay = true, .upper_index = 4, .path = "/"};
+    assert_true(mount_travels(good));
+    struct protocol_mount mount = good;
+    mount.path = "/data";
+    assert_false(mount_travels(mount));
+    mount = good;
+    mount.read_only = false;
+    assert_false(mount_travels(mount));
+    mount = good;
+    mount.upper_index = 3;
+    assert_false(mount_travels(mount));
+    mount = good;
+    mount.upper_index = PROTOCOL_MOUNT_COUNT_MAX;
+    assert_false(mount_travels(mount));
+    mount = good;
+    mount.overlay = false; /* and an upper disk all the same */
+    assert_false(mount_travels(mount));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
@@ -619,6 +653,7 @@ int main(void) {
         cmocka_unit_test(test_a_frame_of_another_type_is_refused),
         cmocka_unit_test(test_what_may_not_be_sent),
         cmocka_unit_test(test_ended_values),
+        cmocka_unit_test(an_overlay_is_of_the_root_and_of_two_disks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -40,6 +40,8 @@
  * DETACH is for a relay between host and guest (vm/relay.h): the session stays, held by nobody.
  *   FILE_PUT: stdin carries the file; its END commits it: the guest checks the size, renames it into place,
  *   then ENDED. FILE_GET: STARTED carries the mode and size; stdout carries the file; ENDED.
+ *   Of a folder the same, with a tree (tree.h) in the place of the file's bytes: FILE_PUT makes the folder, unless it is there,
+ *   and puts each entry in its place as it comes.
  *
  * Standing still. FREEZE stops every user process (cgroup freezer), flushes file systems, and the guest
  * answers FROZEN as its last frame: nothing is in flight until THAW or the next HELLO. THAW sets the clock,
@@ -177,7 +179,9 @@ struct protocol_ping { /* PING, PONG: the same token back */
 struct protocol_mount {
     uint32_t disk_index; /* 0 is /dev/vda */
     bool read_only;
-    const char *path; /* "/": the root of every command */
+    bool overlay;         /* only of "/": the disk is the lower layer, and read-only */
+    uint32_t upper_index; /* overlay: the disk of the upper layer, which is another one; else 0 */
+    const char *path;     /* "/": the root of every command */
 };
 
 struct protocol_identity { /* what makes a machine itself, in SETUP and THAW */
@@ -231,8 +235,8 @@ struct protocol_exec {
 
 struct protocol_file_put { /* FILE_PUT */
     const char *path;      /* absolute */
-    uint32_t mode;
-    uint64_t size;
+    uint32_t mode;         /* with PROTOCOL_MODE_FOLDER: of a folder, and stdin is a tree */
+    uint64_t size;         /* of a file; 0 for a folder */
 };
 
 struct protocol_file_get { /* FILE_GET */
@@ -282,8 +286,8 @@ struct protocol_ack { /* ACK */
 
 struct protocol_started { /* STARTED */
     uint32_t pid;         /* in the guest; 0 for files */
-    uint32_t mode;        /* FILE_GET */
-    uint64_t size;        /* FILE_GET */
+    uint32_t mode;        /* FILE_GET; with PROTOCOL_MODE_FOLDER: stdout is a tree */
+    uint64_t size;        /* FILE_GET, of a file */
 };
 
 enum protocol_end {

@@ -19,6 +19,11 @@
 #define PROTOCOL_HOSTNAME_SIZE_MAX 64
 #define PROTOCOL_IPV4_SIZE 4
 #define PROTOCOL_PATH_SIZE_MAX 4095
+#define PROTOCOL_NAME_SIZE_MAX 255 /* bytes of one part of a path */
+#define PROTOCOL_TREE_DEPTH_MAX 60 /* parts of a name in a tree */
+#define PROTOCOL_TREE_HEADER_SIZE 24
+#define PROTOCOL_MODE_FOLDER                                                                       \
+    040000u /* a bit of a mode: it is a folder, and a tree (tree.h) is its content */
 #define PROTOCOL_MESSAGE_SIZE_MAX 255 /* an error's text */
 #define PROTOCOL_ARGV_COUNT_MAX 16384
 #define PROTOCOL_ENV_COUNT_MAX 2048

@@ -104,7 +104,7 @@ static enum kelpie_status skip_hole(const struct copying *work, uint64_t size,
         hash_bytes(work, zeros, piece);
         size -= piece;
         checked += piece;
-        if (checked >= SNAPSHOT_COPY_CHUNK_SIZE) {
+        if (checked >= SNAPSHOT_HOLE_CHUNK_SIZE) {
             TRY(check_wait(work, err));
             checked = 0;
         }
@@ -245,6 +245,14 @@ static enum kelpie_status copy_all(struct copying *work, struct kelpie_error *er
         return host_file_truncate(work->host, work->copy->target_fd, size, err);
     }
     return KELPIE_OK;
+}
+
+bool snapshot_is_mostly_holes(struct host *host, int fd, uint64_t size) {
+    struct host_file_info info;
+    ASSERT(fd != HOST_FD_NONE);
+    ASSERT(size <= SNAPSHOT_PART_SIZE_MAX);
+    return host_file_stat(host, fd, &info, NULL) == KELPIE_OK &&
+           info.allocated_size < size / SNAPSHOT_HOLES_RATIO;
 }
 
 static void hash_cleanup(XXH3_state_t **state) {

@@ -73,6 +73,9 @@ struct snapshot_feature { /* a name and value that must be equal at restore: mac
 /* The feature that says what kind of network interface the machine has; without it, it has none. */
 #define SNAPSHOT_FEATURE_NETWORK "network"
 
+/* The feature that says which image, by digest, the last two disks are of. */
+#define SNAPSHOT_FEATURE_IMAGE "image"
+
 /* What manifest.json says. Big (paths): allocate it. */
 struct snapshot_manifest {
     struct kelpie_snapshot
@@ -207,6 +210,9 @@ KELPIE_CHECKED enum kelpie_status snapshot_copy_sparse(struct host *host, int so
 KELPIE_CHECKED enum kelpie_status
 snapshot_copy_merged(struct host *host, const struct snapshot_source *source, int target_fd,
                      uint64_t size, const struct host_wait *wait, struct kelpie_error *err);
+
+/* Whether hashing the file takes much longer than copying it does: a hole is copied in no time, and hashed as zeros. */
+bool snapshot_is_mostly_holes(struct host *host, int fd, uint64_t size);
 
 /* The XXH3-128 of a file's first `size` bytes. */
 KELPIE_CHECKED enum kelpie_status snapshot_checksum_file(struct host *host, int fd, uint64_t size,

@@ -268,12 +268,14 @@ enum kelpie_status snapshot_writer_merge(struct snapshot_writer *writer, enum sn
     }
     TRY(snapshot_writer_part(writer, part, &fd, err));
     const struct snapshot_copy copy = {*source, fd, size, writer->bytes_max - used};
-    status = snapshot_copy_limited(writer->host, &copy, wait, info->checksum, err);
+    /* The VM may stand still now: publish has the time to hash what is mostly holes. */
+    bool later = snapshot_is_mostly_holes(writer->host, source->fd, size);
+    status = snapshot_copy_limited(writer->host, &copy, wait, later ? NULL : info->checksum, err);
     if (status != KELPIE_OK) {
         return writer_failed(writer, status, err);
     }
     info->size = size;
-    info->present = true;
+    info->present = !later;
     return KELPIE_OK;
 }
 

@@ -26,6 +26,7 @@
 
 #include "host/host.h"
 #include "kelpie_store.h"
+#include "store/store_json.h"
 #include "store/store_limits.h"
 
 struct store;
@@ -50,14 +51,18 @@ KELPIE_CHECKED enum kelpie_status store_path(const struct store *store, enum sto
                                              const char *name, char *path, size_t size,
                                              struct kelpie_error *err);
 
+/* The folder of a room has these entries; for free(). Names that begin with a dot are leftovers, or still in the making. */
+KELPIE_CHECKED enum kelpie_status store_list(struct store *store, enum store_room room,
+                                             struct host_dir_entry **ret_entries, size_t *ret_count,
+                                             struct kelpie_error *err);
+
 /* ---- VMs -------------------------------------------------------------------------------------- */
 
-/* Everything about a VM that is on disk. Strings of config are the record's. */
+/* Everything about a VM that is on disk. */
 struct store_record {
     struct kelpie_vm_info info;
-    struct kelpie_config *config; /* with image, disks, network, owner; no secrets, no host */
-    char restored_from[KELPIE_PATH_SIZE_MAX +
-                       1]; /* its first start is a restore of this bundle; or empty */
+    struct store_config *config;                  /* no secrets, no host */
+    char restored_from[KELPIE_PATH_SIZE_MAX + 1]; /* the bundle that it was made of; or empty */
 };
 
 void store_record_destroy(
@@ -99,7 +104,8 @@ KELPIE_CHECKED enum kelpie_status store_socket_path(const struct store *store, c
                                                     char *path, size_t size,
                                                     struct kelpie_error *err);
 
-/* Reads a VM's record, by name or by the beginning of its id. *ret_owned: an owner lives. NOT_FOUND, BAD_CONFIG. */
+/* Reads a VM's record, by name or by the beginning of its id. *ret_owned: an owner lives; if none does, the record says so: what ran is
+ * crashed. NOT_FOUND, BAD_CONFIG (several ids begin so). */
 KELPIE_CHECKED enum kelpie_status store_vm_read(struct store *store, const char *name,
                                                 struct store_record **ret_record, bool *ret_owned,
                                                 struct kelpie_error *err);
@@ -117,7 +123,5 @@ KELPIE_CHECKED enum kelpie_status store_log_append(struct store_log *log, enum k
                                                    uint64_t offset, const void *data, size_t size,
                                                    struct kelpie_error *err);
 void store_log_close(struct store_log *log);
-
-/* ---- JSON of the public structures (store_json.h) ---------------------------------------------- */
 
 #endif

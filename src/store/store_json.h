@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * store_json.h: structures of kelpie.h as JSON and back, for records and for what owner and handles say to each other. Fields
- * have the names that they have in the headers; what is NULL, zero or default is left out. Decoders take what comes from outside:
- * BAD_CONFIG names the field. What a decoder hands out is one block of memory, for free().
+ * store_json.h: structures of kelpie.h and kelpie_store.h as JSON and back, for records and for what an owner and its
+ * handles say to each other. Members have the names that they have in the headers; what is NULL, zero or empty is left out.
+ *
+ * Encoders hand out a new object. BAD_CONFIG: a text that is not UTF-8 (JSON has no other). Decoders take what comes from outside:
+ * BAD_CONFIG names the member. They check types and ranges, not sense: what they hand out is given to the library, which does.
  */
 #ifndef KELPIE_STORE_STORE_JSON_H
 #define KELPIE_STORE_STORE_JSON_H
@@ -13,47 +15,63 @@
 #include "host/host.h"
 #include "kelpie_store.h"
 
-/* NULL: no memory. Secrets are left out, as is host. */
-json_t *store_json_config(const struct kelpie_config *config);
-json_t *store_json_command(const struct kelpie_command *command);
-json_t *store_json_info(const struct kelpie_vm_info *info);
-json_t *store_json_snapshot(const struct kelpie_snapshot *snapshot);
-json_t *store_json_report(const struct kelpie_restore_report *report);
-json_t *store_json_exit(const struct kelpie_exit *exit);
-json_t *store_json_stats(const struct kelpie_stats *stats);
-json_t *store_json_error(const struct kelpie_error *err); /* all of it; status OK too */
-json_t *store_json_snapshot_options(const struct kelpie_snapshot_options *options);
-json_t *store_json_restore_options(const struct kelpie_restore_options *options);
+/* A config, and what its pointers point to. */
+struct store_config {
+    struct kelpie_config config;
+    struct kelpie_disk disks[KELPIE_DISK_COUNT_MAX];
+    struct kelpie_network network;
+    struct kelpie_forward forwards[KELPIE_FORWARD_COUNT_MAX];
+    struct kelpie_mock_config mock;
+    struct kelpie_owner owner;
+    struct kelpie_share shares[KELPIE_SHARE_COUNT_MAX];
+    const char **env;
+    const char **labels;
+    json_t *json; /* has the strings */
+};
 
-KELPIE_CHECKED enum kelpie_status store_json_to_config(struct host *host, const json_t *json,
-                                                       struct kelpie_config **ret_config,
+/* Without host and secrets. */
+KELPIE_CHECKED enum kelpie_status store_json_config(const struct kelpie_config *config,
+                                                    json_t **ret_json, struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status store_json_to_config(struct host *host, json_t *json,
+                                                       struct store_config **ret_config,
                                                        struct kelpie_error *err);
-KELPIE_CHECKED enum kelpie_status store_json_to_command(struct host *host, const json_t *json,
-                                                        struct kelpie_command **ret_command,
+void store_config_destroy(struct store_config *config); /* NULL is allowed */
+
+/* A command, and what its pointers point to; without stdin_data. */
+struct store_command {
+    struct kelpie_command command;
+    struct kelpie_rlimit rlimits[KELPIE_RLIMIT_COUNT_MAX];
+    const char **argv;
+    const char **env;
+    json_t *json;
+};
+
+KELPIE_CHECKED enum kelpie_status store_json_command(const struct kelpie_command *command,
+                                                     json_t **ret_json, struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status store_json_to_command(struct host *host, json_t *json,
+                                                        struct store_command **ret_command,
                                                         struct kelpie_error *err);
-KELPIE_CHECKED enum kelpie_status
-store_json_to_info(const json_t *json, struct kelpie_vm_info *ret_info, struct kelpie_error *err);
-KELPIE_CHECKED enum kelpie_status store_json_to_snapshot(const json_t *json,
-                                                         struct kelpie_snapshot *ret_snapshot,
-                                                         struct kelpie_error *err);
-KELPIE_CHECKED enum kelpie_status store_json_to_report(const json_t *json,
-                                                       struct kelpie_restore_report *ret_report,
-                                                       struct kelpie_error *err);
-KELPIE_CHECKED enum kelpie_status
-store_json_to_exit(const json_t *json, struct kelpie_exit *ret_exit, struct kelpie_error *err);
-KELPIE_CHECKED enum kelpie_status
-store_json_to_stats(const json_t *json, struct kelpie_stats *ret_stats, struct kelpie_error *err);
+void store_command_destroy(struct store_command *command); /* NULL is allowed */
 
-/* The error that the other side had: *ret_error is filled. BAD_CONFIG when that is none. */
-KELPIE_CHECKED enum kelpie_status
-store_json_to_error(const json_t *json, struct kelpie_error *ret_error, struct kelpie_error *err);
+/* Structures without pointers, or whose texts lie in the JSON afterwards. */
+enum store_json_type {
+    STORE_JSON_INFO = 0,         /* struct kelpie_vm_info */
+    STORE_JSON_SNAPSHOT,         /* struct kelpie_snapshot */
+    STORE_JSON_REPORT,           /* struct kelpie_restore_report */
+    STORE_JSON_EXIT,             /* struct kelpie_exit */
+    STORE_JSON_STATS,            /* struct kelpie_stats */
+    STORE_JSON_ERROR,            /* struct kelpie_error */
+    STORE_JSON_SNAPSHOT_OPTIONS, /* struct kelpie_snapshot_options */
+    STORE_JSON_RESTORE_OPTIONS,  /* struct kelpie_restore_options */
+    STORE_JSON_FORK_OPTIONS,     /* struct kelpie_fork_options, without config */
+    STORE_JSON_TYPE_COUNT
+};
 
-/* Strings (parent) are the JSON's. */
-KELPIE_CHECKED enum kelpie_status
-store_json_to_snapshot_options(const json_t *json, struct kelpie_snapshot_options *ret_options,
-                               struct kelpie_error *err);
-KELPIE_CHECKED enum kelpie_status
-store_json_to_restore_options(const json_t *json, struct kelpie_restore_options *ret_options,
-                              struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status store_json_of(enum store_json_type type, const void *value,
+                                                json_t **ret_json, struct kelpie_error *err);
+
+/* Fills what the JSON has; the rest stays as it is. */
+KELPIE_CHECKED enum kelpie_status store_json_to(enum store_json_type type, const json_t *json,
+                                                void *ret_value, struct kelpie_error *err);
 
 #endif

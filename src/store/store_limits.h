@@ -4,5 +4,10 @@
 #define KELPIE_STORE_STORE_LIMITS_H
 
 #define STORE_RECORD_SIZE_MAX 1048576 /* bytes of a record, or of an image's description */
+#define STORE_ENTRY_COUNT_MAX 8192    /* of a folder, leftovers included */
+#define STORE_VM_FILE_COUNT_MAX 64
+#define STORE_ADOPT_MS_MAX 500 /* until whoever looks whether an owner lives has looked */
+#define STORE_ADOPT_PERIOD_MS 5
+#define STORE_SOCKET_PATH_SIZE_MAX 107 /* sun_path, without its zero */
 
 #endif

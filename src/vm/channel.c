@@ -22,6 +22,7 @@ void vm_channel_open(struct kelpie_vm *vm) {
     channel->open = true;
     channel->connected = false;
     channel->held = false;
+    channel->ended = false;
     channel->broken[0] = 0;
     channel->answers = (struct vm_answers){0};
     channel->list_count = 0;
@@ -105,7 +106,8 @@ static bool out_write(struct kelpie_vm *vm) {
     ASSERT(vm->locked);
     ASSERT(vm->channel.out_start <= vm->channel.out_end);
     struct vm_channel *channel = &vm->channel;
-    if (!channel->open || channel->broken[0] || channel->out_start == channel->out_end) {
+    if (!channel->open || channel->ended || channel->broken[0] ||
+        channel->out_start == channel->out_end) {
         return false;
     }
     int fd = vm->ops->channel_fd(vm->instance);

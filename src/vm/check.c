@@ -183,6 +183,47 @@ static enum kelpie_status check_texts(const struct kelpie_config *config,
     return KELPIE_OK;
 }
 
+/* By name or by digest; whether there is one is found out when it is looked for. */
+static enum kelpie_status check_image_name(const char *image, struct kelpie_error *err) {
+    ASSERT(image);
+    size_t size = strnlen(image, KELPIE_DIGEST_SIZE);
+    bool good = size >= 1 && size < KELPIE_DIGEST_SIZE && isalnum((unsigned char)image[0]);
+    for (size_t i = 0; good && i < size; i++) {
+        good = isalnum((unsigned char)image[i]) || strchr("_.-:", image[i]);
+    }
+    if (!good) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "image",
+                               "image must be an image's name or digest, and is \"%.100s\"", image);
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status check_image(const struct kelpie_config *config,
+                                      struct kelpie_error *err) {
+    ASSERT(config);
+    TRY(check_range("image_disk_mib", config->image_disk_mib, VM_IMAGE_DISK_MIB_MIN,
+                    KELPIE_IMAGE_DISK_MIB_MAX, err));
+    if (config->disk_folder) {
+        TRY(vm_check_path("disk_folder", config->disk_folder, true, err));
+    }
+    if (!config->image) {
+        return KELPIE_OK;
+    }
+    TRY(check_image_name(config->image, err));
+    if (config->disk_count + VM_IMAGE_DISK_COUNT > KELPIE_DISK_COUNT_MAX) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "disk_count",
+                               "disk_count is %zu, and must be at most %d with an image",
+                               config->disk_count, KELPIE_DISK_COUNT_MAX - VM_IMAGE_DISK_COUNT);
+    }
+    for (size_t i = 0; i < config->disk_count; i++) {
+        if (config->disks[i].mount && strcmp(config->disks[i].mount, "/") == 0) {
+            return error_set_field(err, KELPIE_BAD_CONFIG, "disks",
+                                   "disks[%zu] is to be the root, which the image is", i);
+        }
+    }
+    return KELPIE_OK;
+}
+
 enum kelpie_status vm_check_config(const struct kelpie_config *config, struct kelpie_error *err) {
     ASSERT(config);
     TRY(check_range("vcpu_count", config->vcpu_count, KELPIE_VCPU_COUNT_MIN, KELPIE_VCPU_COUNT_MAX,
@@ -201,6 +242,7 @@ enum kelpie_status vm_check_config(const struct kelpie_config *config, struct ke
     for (size_t i = 0; i < config->disk_count; i++) {
         TRY(check_disk(config, i, err));
     }
+    TRY(check_image(config, err));
     if (config->network) {
         TRY(vm_check_network(config->network, err));
     }

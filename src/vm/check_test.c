@@ -47,7 +47,7 @@ static void test_numbers(void **state) {
     check_refused(&(struct kelpie_config){.stop_timeout_ms = UINT32_MAX}, "stop_timeout_ms");
     check_refused(&(struct kelpie_config){.operation_timeout_ms = UINT32_MAX},
                   "operation_timeout_ms");
-    check_refused(&(struct kelpie_config){.reserved = {[14] = 1}}, "reserved");
+    check_refused(&(struct kelpie_config){.reserved = {[0] = 1}}, "reserved");
 }
 
 static void test_names(void **state) {

@@ -152,6 +152,13 @@ static void gather_env(const struct kelpie_config *config, const struct kelpie_c
     exec->env_size = strings->size - start;
 }
 
+/* How long beyond its timeout a command is waited for. */
+static uint64_t exec_grace_ms(const struct kelpie_vm *vm) {
+    ASSERT(vm->locked);
+    ASSERT(VM_OWNED_EXEC_GRACE_MS >= VM_EXEC_GRACE_MS);
+    return vm_is_owned(vm) ? VM_OWNED_EXEC_GRACE_MS : VM_EXEC_GRACE_MS;
+}
+
 enum kelpie_status vm_command_send(struct kelpie_exec *session,
                                    const struct kelpie_command *command, const struct vm_wait *wait,
                                    struct kelpie_error *err) {
@@ -191,7 +198,7 @@ enum kelpie_status vm_command_send(struct kelpie_exec *session,
     vm_channel_commit(vm, &writer);
     if (command->timeout_ms != 0) {
         session->deadline_ns = host_monotonic_ns(vm->host) +
-                               (command->timeout_ms + (uint64_t)VM_EXEC_GRACE_MS) * HOST_NS_PER_MS;
+                               (command->timeout_ms + exec_grace_ms(vm)) * HOST_NS_PER_MS;
     }
     return KELPIE_OK;
 }

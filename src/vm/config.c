@@ -128,6 +128,8 @@ static void config_fill(struct arena *arena, const struct kelpie_config *config,
                                        : config->name   ? config->name
                                                         : id);
     copy->console_log = arena_text(arena, config->console_log);
+    copy->image = arena_text(arena, config->image);
+    copy->disk_folder = arena_text(arena, config->disk_folder);
     if (config->disk_count > 0) {
         copy_disks(arena, config, copy);
     }
@@ -143,6 +145,7 @@ static void config_fill(struct arena *arena, const struct kelpie_config *config,
     }
     copy->vcpu_count = or_default(config->vcpu_count, KELPIE_VCPU_COUNT_DEFAULT);
     copy->memory_mib = or_default(config->memory_mib, KELPIE_MEMORY_MIB_DEFAULT);
+    copy->image_disk_mib = or_default(config->image_disk_mib, KELPIE_IMAGE_DISK_MIB_DEFAULT);
     copy->console_bytes_max =
         config->console_bytes_max ? config->console_bytes_max : KELPIE_CONSOLE_BYTES_DEFAULT;
     copy->boot_timeout_ms = or_default(config->boot_timeout_ms, KELPIE_BOOT_TIMEOUT_MS_DEFAULT);

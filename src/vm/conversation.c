@@ -79,8 +79,10 @@ static enum kelpie_status make_identity(struct kelpie_vm *vm, char *machine_id,
     ASSERT(ret_identity);
     ASSERT(vm->locked);
     ASSERT(machine_id);
-    struct protocol_identity identity = {.hostname = vm->config->hostname,
-                                         .machine_id = machine_id};
+    struct protocol_identity identity = {
+        .hostname = vm->neutral ? VM_NEUTRAL_NAME : vm->config->hostname,
+        .machine_id = machine_id,
+    };
     TRY(vm_random_hex(vm->host, machine_id, PROTOCOL_MACHINE_ID_SIZE, err));
     TRY(host_random(vm->host, identity.entropy, sizeof(identity.entropy), err));
     TRY(host_random(vm->host, identity.generation, sizeof(identity.generation), err));
@@ -109,20 +111,10 @@ enum kelpie_status vm_say_setup(struct kelpie_vm *vm, const struct vm_wait *wait
                                 struct kelpie_error *err) {
     ASSERT(vm->locked);
     ASSERT(vm->busy);
-    ASSERT(vm->config->disk_count <= KELPIE_DISK_COUNT_MAX);
-    const struct kelpie_config *config = vm->config;
     struct protocol_setup setup = {0};
     char machine_id[PROTOCOL_MACHINE_ID_SIZE + 1];
     TRY(make_identity(vm, machine_id, &setup.identity, err));
-    for (size_t i = 0; i < config->disk_count; i++) {
-        if (config->disks[i].mount) {
-            setup.mounts[setup.mount_count++] = (struct protocol_mount){
-                .disk_index = (uint32_t)i,
-                .read_only = config->disks[i].read_only,
-                .path = config->disks[i].mount,
-            };
-        }
-    }
+    vm_image_mounts(vm, &setup);
     TRY(say_network(vm, wait, err));
     struct cursor_writer writer;
     TRY(vm_channel_reserve(vm, SETUP_FRAME_SIZE, wait, &writer, err));

@@ -37,8 +37,9 @@ static enum kelpie_status copy_create(struct kelpie_vm *vm, const char *host_pat
             return error_set_field(err, KELPIE_BAD_CONFIG, "mode", "mode is 0%o", options->mode);
         }
     }
-    if (!(vm->ops->capabilities & KELPIE_CAN_COPY)) {
-        return error_set(err, KELPIE_UNSUPPORTED, "backend %s cannot copy files", vm->ops->name);
+    if (!(vm_capabilities(vm) & KELPIE_CAN_COPY)) {
+        return error_set(err, KELPIE_UNSUPPORTED, "backend %s cannot copy files",
+                         vm_backend_name(vm));
     }
     struct copy *copy = host_allocate(vm->host, sizeof(*copy), err);
     if (!copy) {

@@ -40,12 +40,13 @@ static enum kelpie_status start_session(struct kelpie_vm *vm, const struct kelpi
     ASSERT(command);
     ASSERT(ret_exec);
     TRY(vm_command_check(vm->config, command, err));
-    if (!(vm->ops->capabilities & KELPIE_CAN_EXEC)) {
-        return error_set(err, KELPIE_UNSUPPORTED, "backend %s cannot run commands", vm->ops->name);
+    if (!(vm_capabilities(vm) & KELPIE_CAN_EXEC)) {
+        return error_set(err, KELPIE_UNSUPPORTED, "backend %s cannot run commands",
+                         vm_backend_name(vm));
     }
-    if (command->tty && !(vm->ops->capabilities & KELPIE_CAN_TTY)) {
+    if (command->tty && !(vm_capabilities(vm) & KELPIE_CAN_TTY)) {
         return error_set_field(err, KELPIE_UNSUPPORTED, "tty", "backend %s has no terminals",
-                               vm->ops->name);
+                               vm_backend_name(vm));
     }
     struct kelpie_exec *exec = NULL;
     vm_lock(vm);
@@ -197,7 +198,12 @@ void kelpie_exec_detach(struct kelpie_exec *exec) {
     ASSERT(!exec->closed);
     struct kelpie_vm *vm = exec->vm;
     vm_lock(vm);
-    vm_session_note_offsets(exec);
+    if (vm_is_owned(vm)) {
+        vm_session_want_acks(
+            exec); /* so that whoever attaches, there or here, goes on behind them */
+    } else {
+        vm_session_note_offsets(exec);
+    }
     vm_unlock(vm);
     vm_session_close(exec, false);
 }

@@ -18,7 +18,7 @@ static enum kelpie_status find_backend(const char *name, const struct backend_op
     ASSERT(ret_ops);
     ASSERT(name);
     const struct backend_ops *ops = backend_find(name);
-    if (!ops) {
+    if (!ops || ops->owner) {
         return error_set_field(err, KELPIE_NOT_FOUND, "backend", "there is no backend \"%.40s\"",
                                name);
     }
@@ -57,11 +57,36 @@ enum kelpie_status vm_backend_choose(struct host *host, const char *name,
                            "no backend can run a guest here: %s", tried);
 }
 
+enum kelpie_status vm_backend_of_owners(const struct backend_ops **ret_ops,
+                                        struct kelpie_error *err) {
+    ASSERT(ret_ops);
+    size_t count = 0;
+    const struct backend_ops *const *table = backend_table(&count);
+    ASSERT(count <= KELPIE_BACKEND_COUNT_MAX);
+    for (size_t i = 0; i < count; i++) {
+        if (table[i]->owner) {
+            *ret_ops = table[i];
+            return KELPIE_OK;
+        }
+    }
+    return error_set_field(err, KELPIE_UNSUPPORTED, "owner",
+                           "this library was built without VMs that outlive their maker");
+}
+
 enum kelpie_status kelpie_vm_create(const struct kelpie_config *config, struct kelpie_vm **ret_vm,
                                     struct kelpie_error *err) {
     ASSERT(ret_vm);
     static const struct kelpie_config defaults = {0};
-    return vm_create(config ? config : &defaults, false, ret_vm, err);
+    const struct vm_origin origin = {.config = config ? config : &defaults};
+    return vm_create(&origin, ret_vm, err);
+}
+
+enum kelpie_status kelpie_vm_open(void *host, const char *name, struct kelpie_vm **ret_vm,
+                                  struct kelpie_error *err) {
+    ASSERT(ret_vm);
+    TRY(vm_check_name("name", name ? name : "", "_.-", err));
+    const struct vm_origin origin = {.open_name = name, .host = host};
+    return vm_create(&origin, ret_vm, err);
 }
 
 /* The bundle's config, with what the caller may choose anew. Strings stay theirs. */
@@ -99,6 +124,7 @@ config_of_bundle(const struct snapshot_manifest *manifest, const struct kelpie_c
     config.env = (const char *const *)manifest->env;
     config.disks = disks;
     config.disk_count = manifest->disk_count;
+    TRY(vm_image_of_bundle(manifest, &config, err));
     TRY(vm_network_of_bundle(manifest, wanted, network, &config.network, err));
     *ret_config = config;
     return KELPIE_OK;
@@ -113,7 +139,8 @@ enum kelpie_status vm_create_of_bundle(const struct snapshot_reader *reader,
     struct kelpie_network network = {0};
     struct kelpie_config config;
     TRY(config_of_bundle(snapshot_reader_manifest(reader), wanted, disks, &network, &config, err));
-    return vm_create(&config, true, ret_vm, err);
+    const struct vm_origin origin = {.config = &config, .for_bundle = true};
+    return vm_create(&origin, ret_vm, err);
 }
 
 enum kelpie_status kelpie_vm_create_from_snapshot(const char *directory,
@@ -155,13 +182,21 @@ size_t kelpie_backend_list(struct kelpie_backend *backends, size_t capacity) {
     ASSERT(backends || capacity == 0);
     size_t count = 0;
     const struct backend_ops *const *table = backend_table(&count);
-    for (size_t i = 0; i < count && i < capacity; i++) {
-        backends[i] = (struct kelpie_backend){.capabilities = table[i]->capabilities};
-        snprintf(backends[i].name, sizeof(backends[i].name), "%s", table[i]->name);
-        snprintf(backends[i].description, sizeof(backends[i].description), "%s",
-                 table[i]->description);
+    size_t shown = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (table[i]->owner) {
+            continue; /* not one that a config names */
+        }
+        if (shown < capacity) {
+            struct kelpie_backend *backend = &backends[shown];
+            *backend = (struct kelpie_backend){.capabilities = table[i]->capabilities};
+            snprintf(backend->name, sizeof(backend->name), "%s", table[i]->name);
+            snprintf(backend->description, sizeof(backend->description), "%s",
+                     table[i]->description);
+        }
+        shown++;
     }
-    return count;
+    return shown;
 }
 
 enum kelpie_status kelpie_backend_probe_on(void *wanted_host, const char *name,

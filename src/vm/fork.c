@@ -29,6 +29,7 @@ void vm_child_config(struct kelpie_config *config, struct kelpie_network *networ
     ASSERT(config);
     ASSERT(network);
     config->console_log = NULL;
+    config->disk_folder = NULL;
     if (config->network) {
         *network = *config->network;
         network->mac = NULL;
@@ -212,6 +213,14 @@ enum kelpie_status kelpie_vm_fork(struct kelpie_vm *vm, const struct kelpie_fork
     ASSERT(children);
     struct kelpie_fork_options chosen = options ? *options : defaults;
     TRY(check_options(&chosen, count, err));
+    if (vm_is_owned(vm)) {
+        return vm_owned_fork(vm, &chosen, count, children, err);
+    }
+    if (chosen.config && chosen.config->owner) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, "owner",
+                               "a VM of this process cannot have children with owners of their "
+                               "own: they share its memory");
+    }
     const struct kelpie_config config = child_config(vm);
     chosen.config = chosen.config ? chosen.config : &config;
     struct host_wait wait;

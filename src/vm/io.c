@@ -20,7 +20,7 @@ static size_t collect_items(struct kelpie_vm *vm, struct host_poll_item *items) 
     struct vm_channel *channel = &vm->channel;
     vm_lock(vm);
     bool stop = vm->io_stop;
-    bool talking = channel->open && channel->broken[0] == 0;
+    bool talking = channel->open && channel->broken[0] == 0 && !channel->ended;
     bool pending = channel->out_start < channel->out_end;
     host_event_clear(vm->host, vm->wake_event);
     vm_unlock(vm);
@@ -54,6 +54,20 @@ static bool exit_follows(struct kelpie_vm *vm) {
     return host_poll(vm->host, &item, 1, &wait, &ignored) == KELPIE_OK;
 }
 
+/* The channel has ended, and the machine has not, as far as is known. */
+static void note_channel_end(struct kelpie_vm *vm) {
+    ASSERT(vm->instance);
+    ASSERT(vm->channel.in);
+    vm_lock(vm);
+    if (vm_is_owned(vm)) {
+        vm->channel.ended = true; /* the owner may be about to say why */
+        vm->owner_channel_ended_ns = host_monotonic_ns(vm->host);
+    } else {
+        vm_channel_break(vm, "the guest's end of the channel was closed");
+    }
+    vm_unlock(vm);
+}
+
 /* Gives the decoder what the channel has now. False: there was nothing. */
 static bool read_some(struct kelpie_vm *vm) {
     ASSERT(vm->ops);
@@ -71,12 +85,9 @@ static bool read_some(struct kelpie_vm *vm) {
         return false;
     }
     if (status != KELPIE_OK || count == 0) {
-        if (exit_follows(vm)) {
-            return false;
+        if (vm_is_owned(vm) || !exit_follows(vm)) {
+            note_channel_end(vm);
         }
-        vm_lock(vm);
-        vm_channel_break(vm, "the guest's end of the channel was closed");
-        vm_unlock(vm);
         return false;
     }
     protocol_decoder_filled(decoder, count);
@@ -133,6 +144,16 @@ static void note_exit(struct kelpie_vm *vm) {
     vm_unlock(vm);
 }
 
+static void serve(struct kelpie_vm *vm, int fd) {
+    ASSERT(vm->instance);
+    ASSERT(fd != HOST_FD_NONE);
+    if (vm_is_owned(vm)) {
+        vm_owned_service(vm, fd);
+    } else {
+        vm->ops->service(vm->instance, fd);
+    }
+}
+
 static void io_main(void *argument) {
     ASSERT(argument);
     struct kelpie_vm *vm = argument;
@@ -146,21 +167,29 @@ static void io_main(void *argument) {
         struct host_wait wait = host_wait_ms(vm->host, VM_POLL_PERIOD_MS, HOST_FD_NONE);
         struct kelpie_error err;
         enum kelpie_status status = host_poll(vm->host, items, count, &wait, &err);
+        if (vm_is_owned(vm)) {
+            vm_owned_watch(vm);
+        }
         if (status == KELPIE_TIMED_OUT) {
             continue;
         }
         if (status != KELPIE_OK) {
             /* Blind: the machine cannot be looked after any more. */
+            if (vm_is_owned(vm)) {
+                vm_owned_blind(vm);
+                return;
+            }
             vm->ops->kill(vm->instance);
             note_exit(vm);
             return;
         }
         for (size_t i = ITEM_SERVICE; i < count; i++) {
             if (items[i].ready) {
-                vm->ops->service(vm->instance, items[i].fd);
+                serve(vm, items[i].fd);
             }
         }
-        if (items[ITEM_CHANNEL].ready & HOST_POLL_READ) {
+        if ((items[ITEM_CHANNEL].ready & HOST_POLL_READ) &&
+            items[ITEM_CHANNEL].fd == vm->ops->channel_fd(vm->instance)) {
             read_channel(vm);
         }
         if (items[ITEM_CHANNEL].ready & HOST_POLL_WRITE) {
@@ -175,6 +204,12 @@ static void io_main(void *argument) {
     }
 }
 
+enum kelpie_status vm_io_thread_start(struct kelpie_vm *vm, struct kelpie_error *err) {
+    ASSERT(vm->instance);
+    ASSERT(!vm->io_thread);
+    return host_thread_start(vm->host, "kelpie-io", io_main, vm, &vm->io_thread, err);
+}
+
 enum kelpie_status vm_io_start(struct kelpie_vm *vm, struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(!vm->channel.open);
@@ -186,8 +221,7 @@ enum kelpie_status vm_io_start(struct kelpie_vm *vm, struct kelpie_error *err) {
     vm->exit_text[0] = 0;
     vm_channel_open(vm);
     vm_unlock(vm);
-    enum kelpie_status status =
-        host_thread_start(vm->host, "kelpie-io", io_main, vm, &vm->io_thread, err);
+    enum kelpie_status status = vm_io_thread_start(vm, err);
     if (status != KELPIE_OK) {
         vm_lock(vm);
         vm->machine_alive = false;

@@ -3,7 +3,7 @@
 #include <stdio.h>
 
 #include "base/assert.h"
-#include "vm/vm.h"
+#include "vm/warm.h"
 
 /* A conversation with the guest that ends when `wait` does: also by a cancel that came before it, since the operation
  * began. mutex held. */
@@ -140,8 +140,8 @@ enum kelpie_status vm_started(struct kelpie_vm *vm, enum kelpie_status status,
     return status;
 }
 
-static enum kelpie_status start_machine(struct kelpie_vm *vm, const struct host_wait *wait,
-                                        struct kelpie_error *err) {
+enum kelpie_status vm_boot(struct kelpie_vm *vm, const struct host_wait *wait,
+                           struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(vm->state == KELPIE_STATE_STARTING);
     TRY(vm->ops->start(vm->instance, wait, err));
@@ -152,6 +152,9 @@ static enum kelpie_status start_machine(struct kelpie_vm *vm, const struct host_
 enum kelpie_status kelpie_vm_start(struct kelpie_vm *vm, struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(vm->instance);
+    if (vm_is_owned(vm)) {
+        return vm_owned_start(vm, err);
+    }
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_START, vm->config->boot_timeout_ms, &wait, err));
     vm_lock(vm);
@@ -164,23 +167,12 @@ enum kelpie_status kelpie_vm_start(struct kelpie_vm *vm, struct kelpie_error *er
     vm->saved_session_count = 0;
     vm_unlock(vm);
     vm_starting(vm);
-    enum kelpie_status status = start_machine(vm, &wait, err);
+    enum kelpie_status status =
+        vm->config->warm ? vm_warm_start(vm, &wait, err) : vm_boot(vm, &wait, err);
     return vm_started(vm, status, before, KELPIE_STATE_RUNNING, err);
 }
 
 /* ---- Standing still --------------------------------------------------------------------------- */
-
-/* Time in which nothing ran does not count against a command's timeout. */
-static void shift_deadlines(struct kelpie_vm *vm) {
-    ASSERT(vm->locked);
-    ASSERT(vm->busy);
-    uint64_t still_ns = host_monotonic_ns(vm->host) - vm->paused_ns;
-    for (size_t i = 0; i < vm->session_count; i++) {
-        if (vm->sessions[i]->deadline_ns != 0) {
-            vm->sessions[i]->deadline_ns += still_ns;
-        }
-    }
-}
 
 /* A guest behind a new connection, most often a restored one: its sessions keep their ids, so that new
  * ones get others. mutex held. */
@@ -213,7 +205,7 @@ static enum kelpie_status wake_guest(struct kelpie_vm *vm, const struct host_wai
         status = meet_again(vm, &until, err);
     }
     if (status == KELPIE_OK) {
-        shift_deadlines(vm);
+        vm_sessions_shift_deadlines(vm, host_monotonic_ns(vm->host) - vm->paused_ns);
         vm->quiesced = false; /* also when its answer does not come */
         status = vm_say_thaw(vm, fresh, &until, err);
     }
@@ -345,6 +337,9 @@ static enum kelpie_status settle(struct kelpie_vm *vm, enum kelpie_status status
 enum kelpie_status kelpie_vm_pause(struct kelpie_vm *vm, struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(vm->instance);
+    if (vm_is_owned(vm)) {
+        return vm_owned_pause(vm, err);
+    }
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_PAUSE, vm->config->operation_timeout_ms, &wait, err));
     enum kelpie_status status = vm_stand_still(vm, &wait, err);
@@ -354,6 +349,9 @@ enum kelpie_status kelpie_vm_pause(struct kelpie_vm *vm, struct kelpie_error *er
 enum kelpie_status kelpie_vm_resume(struct kelpie_vm *vm, struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(vm->instance);
+    if (vm_is_owned(vm)) {
+        return vm_owned_resume(vm, err);
+    }
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_RESUME, vm->config->operation_timeout_ms, &wait, err));
     enum kelpie_status status = vm_go_on(vm, &wait, err);
@@ -405,6 +403,9 @@ enum kelpie_status kelpie_vm_stop(struct kelpie_vm *vm, uint32_t timeout_ms,
     vm_check(vm);
     ASSERT(vm->instance);
     TRY(vm_check_timeout("timeout_ms", timeout_ms, err));
+    if (vm_is_owned(vm)) {
+        return vm_owned_stop(vm, timeout_ms, err);
+    }
     if (interrupt_start(vm)) {
         return KELPIE_OK;
     }

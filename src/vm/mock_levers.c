@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* What a test can do to a mock: the only place where src/vm/ knows one backend by name. */
+#include <string.h>
+
 #include "backend/mock/mock.h"
 #include "base/assert.h"
 #include "vm/vm.h"
@@ -7,9 +9,11 @@
 static enum kelpie_status check_mock(const struct kelpie_vm *vm, struct kelpie_error *err) {
     ASSERT(vm->ops);
     vm_check(vm);
-    if (vm->ops != &backend_mock_ops) {
+    bool mock = vm->ops == &backend_mock_ops ||
+                (vm_is_owned(vm) && strcmp(vm_backend_name(vm), backend_mock_ops.name) == 0);
+    if (!mock) {
         return error_set(err, KELPIE_UNSUPPORTED, "the VM's backend is %s, not mock",
-                         vm->ops->name);
+                         vm_backend_name(vm));
     }
     return KELPIE_OK;
 }
@@ -17,9 +21,13 @@ static enum kelpie_status check_mock(const struct kelpie_vm *vm, struct kelpie_e
 enum kelpie_status kelpie_mock_fail(struct kelpie_vm *vm, enum kelpie_mock_operation operation,
                                     uint32_t count, struct kelpie_error *err) {
     TRY(check_mock(vm, err));
+    ASSERT(vm->instance);
     if ((unsigned)operation >= KELPIE_MOCK_OPERATION_COUNT) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "operation", "there is no operation %d",
                                (int)operation);
+    }
+    if (vm_is_owned(vm)) {
+        return vm_owned_mock_lever(vm, (int)operation, count, err);
     }
     backend_mock_fail(vm->instance, operation, count);
     return KELPIE_OK;
@@ -27,6 +35,10 @@ enum kelpie_status kelpie_mock_fail(struct kelpie_vm *vm, enum kelpie_mock_opera
 
 enum kelpie_status kelpie_mock_crash(struct kelpie_vm *vm, struct kelpie_error *err) {
     TRY(check_mock(vm, err));
+    ASSERT(vm->instance);
+    if (vm_is_owned(vm)) {
+        return vm_owned_mock_lever(vm, -1, 0, err);
+    }
     vm_lock(vm);
     bool alive = vm->machine_alive;
     enum kelpie_state state = vm->state;

@@ -130,6 +130,10 @@ static enum kelpie_status check_options(const struct kelpie_pool_options *option
     }
     if (options->config) {
         TRY(vm_check_config(options->config, err));
+        if (options->config->owner) {
+            return error_set_field(err, KELPIE_UNSUPPORTED, "owner",
+                                   "VMs of a pool are of the process that has the pool");
+        }
     }
     return vm_check_reserved("reserved", options->reserved, ARRAY_SIZE(options->reserved), err);
 }

@@ -37,8 +37,14 @@ struct vm_relay;
 
 /* Output of a held session that passes by, on the VM's thread and with the VM locked: it must neither wait long nor call the
  * VM. Bytes that were not acknowledged come again to who attaches: see offset. */
-typedef void vm_relay_output(void *context, uint32_t exec_id, enum kelpie_stream stream,
-                             uint64_t offset, const void *data, size_t size);
+struct vm_relay_piece {
+    uint32_t exec_id;
+    enum kelpie_stream stream;
+    uint64_t offset; /* of the first byte in its stream */
+    const void *data;
+    size_t size;
+};
+typedef void vm_relay_output(void *context, const struct vm_relay_piece *piece);
 
 /* A block is this large; the session numbers that the VM chooses for itself are below the first. */
 #define VM_RELAY_IDS_COUNT 65536u

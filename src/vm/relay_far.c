@@ -176,11 +176,13 @@ static enum relay_step pass_detach(struct vm_relay *relay) {
     struct kelpie_exec *exec = held_session(relay);
     ASSERT(relay->frame.type == PROTOCOL_DETACH);
     ASSERT(!exec || exec->relay == relay);
-    if (!exec || !protocol_decode_empty(&relay->frame)) {
+    if (!protocol_decode_empty(&relay->frame)) {
         return RELAY_BROKEN;
     }
-    relay_let_go(exec);
-    vm_channel_flush(relay->vm);
+    if (exec) { /* else it crossed an ATTACHED that said no */
+        relay_let_go(exec);
+        vm_channel_flush(relay->vm);
+    }
     return RELAY_PASSED;
 }
 
@@ -189,8 +191,11 @@ static enum relay_step pass_release(struct vm_relay *relay) {
     struct kelpie_vm *vm = relay->vm;
     struct kelpie_exec *exec = held_session(relay);
     ASSERT(vm->locked);
-    if (!exec || !protocol_decode_empty(&relay->frame)) {
+    if (!protocol_decode_empty(&relay->frame)) {
         return RELAY_BROKEN;
+    }
+    if (!exec) {
+        return RELAY_PASSED; /* it was never opened: too many, say; or it is another's */
     }
     struct kelpie_exec *handle = vm_session_find_yielded(vm, exec->id);
     if (handle) {

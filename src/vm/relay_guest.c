@@ -31,9 +31,14 @@ static bool hear_data(struct kelpie_exec *exec, const struct protocol_frame *fra
         return false;
     }
     if (options->on_output && data.size > 0 && exec->kind == VM_SESSION_COMMAND) {
-        options->on_output(options->context, exec->id,
-                           is_stdout ? KELPIE_STREAM_STDOUT : KELPIE_STREAM_STDERR, data.offset,
-                           data.bytes, data.size);
+        const struct vm_relay_piece piece = {
+            .exec_id = exec->id,
+            .stream = is_stdout ? KELPIE_STREAM_STDOUT : KELPIE_STREAM_STDERR,
+            .offset = data.offset,
+            .data = data.bytes,
+            .size = data.size,
+        };
+        options->on_output(options->context, &piece);
     }
     return true;
 }

@@ -36,8 +36,8 @@ static enum kelpie_status check_fits(struct kelpie_vm *vm, const struct snapshot
                                      struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(manifest);
-    if (strcmp(manifest->info.backend, vm->ops->name) != 0) {
-        return differs("backend", manifest->info.backend, vm->ops->name, err);
+    if (strcmp(manifest->info.backend, vm_backend_name(vm)) != 0) {
+        return differs("backend", manifest->info.backend, vm_backend_name(vm), err);
     }
     if (manifest->vcpu_count != vm->config->vcpu_count) {
         return differs_number("vcpu_count", manifest->vcpu_count, vm->config->vcpu_count, err);
@@ -46,6 +46,7 @@ static enum kelpie_status check_fits(struct kelpie_vm *vm, const struct snapshot
         return differs_number("memory_mib", manifest->memory_mib, vm->config->memory_mib, err);
     }
     TRY(vm_network_fits(vm->config, manifest, err));
+    TRY(vm_image_fits(vm, manifest, err));
     if (!manifest->info.quiesced && !options->allow_incomplete) {
         return error_set_field(err, KELPIE_RESTORE_FAILED, "quiesced",
                                "the guest's commands did not stand still when the bundle was made, "
@@ -122,9 +123,9 @@ static enum kelpie_status load_bundle(struct kelpie_vm *vm, struct snapshot_read
     ASSERT(reader);
     const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
     TRY(check_fits(vm, manifest, options, err));
-    if (options->track && !(vm->ops->capabilities & KELPIE_CAN_DIFF_SNAPSHOT)) {
+    if (options->track && !(vm_capabilities(vm) & KELPIE_CAN_DIFF_SNAPSHOT)) {
         return error_set_field(err, KELPIE_UNSUPPORTED, "track", "backend %s cannot make diffs",
-                               vm->ops->name);
+                               vm_backend_name(vm));
     }
     TRY(verify_parts(reader, options->verify_memory, wait, err));
     TRY(verify_parents(reader, options->verify_memory, wait, err));
@@ -152,9 +153,9 @@ static enum kelpie_status load_bundle(struct kelpie_vm *vm, struct snapshot_read
     return KELPIE_OK;
 }
 
-static enum kelpie_status restore_machine(struct kelpie_vm *vm, struct snapshot_reader *reader,
-                                          const struct kelpie_restore_options *options,
-                                          const struct host_wait *wait, struct kelpie_error *err) {
+enum kelpie_status vm_restore_machine(struct kelpie_vm *vm, struct snapshot_reader *reader,
+                                      const struct kelpie_restore_options *options,
+                                      const struct host_wait *wait, struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(vm->state == KELPIE_STATE_STARTING);
     TRY(load_bundle(vm, reader, options, wait, err));
@@ -163,7 +164,10 @@ static enum kelpie_status restore_machine(struct kelpie_vm *vm, struct snapshot_
     vm->channel.held = true;
     vm->allow_incomplete = options->allow_incomplete;
     vm_unlock(vm);
-    return options->paused ? KELPIE_OK : vm_go_on(vm, wait, err);
+    if (!options->paused) {
+        TRY(vm_go_on(vm, wait, err));
+    }
+    return vm->ops->settle ? vm->ops->settle(vm->instance, err) : KELPIE_OK;
 }
 
 static enum kelpie_status restore_status(enum kelpie_status status, struct kelpie_error *err) {
@@ -208,7 +212,7 @@ static enum kelpie_status restore(struct kelpie_vm *vm, struct snapshot_reader *
     ASSERT(reader && options);
     enum kelpie_state before = vm->state;
     vm_starting(vm);
-    enum kelpie_status status = restore_machine(vm, reader, options, wait, err);
+    enum kelpie_status status = vm_restore_machine(vm, reader, options, wait, err);
     if (status != KELPIE_OK) {
         status = restore_status(status, err);
     }
@@ -221,6 +225,9 @@ enum kelpie_status vm_restore_from(struct kelpie_vm *vm, struct snapshot_reader 
                                    struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(reader && options);
+    if (vm_is_owned(vm)) {
+        return vm_owned_restore(vm, snapshot_reader_directory(reader), options, err);
+    }
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_RESTORE, vm_snapshot_timeout(options->timeout_ms), &wait, err));
     return restore(vm, reader, options, &wait, err);
@@ -233,6 +240,9 @@ enum kelpie_status kelpie_vm_restore(struct kelpie_vm *vm, const char *directory
     ASSERT(vm->instance);
     TRY(vm_check_path("directory", directory ? directory : "", false, err));
     TRY(vm_check_restore_options(&options, err));
+    if (vm_is_owned(vm)) {
+        return vm_owned_restore(vm, directory, options, err);
+    }
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_RESTORE, vm_snapshot_timeout(options->timeout_ms), &wait, err));
     struct snapshot_reader *reader = NULL;
@@ -251,6 +261,9 @@ enum kelpie_status kelpie_vm_restore_report(struct kelpie_vm *vm,
                                             struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(ret_report);
+    if (vm_is_owned(vm)) {
+        return vm_owned_restore_report(vm, ret_report, err);
+    }
     vm_lock(vm);
     bool restored = vm->restored;
     struct kelpie_restore_report report = vm->report;

@@ -14,7 +14,7 @@
 #include "base/checked.h"
 #include "vm/vm.h"
 
-/* The next number of our own that no session has. Relays choose others. */
+/* The next number of our block that no session has. */
 static uint32_t next_id(struct kelpie_vm *vm) {
     ASSERT(vm->locked);
     ASSERT(vm->session_count < KELPIE_EXEC_COUNT_MAX);
@@ -22,8 +22,9 @@ static uint32_t next_id(struct kelpie_vm *vm) {
                   "one is free");
     do {
         vm->session_id_last++;
-        if (vm->session_id_last >= VM_RELAY_IDS_COUNT) {
-            vm->session_id_last = 1;
+        if (vm->session_id_last < vm->ids_first ||
+            vm->session_id_last - vm->ids_first >= vm->ids_count) {
+            vm->session_id_last = vm->ids_first;
         }
     } while (vm_session_find(vm, vm->session_id_last) ||
              vm_guest_session_is_known(vm, vm->session_id_last));
@@ -121,7 +122,7 @@ static bool has_last_words(const struct kelpie_exec *exec) {
     ASSERT(exec->magic == EXEC_MAGIC);
     bool input_waits = exec->started && !exec->yielded && !exec->ended && !exec->input_refused &&
                        protocol_sender_waits(&exec->input);
-    return !exec->lost && (exec->release_wanted || input_waits);
+    return !exec->lost && (exec->release_wanted || exec->detach_wanted || input_waits);
 }
 
 void vm_sessions_collect(struct kelpie_vm *vm) {
@@ -150,18 +151,36 @@ void vm_session_close(struct kelpie_exec *exec, bool release) {
     exec->closed = true;
     exec->input_refused |= release; /* what it was written goes with it */
     exec->release_wanted = release && !exec->lost && !exec->yielded;
+    exec->detach_wanted =
+        !release && !exec->lost && vm_is_owned(vm) && (exec->started || exec->attaching);
     vm_channel_flush(vm);
     vm_unlock(vm);
     vm_release(vm);
+}
+
+void vm_session_want_acks(struct kelpie_exec *exec) {
+    ASSERT(exec->vm->locked);
+    ASSERT(exec->magic == EXEC_MAGIC);
+    for (size_t i = 0; i < VM_OUTPUT_COUNT; i++) {
+        struct vm_output *output = &exec->outputs[i];
+        output->ack_wanted |= protocol_receiver_due(&output->receiver, true);
+    }
 }
 
 void vm_sessions_want_acks(struct kelpie_vm *vm) {
     ASSERT(vm->locked);
     ASSERT(vm->session_count <= KELPIE_EXEC_COUNT_MAX);
     for (size_t i = 0; i < vm->session_count; i++) {
-        for (size_t j = 0; j < VM_OUTPUT_COUNT; j++) {
-            struct vm_output *output = &vm->sessions[i]->outputs[j];
-            output->ack_wanted |= protocol_receiver_due(&output->receiver, true);
+        vm_session_want_acks(vm->sessions[i]);
+    }
+}
+
+void vm_sessions_shift_deadlines(struct kelpie_vm *vm, uint64_t still_ns) {
+    ASSERT(vm->locked);
+    ASSERT(vm->session_count <= KELPIE_EXEC_COUNT_MAX);
+    for (size_t i = 0; i < vm->session_count; i++) {
+        if (vm->sessions[i]->deadline_ns != 0) {
+            vm->sessions[i]->deadline_ns += still_ns;
         }
     }
 }
@@ -259,7 +278,7 @@ static void speak_signals(struct kelpie_exec *exec, struct cursor_writer *writer
 
 static void speak_acks(struct kelpie_exec *exec, struct cursor_writer *writer) {
     ASSERT(exec->started);
-    ASSERT(!exec->closed);
+    ASSERT(!exec->relay && !exec->yielded);
     for (size_t i = 0; i < VM_OUTPUT_COUNT; i++) {
         struct vm_output *output = &exec->outputs[i];
         if (output->ack_wanted) {
@@ -284,6 +303,23 @@ static void speak_input(struct kelpie_exec *exec, struct cursor_writer *writer) 
     }
 }
 
+/* What a handle that was given up, but not its session, has still to say. */
+static void speak_last_words(struct kelpie_exec *exec, struct cursor_writer *writer) {
+    ASSERT(exec->closed);
+    ASSERT(!exec->release_wanted);
+    bool input_waits = exec->started && !exec->ended && !exec->input_refused &&
+                       protocol_sender_waits(&exec->input);
+    if (exec->started) {
+        speak_acks(exec, writer);
+    }
+    if (input_waits) {
+        speak_input(exec, writer);
+    } else if (exec->detach_wanted) {
+        exec->detach_wanted = false;
+        protocol_encode_empty(writer, PROTOCOL_DETACH, exec->id);
+    }
+}
+
 static void speak_attach(struct kelpie_exec *exec, struct cursor_writer *writer) {
     ASSERT(exec->attach_wanted);
     ASSERT(!exec->started);
@@ -305,7 +341,7 @@ bool vm_session_speak(struct kelpie_exec *exec, struct cursor_writer *writer) {
             protocol_encode_empty(writer, PROTOCOL_RELEASE, exec->id);
             vm_guest_session_released(exec->vm, exec->id);
         } else if (has_last_words(exec)) {
-            speak_input(exec, writer);
+            speak_last_words(exec, writer);
         }
         return writer->size > before;
     }

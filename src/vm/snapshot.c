@@ -28,10 +28,10 @@ static enum kelpie_status check_diff_options(struct kelpie_vm *vm,
     if (!options->parent && !options->track) {
         return KELPIE_OK;
     }
-    if (!(vm->ops->capabilities & KELPIE_CAN_DIFF_SNAPSHOT) ||
+    if (!(vm_capabilities(vm) & KELPIE_CAN_DIFF_SNAPSHOT) ||
         options->kind == KELPIE_SNAPSHOT_CHECKPOINT) {
         return error_set_field(err, KELPIE_UNSUPPORTED, field,
-                               "backend %s cannot make diffs of this kind", vm->ops->name);
+                               "backend %s cannot make diffs of this kind", vm_backend_name(vm));
     }
     return options->parent ? vm_check_path("parent", options->parent, false, err) : KELPIE_OK;
 }
@@ -54,9 +54,10 @@ static enum kelpie_status check_snapshot_options(struct kelpie_vm *vm, const cha
         return error_set_field(err, KELPIE_BAD_CONFIG, "kind", "there is no snapshot kind %d",
                                (int)options->kind);
     }
-    if (!(vm->ops->capabilities & capabilities[options->kind])) {
+    if (!(vm_capabilities(vm) & capabilities[options->kind])) {
         return error_set_field(err, KELPIE_UNSUPPORTED, "kind",
-                               "backend %s cannot make snapshots of this kind", vm->ops->name);
+                               "backend %s cannot make snapshots of this kind",
+                               vm_backend_name(vm));
     }
     return check_diff_options(vm, options, err);
 }
@@ -97,6 +98,7 @@ static enum kelpie_status describe_config(struct kelpie_vm *vm, struct snapshot_
     for (size_t i = 0; config->env && config->env[i]; i++) {
         TRY(snapshot_manifest_add_env(vm->host, manifest, config->env[i], err));
     }
+    TRY(vm_image_describe(vm, manifest, err));
     return vm_network_describe(config, manifest, err);
 }
 
@@ -107,7 +109,7 @@ static enum kelpie_status describe(struct kelpie_vm *vm, enum kelpie_snapshot_ki
     struct kelpie_snapshot *info = &manifest->info;
     info->kind = kind;
     info->created_unix_ms = host_realtime_ns(vm->host) / HOST_NS_PER_MS;
-    snprintf(info->backend, sizeof(info->backend), "%s", vm->ops->name);
+    snprintf(info->backend, sizeof(info->backend), "%s", vm_backend_name(vm));
     if (manifest->parent_path[0] == '\0') { /* a diff says already what it is to */
         snprintf(info->parent_id, sizeof(info->parent_id), "%s", vm->parent_id);
     }
@@ -218,6 +220,9 @@ enum kelpie_status kelpie_vm_snapshot(struct kelpie_vm *vm, const char *director
     vm_check(vm);
     options = options ? options : &defaults;
     TRY(check_snapshot_options(vm, directory, options, err));
+    if (vm_is_owned(vm)) {
+        return vm_owned_snapshot(vm, directory, options, ret_snapshot, err);
+    }
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_SNAPSHOT, vm_snapshot_timeout(options->timeout_ms), &wait, err));
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* The VM as an object: making and freeing it, waiting on it, one operation at a time. See vm.h. */
-#include "vm/vm.h"
+#include "vm/warm.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,6 +65,7 @@ enum kelpie_status vm_host_open(const struct kelpie_config *config, struct host 
 static void vm_free(struct kelpie_vm *vm) {
     struct host *host = vm->host;
     bool host_owned = vm->host_owned;
+    vm_warm_finish(vm);
     ASSERT(!vm->io_thread);
     ASSERT(vm->session_count == 0);
     if (vm->instance) {
@@ -78,7 +79,7 @@ static void vm_free(struct kelpie_vm *vm) {
     }
     host_condition_destroy(vm->changed);
     host_mutex_destroy(vm->mutex);
-    vm_config_destroy(vm->config);
+    vm_config_destroy(vm->config_copy);
     free(vm->channel.in);
     free(vm->channel.out);
     vm->magic = 0;
@@ -88,13 +89,61 @@ static void vm_free(struct kelpie_vm *vm) {
     }
 }
 
-static enum kelpie_status vm_init(struct kelpie_vm *vm, const struct kelpie_config *config,
-                                  bool for_bundle, struct kelpie_error *err) {
+/* What its backend must be able to do. */
+static enum kelpie_status check_backend(const struct kelpie_vm *vm, struct kelpie_error *err) {
+    ASSERT(vm->ops);
+    ASSERT(vm->config);
+    if (vm->config->disk_count > 0 && !(vm_capabilities(vm) & KELPIE_CAN_DISKS)) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, "disks", "backend %s has no disks",
+                               vm_backend_name(vm));
+    }
+    if (vm->config->network && !(vm_capabilities(vm) & KELPIE_CAN_NETWORK)) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, "network", "backend %s has no network",
+                               vm_backend_name(vm));
+    }
+    return KELPIE_OK;
+}
+
+/* Which backend, and the instance. */
+static enum kelpie_status make_instance(struct kelpie_vm *vm, const struct vm_origin *origin,
+                                        struct kelpie_error *err) {
+    ASSERT(!vm->instance);
+    ASSERT(vm->config || origin->open_name);
+    vm->ops = origin->ops;
+    if (!vm->ops && (origin->open_name || vm->config->owner)) {
+        TRY(vm_backend_of_owners(&vm->ops, err));
+    } else if (!vm->ops) {
+        TRY(vm_backend_choose(vm->host, vm->config->backend, &vm->ops, err));
+    }
+    if (!vm_is_owned(vm)) {
+        TRY(check_backend(vm, err));
+    }
+    if (origin->config) {
+        TRY(vm_image_apply(vm, origin->config, origin->for_bundle, err));
+    } else {
+        vm->launch = (struct backend_launch){
+            .host = vm->host,
+            .open_name = origin->open_name,
+            .id = vm->id,
+            .cancel_fd = vm->cancel_event,
+        };
+    }
+    TRY(vm->ops->create(&vm->launch, &vm->instance, err));
+    return vm_is_owned(vm) ? vm_owned_open(vm, err) : KELPIE_OK;
+}
+
+static enum kelpie_status vm_init(struct kelpie_vm *vm, const struct vm_origin *origin,
+                                  struct kelpie_error *err) {
     ASSERT(vm->host);
-    ASSERT(config);
+    ASSERT(origin->config || origin->open_name);
     struct host *host = vm->host;
     TRY(vm_random_hex(host, vm->id, KELPIE_ID_SIZE - 1, err));
-    TRY(vm_config_copy(host, config, vm->id, &vm->config, err));
+    if (origin->config) {
+        TRY(vm_config_copy(host, origin->config, vm->id, &vm->config_copy, err));
+        vm->config = vm->config_copy;
+    }
+    vm->ids_first = 1;
+    vm->ids_count = VM_RELAY_IDS_COUNT - 1;
     TRY(host_mutex_create(host, &vm->mutex, err));
     TRY(host_condition_create(host, &vm->changed, err));
     TRY(host_event_create(host, &vm->cancel_event, err));
@@ -104,33 +153,20 @@ static enum kelpie_status vm_init(struct kelpie_vm *vm, const struct kelpie_conf
     if (!vm->channel.in || !vm->channel.out) {
         return KELPIE_NO_MEMORY;
     }
-    TRY(vm_backend_choose(host, vm->config->backend, &vm->ops, err));
-    if (config->disk_count > 0 && !(vm->ops->capabilities & KELPIE_CAN_DISKS)) {
-        return error_set_field(err, KELPIE_UNSUPPORTED, "disks", "backend %s has no disks",
-                               vm->ops->name);
-    }
-    if (vm->config->network && !(vm->ops->capabilities & KELPIE_CAN_NETWORK)) {
-        return error_set_field(err, KELPIE_UNSUPPORTED, "network", "backend %s has no network",
-                               vm->ops->name);
-    }
-    vm->launch = (struct backend_launch){
-        .host = host,
-        .config = vm->config,
-        .id = vm->id,
-        .cancel_fd = vm->cancel_event,
-        .for_bundle = for_bundle,
-    };
-    return vm->ops->create(&vm->launch, &vm->instance, err);
+    return make_instance(vm, origin, err);
 }
 
-enum kelpie_status vm_create(const struct kelpie_config *config, bool for_bundle,
-                             struct kelpie_vm **ret_vm, struct kelpie_error *err) {
-    ASSERT(config);
+enum kelpie_status vm_create(const struct vm_origin *origin, struct kelpie_vm **ret_vm,
+                             struct kelpie_error *err) {
     ASSERT(ret_vm);
-    TRY(vm_check_config(config, err));
+    ASSERT(!origin->config != !origin->open_name);
+    const struct kelpie_config at_host = {.host = origin->host};
+    if (origin->config) {
+        TRY(vm_check_config(origin->config, err));
+    }
     struct host *host = NULL;
     bool owned = false;
-    TRY(vm_host_open(config, &host, &owned, err));
+    TRY(vm_host_open(origin->config ? origin->config : &at_host, &host, &owned, err));
     struct kelpie_vm *vm = host_allocate(host, sizeof(*vm), err);
     if (!vm) {
         if (owned) {
@@ -144,7 +180,7 @@ enum kelpie_status vm_create(const struct kelpie_config *config, bool for_bundle
     vm->host_owned = owned;
     vm->cancel_event = HOST_FD_NONE;
     vm->wake_event = HOST_FD_NONE;
-    enum kelpie_status status = vm_init(vm, config, for_bundle, err);
+    enum kelpie_status status = vm_init(vm, origin, err);
     if (status != KELPIE_OK) {
         vm_free(vm);
         return status;
@@ -181,6 +217,10 @@ void kelpie_vm_destroy(struct kelpie_vm *vm) {
     }
     vm_check(vm);
     ASSERT(vm->ops);
+    if (vm_is_owned(vm)) {
+        vm_owned_close(vm, true);
+        return;
+    }
     vm_lock(vm);
     vm->stopping = true;
     if (vm->busy) {
@@ -203,6 +243,14 @@ void kelpie_vm_destroy(struct kelpie_vm *vm) {
     vm->busy = false;
     vm_unlock(vm);
     vm_release(vm);
+}
+
+void kelpie_vm_close(struct kelpie_vm *vm) {
+    if (vm && vm_is_owned(vm)) {
+        vm_owned_close(vm, false);
+    } else {
+        kelpie_vm_destroy(vm);
+    }
 }
 
 /* ---- Waiting ---------------------------------------------------------------------------------- */
@@ -233,7 +281,7 @@ enum kelpie_status vm_check_alive(struct kelpie_vm *vm, const char *what,
         enum kelpie_status status =
             error_set(err, KELPIE_INTERNAL, "cannot %s: %s", what, vm->channel.broken);
         if (err) {
-            err->requires_recreate = true;
+            err->requires_recreate = !vm_is_owned(vm); /* another handle has another channel */
         }
         return status;
     }
@@ -335,8 +383,8 @@ static enum kelpie_status begin_locked(struct kelpie_vm *vm, enum vm_operation o
     ASSERT(vm->locked);
     ASSERT(timeout_ms > 0);
     uint32_t capability = capability_of(operation);
-    if ((vm->ops->capabilities & capability) != capability) {
-        return error_set(err, KELPIE_UNSUPPORTED, "backend %s cannot do that", vm->ops->name);
+    if ((vm_capabilities(vm) & capability) != capability) {
+        return error_set(err, KELPIE_UNSUPPORTED, "backend %s cannot do that", vm_backend_name(vm));
     }
     struct vm_wait wait = vm_wait_start(vm, timeout_ms);
     while (vm->busy) {
@@ -419,13 +467,23 @@ const char *kelpie_vm_id(const struct kelpie_vm *vm) {
 const char *kelpie_vm_backend(const struct kelpie_vm *vm) {
     vm_check(vm);
     ASSERT(vm->ops);
-    return vm->ops->name;
+    return vm_backend_name(vm);
+}
+
+const char *vm_backend_name(const struct kelpie_vm *vm) {
+    ASSERT(vm->ops);
+    return vm_is_owned(vm) ? vm->ops->owner->backend(vm->instance) : vm->ops->name;
 }
 
 uint32_t kelpie_vm_capabilities(const struct kelpie_vm *vm) {
     vm_check(vm);
     ASSERT(vm->ops);
-    return vm->ops->capabilities;
+    return vm_capabilities(vm);
+}
+
+uint32_t vm_capabilities(const struct kelpie_vm *vm) {
+    ASSERT(vm->ops);
+    return vm_is_owned(vm) ? vm->ops->owner->capabilities(vm->instance) : vm->ops->capabilities;
 }
 
 const struct kelpie_config *kelpie_vm_config(const struct kelpie_vm *vm) {

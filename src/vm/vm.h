@@ -22,6 +22,9 @@
  * While the guest stands still (`held`, from FREEZE to THAWED) sessions say nothing, so that a snapshot
  * has no byte in flight: what they want to say is kept in them as state, and said afterwards.
  *
+ * A VM with an owner (owned.c) is one whose machine another process has: whole operations are asked of it, its state is what
+ * the owner tells, and its channel leads to a relay there. Sessions are the same.
+ *
  * Lifetime. The VM is freed when its handle was destroyed and the last exec handle closed.
  */
 #ifndef KELPIE_VM_VM_H
@@ -115,6 +118,7 @@ struct vm_channel {
     size_t out_start;
     size_t out_end;
     bool open;        /* a machine is at the other end */
+    bool ended;       /* a VM with an owner: there is nothing more to read */
     bool connected;   /* HELLO was answered */
     bool held;        /* the guest stands still: sessions say nothing */
     char broken[192]; /* why the channel was given up; empty: it was not */
@@ -155,6 +159,7 @@ struct kelpie_exec {
     bool lost;   /* its machine is gone */
     bool closed; /* no handle any more: freed when nothing is left to say */
     bool release_wanted;
+    bool detach_wanted; /* of a VM with an owner: its relay is told that the session is let go of */
     uint64_t signals_wanted; /* bit n-1: signal n is still to be said */
     bool resize_wanted;
     struct protocol_resize resize;
@@ -185,7 +190,12 @@ struct kelpie_vm {
     uint32_t reference_count; /* the handle, and each exec handle */
     struct host *host;
     bool host_owned;
-    struct kelpie_config *config;
+    const struct kelpie_config *config; /* in force: config_copy, or what the owner says */
+    struct kelpie_config *config_copy;
+    struct kelpie_config machine; /* the config with an image's disks: what the backend is given */
+    struct kelpie_disk machine_disks[KELPIE_DISK_COUNT_MAX];
+    char image_path[KELPIE_PATH_SIZE_MAX + 1]; /* of the image's file system; empty: not here */
+    char image_digest[KELPIE_DIGEST_SIZE];     /* empty: no image */
     char id[KELPIE_ID_SIZE];
     const struct backend_ops *ops;
     struct backend_launch launch;
@@ -197,7 +207,7 @@ struct kelpie_vm {
     int cancel_event; /* set by kelpie_vm_cancel(), cleared when the next operation begins */
     int wake_event;   /* makes the I/O thread look again */
     uint64_t cancel_count;
-    uint64_t begun_cancel_count; /* when the operation under way began */
+    uint64_t begun_cancel_count; /* when the operation, or the first request, under way began */
 
     enum kelpie_state state;
     bool busy;
@@ -214,6 +224,8 @@ struct kelpie_vm {
     size_t session_count;
     size_t session_turn; /* which session speaks first next time */
     uint32_t session_id_last;
+    uint32_t ids_first; /* this handle chooses session numbers out of ids_count from here on */
+    uint32_t ids_count;
     struct vm_guest_session guest_sessions[PROTOCOL_SESSION_COUNT_MAX];
     size_t guest_session_count;
     uint64_t guest_session_ends; /* how many have ended */
@@ -221,12 +233,18 @@ struct kelpie_vm {
     size_t relay_count;
     uint32_t relay_block_last; /* blocks of session numbers that were given out: from 1 */
 
+    uint64_t owner_channel_number; /* of the channel that is open, or was last */
+    uint64_t owner_channel_ended_ns;
+    size_t owner_request_count; /* operations that the owner was asked for and has not answered */
+
     bool quiesced;      /* the guest stands still and said so */
     uint64_t paused_ns; /* since when */
     bool may_run;  /* paused, and yet the vCPUs were not stopped again after a resume that failed */
     bool restored; /* the report below is of this machine */
     bool fresh_wanted; /* restored and not yet run: clock, entropy, identity are to be made fresh */
     bool allow_incomplete;
+    bool neutral;                 /* SETUP gives the guest a template's name and not the VM's */
+    struct vm_template *template; /* in the making (warm.h); or NULL */
     struct kelpie_restore_report report;
     char parent_id[KELPIE_ID_SIZE];
     char bundle_directory[KELPIE_PATH_SIZE_MAX + 1]; /* where the bundle parent_id was; or empty */
@@ -285,9 +303,22 @@ void vm_set_state(struct kelpie_vm *vm, enum kelpie_state state);
 /* Gives back a reference; the last one frees. mutex not held. */
 void vm_release(struct kelpie_vm *vm);
 
-/* Makes a VM in state created, with its own host unless the config has one. for_bundle: a restore comes first. */
-KELPIE_CHECKED enum kelpie_status vm_create(const struct kelpie_config *config, bool for_bundle,
+/* What a VM is made of. */
+struct vm_origin {
+    const struct kelpie_config *config; /* checked; NULL: open_name */
+    const char *open_name;              /* a VM that has an owner already */
+    bool for_bundle;                    /* a restore comes first */
+    const struct backend_ops *ops;      /* NULL: as the config says */
+    void *host;                         /* as a config's; NULL: a new one */
+};
+
+/* Makes a handle: of a VM in state created, or of one that has an owner, in whichever. */
+KELPIE_CHECKED enum kelpie_status vm_create(const struct vm_origin *origin,
                                             struct kelpie_vm **ret_vm, struct kelpie_error *err);
+
+/* The backend that runs it, and what that can do. */
+const char *vm_backend_name(const struct kelpie_vm *vm);
+uint32_t vm_capabilities(const struct kelpie_vm *vm);
 
 /* The VM, which was made with another's host as its config's, becomes one of that host's owners. */
 void vm_share_host(struct kelpie_vm *vm);
@@ -301,10 +332,86 @@ KELPIE_CHECKED enum kelpie_status vm_host_open(const struct kelpie_config *confi
 KELPIE_CHECKED enum kelpie_status vm_random_hex(struct host *host, char *text, size_t digits,
                                                 struct kelpie_error *err);
 
-/* The backend that a config names, or the first that "auto" may take. */
+/* The backend that a config names, or the first that "auto" may take; and the one of VMs with an owner. */
 KELPIE_CHECKED enum kelpie_status vm_backend_choose(struct host *host, const char *name,
                                                     const struct backend_ops **ret_ops,
                                                     struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_backend_of_owners(const struct backend_ops **ret_ops,
+                                                       struct kelpie_error *err);
+
+/* ---- VMs with an owner (owned.c) -------------------------------------------------------------- */
+
+/* Its machine is another process's. */
+bool vm_is_owned(const struct kelpie_vm *vm);
+
+/* From when the instance is made until it is destroyed: the thread that hears the owner. */
+KELPIE_CHECKED enum kelpie_status vm_owned_open(struct kelpie_vm *vm, struct kelpie_error *err);
+
+/* Gives the handle up; end: and the VM. */
+void vm_owned_close(struct kelpie_vm *vm, bool end);
+
+/* The I/O thread's: reads what the owner tells, and follows it; and looks whether a channel that ended has been followed by
+ * word of it. */
+void vm_owned_service(struct kelpie_vm *vm, int fd);
+void vm_owned_watch(struct kelpie_vm *vm);
+
+/* It cannot listen any more. */
+void vm_owned_blind(struct kelpie_vm *vm);
+
+/* The public operations of the same names, arguments checked. mutex not held. */
+KELPIE_CHECKED enum kelpie_status vm_owned_start(struct kelpie_vm *vm, struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_owned_stop(struct kelpie_vm *vm, uint32_t timeout_ms,
+                                                struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_owned_pause(struct kelpie_vm *vm, struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_owned_resume(struct kelpie_vm *vm, struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_owned_snapshot(struct kelpie_vm *vm, const char *directory,
+                                                    const struct kelpie_snapshot_options *options,
+                                                    struct kelpie_snapshot *ret_snapshot,
+                                                    struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_owned_restore(struct kelpie_vm *vm, const char *directory,
+                                                   const struct kelpie_restore_options *options,
+                                                   struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_owned_restore_report(struct kelpie_vm *vm,
+                                                          struct kelpie_restore_report *ret_report,
+                                                          struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_owned_record_working_set(struct kelpie_vm *vm,
+                                                              struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_owned_fork(struct kelpie_vm *vm,
+                                                const struct kelpie_fork_options *options,
+                                                size_t count, struct kelpie_fork_child *children,
+                                                struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status
+vm_owned_stats(struct kelpie_vm *vm, struct kelpie_stats *ret_stats, struct kelpie_error *err);
+
+/* operation -1: crash. */
+KELPIE_CHECKED enum kelpie_status vm_owned_mock_lever(struct kelpie_vm *vm, int operation,
+                                                      uint32_t count, struct kelpie_error *err);
+
+/* ---- The image (image.c) ---------------------------------------------------------------------- */
+
+/*
+ * Finds the image that vm->config names, fills in what is the image's where the caller's config `wanted` says nothing, and
+ * makes vm->machine and vm->launch; without an image those too. for_bundle: the image need not be here.
+ * NOT_FOUND, field "image"; UNSUPPORTED.
+ */
+KELPIE_CHECKED enum kelpie_status vm_image_apply(struct kelpie_vm *vm,
+                                                 const struct kelpie_config *wanted,
+                                                 bool for_bundle, struct kelpie_error *err);
+
+/* The mounts of a SETUP. */
+void vm_image_mounts(const struct kelpie_vm *vm, struct protocol_setup *setup);
+
+/* What a manifest has to say of the image: written; compared at a restore; and as a config, with the bundle's disks but
+ * for those that the image adds. SNAPSHOT_INCOMPATIBLE, SNAPSHOT_CORRUPT. */
+KELPIE_CHECKED enum kelpie_status vm_image_describe(const struct kelpie_vm *vm,
+                                                    struct snapshot_manifest *manifest,
+                                                    struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_image_fits(const struct kelpie_vm *vm,
+                                                const struct snapshot_manifest *manifest,
+                                                struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status vm_image_of_bundle(const struct snapshot_manifest *manifest,
+                                                     struct kelpie_config *config,
+                                                     struct kelpie_error *err);
 
 /* ---- The network (network.c) ------------------------------------------------------------------ */
 
@@ -344,6 +451,17 @@ void vm_starting(struct kelpie_vm *vm);
 enum kelpie_status vm_started(struct kelpie_vm *vm, enum kelpie_status status,
                               enum kelpie_state before, enum kelpie_state after,
                               struct kelpie_error *err);
+
+/* The machine boots, and the guest comes up. */
+KELPIE_CHECKED enum kelpie_status vm_boot(struct kelpie_vm *vm, const struct host_wait *wait,
+                                          struct kelpie_error *err);
+
+/* restore.c: the machine is loaded and goes on, unless it is to stay paused. After a failure the caller kills it. */
+KELPIE_CHECKED enum kelpie_status vm_restore_machine(struct kelpie_vm *vm,
+                                                     struct snapshot_reader *reader,
+                                                     const struct kelpie_restore_options *options,
+                                                     const struct host_wait *wait,
+                                                     struct kelpie_error *err);
 
 /* ---- Standing still (lifecycle.c): busy, mutex not held --------------------------------------- */
 
@@ -425,6 +543,10 @@ void vm_machine_kill(struct kelpie_vm *vm);
 /* After the backend's start or load: opens the channel and starts the thread. */
 KELPIE_CHECKED enum kelpie_status vm_io_start(struct kelpie_vm *vm, struct kelpie_error *err);
 
+/* Starts the thread; of a VM with an owner, from when its handle is made. */
+KELPIE_CHECKED enum kelpie_status vm_io_thread_start(struct kelpie_vm *vm,
+                                                     struct kelpie_error *err);
+
 /* Ends the thread and closes the channel; every session is lost. */
 void vm_io_stop(struct kelpie_vm *vm);
 
@@ -497,8 +619,12 @@ bool vm_session_handle(struct kelpie_vm *vm, const struct protocol_frame *frame)
 /* Appends what the session has to say, as far as it fits. True: it said something. */
 bool vm_session_speak(struct kelpie_exec *exec, struct cursor_writer *writer);
 
-/* All that was consumed is acknowledged by the next flush. */
+/* All that was consumed is acknowledged by the next flush: of one, of all. */
+void vm_session_want_acks(struct kelpie_exec *exec);
 void vm_sessions_want_acks(struct kelpie_vm *vm);
+
+/* Time in which nothing ran does not count against a command's timeout. */
+void vm_sessions_shift_deadlines(struct kelpie_vm *vm, uint64_t still_ns);
 
 /* The machine is gone. */
 void vm_sessions_lose(struct kelpie_vm *vm);

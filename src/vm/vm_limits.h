@@ -10,8 +10,13 @@
 #define VM_EXIT_GRACE_MS 1000     /* between the channel's end and the machine's */
 #define VM_HELLO_RETRY_MS 2000    /* a restored guest that is silent so long is resynchronised */
 #define VM_EXEC_GRACE_MS 3000     /* beyond a command's timeout, before we act without the guest */
-#define VM_KILL_TIMEOUT_MS 5000   /* to reap a machine that was killed */
-#define VM_COLLECT_SIZE_MIN 4096  /* first allocation of a collected output */
+#define VM_OWNED_EXEC_GRACE_MS                                                                     \
+    60000 /* the same where we do not see how long a snapshot stands still */
+#define VM_OWNED_IDS_COUNT_MIN 1024 /* session numbers that an owner gives a handle */
+#define VM_OWNED_ANSWER_MS 5000     /* beyond an operation's own time, for its owner to answer */
+#define VM_OWNED_LAST_WORDS_MS 1000 /* of closed sessions, before a handle is given up */
+#define VM_KILL_TIMEOUT_MS 5000     /* to reap a machine that was killed */
+#define VM_COLLECT_SIZE_MIN 4096    /* first allocation of a collected output */
 #define VM_COPY_CHUNK_SIZE 65536
 #define VM_COPY_OUT_BYTES_DEFAULT 17179869184ull
 #define VM_CONSOLE_IN_ERROR_SIZE 400 /* last bytes of the console quoted in an error */
@@ -33,5 +38,14 @@
 #define VM_POOL_RETRY_PERIOD_MS 1000 /* after a machine that could not be prepared */
 
 #define VM_MEMORY_SMALL_MIB 128 /* below, a guest that does not come up may lack memory */
+
+#define VM_IMAGE_DISK_MIB_MIN 16
+#define VM_IMAGE_DISK_COUNT 2 /* disks that an image takes: itself, and the one over it */
+
+#define VM_NEUTRAL_NAME "template" /* what a template's guest and manifest are called */
+#define VM_WARM_TEXT_SIZE_MAX 262144
+#define VM_WARM_SAVE_TIMEOUT_MS 10000
+#define VM_WARM_RESTORE_TIMEOUT_MS 20000
+#define VM_WARM_PUBLISH_TIMEOUT_MS 30000
 
 #endif

@@ -53,10 +53,14 @@ static enum kelpie_status record(struct kelpie_vm *vm, const struct host_wait *w
 enum kelpie_status kelpie_vm_record_working_set(struct kelpie_vm *vm, struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(vm->instance);
+    if (vm_is_owned(vm)) {
+        return vm_owned_record_working_set(vm, err);
+    }
     struct host_wait wait;
     if (!vm->ops->touched) {
         return error_set(err, KELPIE_UNSUPPORTED,
-                         "backend %s does not know which pages a guest touches", vm->ops->name);
+                         "backend %s does not know which pages a guest touches",
+                         vm_backend_name(vm));
     }
     TRY(vm_begin(vm, VM_OPERATION_RECORD, vm->config->operation_timeout_ms, &wait, err));
     enum kelpie_status status = record(vm, &wait, err);

@@ -45,6 +45,7 @@ __asm__(".pushsection .rodata\n"
 
 struct rig {
     struct host *host;
+    struct backend_launch launch;
     struct kelpie_config config; /* of all machines */
     struct kelpie_disk disk;
     char disk_path[64];
@@ -126,7 +127,9 @@ static struct backend_instance *machine_new(struct rig *rig) {
     struct backend_instance *machine = calloc(1, sizeof(*machine));
     assert_non_null(machine);
     rig->machines[rig->machine_count++] = machine;
-    check(kvm_instance_init(machine, rig->host, &rig->config, &err), &err);
+    rig->launch = (struct backend_launch){
+        .host = rig->host, .config = &rig->config, .id = "payload", .cancel_fd = HOST_FD_NONE};
+    check(kvm_instance_init(machine, &rig->launch, &err), &err);
     return machine;
 }
 

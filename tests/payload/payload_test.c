@@ -53,6 +53,7 @@ PAYLOAD(touches);
 /* One machine, which may be saved and go on in another process. */
 struct rig {
     struct host *host;
+    struct backend_launch launch;
     struct kelpie_config config;
     struct kelpie_disk disk;
     char disk_path[64];
@@ -112,7 +113,9 @@ static int setup(void **state) {
     make_disk(rig);
     rig->instance = calloc(1, sizeof(*rig->instance));
     assert_non_null(rig->instance);
-    check(kvm_instance_init(rig->instance, rig->host, &rig->config, &err), &err);
+    rig->launch = (struct backend_launch){
+        .host = rig->host, .config = &rig->config, .id = "payload", .cancel_fd = HOST_FD_NONE};
+    check(kvm_instance_init(rig->instance, &rig->launch, &err), &err);
     *state = rig;
     return 0;
 }

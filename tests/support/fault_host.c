@@ -17,6 +17,7 @@
 
 #include "base/assert.h"
 #include "base/error.h"
+#include "host/host_below.h"
 #include "host/host_krunfw.h"
 #include "host/host_kvm.h"
 
@@ -399,6 +400,17 @@ static enum kelpie_status fault_path_rmdir(struct host *host, const char *path,
     return host_path_rmdir(inner_of(host), path, err);
 }
 
+static enum kelpie_status fault_below(struct host *host, struct host_below *call,
+                                      struct kelpie_error *err) {
+    TRY(fault_enter(host, "below", err));
+    struct host *inner = inner_of(host);
+    TRY(inner->ops->below(inner, call, err));
+    if (call->action == HOST_BELOW_OPEN) {
+        note_fd(host, "below", call->fd);
+    }
+    return KELPIE_OK;
+}
+
 static enum kelpie_status fault_path_remove_tree(struct host *host, const char *path,
                                                  struct kelpie_error *err) {
     TRY(fault_enter(host, "path_remove_tree", err));
@@ -562,6 +574,7 @@ static const struct host_ops fault_ops = {
     .path_unlink = fault_path_unlink,
     .path_mkdir = fault_path_mkdir,
     .path_rmdir = fault_path_rmdir,
+    .below = fault_below,
     .path_remove_tree = fault_path_remove_tree,
     .path_symlink = fault_path_symlink,
     .path_readlink = fault_path_readlink,

@@ -63,7 +63,7 @@ static enum kelpie_status init(struct backend_instance *instance,
                                const struct backend_launch *launch, struct kelpie_error *err) {
     ASSERT(instance);
     ASSERT(launch->host);
-    TRY(kvm_instance_init(instance, launch->host, launch->config, err));
+    TRY(kvm_instance_init(instance, launch, err));
     if (launch->for_bundle) {
         return KELPIE_OK;
     }
@@ -167,6 +167,30 @@ static enum kelpie_status kvm_resume(struct backend_instance *instance,
     return kvm_order_plain(instance, CONTROL_RESUME, wait, err);
 }
 
+static enum kelpie_status kvm_identify(struct backend_instance *instance,
+                                       struct snapshot_manifest *manifest,
+                                       struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(manifest);
+    if (!instance->boot.kernel.path[0]) { /* it was made for a bundle */
+        const struct host_wait wait =
+            host_wait_ms(instance->host, IMAGE_FETCH_TIMEOUT_MS, HOST_FD_NONE);
+        TRY(find_images(instance, &wait, err));
+    }
+    kvm_manifest_fill(instance, manifest);
+    return KELPIE_OK;
+}
+
+static enum kelpie_status kvm_settle(struct backend_instance *instance, struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    return monitor_disks_settle(&instance->disks, err);
+}
+
+static bool kvm_has_disks(struct backend_instance *instance) {
+    kvm_instance_check(instance);
+    return monitor_disks_are_kept(&instance->disks);
+}
+
 static void kvm_kill(struct backend_instance *instance) {
     kvm_instance_check(instance);
     monitor_kill(&instance->monitor);
@@ -239,6 +263,9 @@ const struct backend_ops backend_kvm_ops = {
     .prepare = kvm_prepare,
     .load = kvm_load,
     .load_running = kvm_load_running,
+    .settle = kvm_settle,
+    .has_disks = kvm_has_disks,
+    .identify = kvm_identify,
     .pause = kvm_pause,
     .resume = kvm_resume,
     .track = kvm_track,

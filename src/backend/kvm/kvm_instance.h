@@ -65,8 +65,7 @@ struct backend_instance {
 
 /* An instance without a machine. After a failure too, deinit gives back what there is of a zeroed one. */
 KELPIE_CHECKED enum kelpie_status kvm_instance_init(struct backend_instance *instance,
-                                                    struct host *host,
-                                                    const struct kelpie_config *config,
+                                                    const struct backend_launch *launch,
                                                     struct kelpie_error *err);
 void kvm_instance_deinit(struct backend_instance *instance);
 
@@ -115,6 +114,9 @@ KELPIE_CHECKED enum kelpie_status kvm_order_tell(struct backend_instance *instan
 bool kvm_medium_size_parse(const char *text, uint64_t *ret_size);
 
 /* ---- kvm_snapshot.c --------------------------------------------------------------------------- */
+
+/* What a bundle says of what made the machine. */
+void kvm_manifest_fill(const struct backend_instance *instance, struct snapshot_manifest *manifest);
 
 KELPIE_CHECKED enum kelpie_status kvm_save(struct backend_instance *instance,
                                            enum kelpie_snapshot_kind kind,

@@ -15,18 +15,19 @@ static_assert(CONTROL_CHILD_PROGRAM == 7, "program_path has it");
 
 static const char program_path[] = "/proc/self/fd/7";
 
-enum kelpie_status kvm_instance_init(struct backend_instance *instance, struct host *host,
-                                     const struct kelpie_config *config, struct kelpie_error *err) {
-    ASSERT(host);
-    ASSERT(config);
-    instance->host = host;
-    instance->config = config;
+enum kelpie_status kvm_instance_init(struct backend_instance *instance,
+                                     const struct backend_launch *launch,
+                                     struct kelpie_error *err) {
+    ASSERT(launch->host);
+    ASSERT(launch->config);
+    instance->host = launch->host;
+    instance->config = launch->config;
     instance->control_fd = HOST_FD_NONE;
     instance->memory_fd = HOST_FD_NONE;
     instance->working_set_fd = HOST_FD_NONE;
     instance->medium.fd = HOST_FD_NONE;
-    monitor_disks_init(&instance->disks, host, config, true);
-    return monitor_init(&instance->monitor, host, config, "kelpie-vmm", err);
+    monitor_disks_init(&instance->disks, launch, true);
+    return monitor_init(&instance->monitor, launch->host, launch->config, "kelpie-vmm", err);
 }
 
 void kvm_instance_deinit(struct backend_instance *instance) {
@@ -36,6 +37,7 @@ void kvm_instance_deinit(struct backend_instance *instance) {
         kvm_process_take_down(instance);
         kvm_expect(instance, HOST_FD_NONE, false);
     }
+    monitor_disks_deinit(&instance->disks);
     monitor_deinit(&instance->monitor);
 }
 

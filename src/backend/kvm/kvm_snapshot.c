@@ -12,8 +12,8 @@
 
 /* ---- Save ------------------------------------------------------------------------------------- */
 
-static void save_manifest(const struct backend_instance *instance,
-                          struct snapshot_manifest *manifest) {
+void kvm_manifest_fill(const struct backend_instance *instance,
+                       struct snapshot_manifest *manifest) {
     kvm_instance_check(instance);
     ASSERT(manifest);
     snprintf(manifest->info.backend_version, sizeof(manifest->info.backend_version), "%s",
@@ -125,7 +125,7 @@ enum kelpie_status kvm_save(struct backend_instance *instance, enum kelpie_snaps
     if (kind != KELPIE_SNAPSHOT_SUSPEND && kind != KELPIE_SNAPSHOT_TELEPORT) {
         return error_set(err, KELPIE_UNSUPPORTED, "the kvm backend cannot write this kind");
     }
-    save_manifest(instance, snapshot_writer_manifest(writer));
+    kvm_manifest_fill(instance, snapshot_writer_manifest(writer));
     if (instance->medium.size > 0) {
         char size[MEDIUM_VALUE_SIZE];
         snprintf(size, sizeof(size), "%llu", (unsigned long long)instance->medium.size);

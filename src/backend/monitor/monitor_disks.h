@@ -5,11 +5,18 @@
  * file, if the monitor can work with one (base/overlay.h), so that a load does not depend on the disk's size; else a
  * copy. The bundle may be removed meanwhile; its files must not change. A save puts base and overlay together. A
  * read-only disk that is a file of the caller's stays where it is, named by path, size and checksum, unless the bundle
- * is to be moved (teleport).
+ * is to be moved (teleport). An image's file never changes, so that its checksum is computed once (image_note_find()).
+ *
+ * A VM's own disks, those of a load and the one over an image, stay its own when its machine ends, and the next start uses
+ * them: that start must not open the file that the config names, which is the disk of the VM that the bundle was made of.
+ * Without a folder they are kept open, without a name; with one they are files there, "disk-N", and a load makes copies
+ * and no overlays, so that each is whole by itself. What a load brings takes the place of what the VM had when
+ * monitor_disks_settle() says that it has come up ("disk-N.new" until then). A named disk is locked while it is open.
  */
 #ifndef KELPIE_BACKEND_MONITOR_MONITOR_DISKS_H
 #define KELPIE_BACKEND_MONITOR_MONITOR_DISKS_H
 
+#include "backend/backend.h"
 #include "image/image.h"
 #include "snapshot/snapshot.h"
 
@@ -21,23 +28,37 @@ struct monitor_disk {
     uint64_t size;
     bool read_only;
     char *outside_path; /* it is this file as it stands, read-only; NULL: it is ours alone */
+    bool own;           /* stays the VM's when the machine ends */
+    bool fresh;         /* own, of a load that is not settled */
 };
 
 struct monitor_disks {
     struct host *host;
-    const struct kelpie_config *config; /* says which; lives longer */
-    bool overlays;                      /* the monitor can work with them */
-    struct monitor_disk disks[KELPIE_DISK_COUNT_MAX];
+    const struct kelpie_config *config;  /* says which; lives longer */
+    const struct backend_launch *launch; /* the same */
+    bool overlays;                       /* the monitor can work with them, and is to */
+    struct monitor_disk disks[KELPIE_DISK_COUNT_MAX]; /* of the machine */
+    struct monitor_disk kept[KELPIE_DISK_COUNT_MAX];  /* the VM's own while there is no machine */
 };
 
-void monitor_disks_init(struct monitor_disks *disks, struct host *host,
-                        const struct kelpie_config *config, bool overlays);
+/* overlays: the monitor can work with them. */
+void monitor_disks_init(struct monitor_disks *disks, const struct backend_launch *launch,
+                        bool overlays);
+void monitor_disks_deinit(struct monitor_disks *disks);
 
-/* Opens the config's disks. After a failure too, close gives back what is open. */
+/* Opens the config's disks, and makes the one over an image if the VM has none yet. After a failure too, close gives
+ * back what is open. BUSY: another VM has a disk open that is kept in the folder. NOT_FOUND, field "image". */
 KELPIE_CHECKED enum kelpie_status monitor_disks_open(struct monitor_disks *disks,
                                                      const struct host_wait *wait,
                                                      struct kelpie_error *err);
+
+/* The machine is gone: of its disks, only the VM's own stay. */
 void monitor_disks_close(struct monitor_disks *disks);
+
+/* The VM is up after a load: see backend.h, settle and has_disks. */
+KELPIE_CHECKED enum kelpie_status monitor_disks_settle(struct monitor_disks *disks,
+                                                       struct kelpie_error *err);
+bool monitor_disks_are_kept(const struct monitor_disks *disks);
 
 /* Writes what the bundle needs of the disks into the writer and its manifest. The guest's writes have reached the
  * files. */

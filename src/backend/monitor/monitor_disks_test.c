@@ -29,6 +29,15 @@ static struct kelpie_disk disk_config = {.path = disk_path};
 static struct kelpie_config config = {
     .vcpu_count = 1, .memory_mib = 64, .disks = &disk_config, .disk_count = 1};
 
+/* Of a machine whose own disks have no names, by its host. */
+static const struct backend_launch *launch_on(struct host *through) {
+    static struct backend_launch launches[2];
+    struct backend_launch *launch = &launches[through == host];
+    *launch = (struct backend_launch){
+        .host = through, .config = &config, .id = "disks", .cancel_fd = HOST_FD_NONE};
+    return launch;
+}
+
 static void ok(enum kelpie_status status, const struct kelpie_error *err) {
     if (status != KELPIE_OK) {
         fail_msg("%s: %s", kelpie_status_name(status), err->message);
@@ -109,7 +118,7 @@ static enum kelpie_status load(struct host *through, struct monitor_disks *disks
                                const char *path, const struct host_wait *wait,
                                struct kelpie_error *err) {
     struct snapshot_reader *reader = NULL;
-    monitor_disks_init(disks, through, &config, overlays);
+    monitor_disks_init(disks, launch_on(through), overlays);
     enum kelpie_status status = snapshot_reader_open(through, path, &reader, err);
     if (status == KELPIE_OK) {
         status = monitor_disks_load(disks, reader, wait, err);
@@ -122,11 +131,11 @@ static enum kelpie_status load(struct host *through, struct monitor_disks *disks
 static void make_bundle(const char *path) {
     struct kelpie_error err;
     struct monitor_disks disks;
-    monitor_disks_init(&disks, host, &config, true);
+    monitor_disks_init(&disks, launch_on(host), true);
     ok(monitor_disks_open(&disks, &forever, &err), &err);
     assert_int_equal(disks.disks[0].overlay_fd, HOST_FD_NONE);
     ok(save(host, &disks, path, &err), &err);
-    monitor_disks_close(&disks);
+    monitor_disks_deinit(&disks);
 }
 
 static void path_of(const char *name, char *buffer, size_t size) {
@@ -215,7 +224,7 @@ static void hazard_c7_restored_disks_are_apart(void **state) {
         ok(save(host, &disks[i], child[i], &err), &err);
         guest_write(&disks[i].disks[0], truth[2], 0, 'x'); /* after it: not in it */
         expect_bundle(child[i], truth[i], DISK_SIZE);
-        monitor_disks_close(&disks[i]);
+        monitor_disks_deinit(&disks[i]);
     }
     /* And a generation more; with a copy this time, which is the same. */
     ok(load(host, &disks[0], true, child[0], &forever, &err), &err);
@@ -230,7 +239,7 @@ static void hazard_c7_restored_disks_are_apart(void **state) {
         close(truth[i]);
     }
     for (int i = 0; i < 2; i++) {
-        monitor_disks_close(&disks[i]);
+        monitor_disks_deinit(&disks[i]);
         remove_bundle(child[i]);
     }
     remove_bundle(path);
@@ -256,7 +265,7 @@ static void test_a_copy_for_others_is_whole(void **state) {
     assert_true(info.allocated_size < 1u << 20); /* as sparse as it was */
     close(copy_fd);
     close(truth);
-    monitor_disks_close(&disks);
+    monitor_disks_deinit(&disks);
     remove_bundle(path);
 }
 
@@ -281,7 +290,7 @@ static void hazard_c7_forked_disks_are_apart(void **state) {
     ok(snapshot_writer_read(writer, &reader, &err), &err);
     snapshot_writer_destroy(writer);
     for (int i = 1; i < 3; i++) {
-        monitor_disks_init(&disks[i], host, &config, i == 1); /* the second gets a copy */
+        monitor_disks_init(&disks[i], launch_on(host), i == 1); /* the second gets a copy */
         ok(monitor_disks_load(&disks[i], reader, &forever, &err), &err);
         assert_int_equal(disks[i].disks[0].overlay_fd != HOST_FD_NONE, i == 1);
     }
@@ -294,7 +303,7 @@ static void hazard_c7_forked_disks_are_apart(void **state) {
         ok(save(host, &disks[i], path, &err), &err);
         expect_bundle(path, truth[i], DISK_SIZE);
         remove_bundle(path);
-        monitor_disks_close(&disks[i]);
+        monitor_disks_deinit(&disks[i]);
         close(truth[i]);
     }
 }
@@ -314,20 +323,20 @@ static void test_a_load_is_lazy_or_checks(void **state) {
     ok(fault_host_create(host, &counting, &err), &err);
     ok(snapshot_reader_open(counting, path, &reader, &err), &err);
     for (int overlays = 0; overlays < 2; overlays++) {
-        monitor_disks_init(&disks, counting, &config, overlays == 1);
+        monitor_disks_init(&disks, launch_on(counting), overlays == 1);
         fault_host_arm(counting, &(struct fault_plan){.only = "file_read_at"});
         ok(monitor_disks_load(&disks, reader, &forever, &err), &err);
         assert_int_equal(fault_host_calls(counting) == 0, overlays == 1);
-        monitor_disks_close(&disks);
+        monitor_disks_deinit(&disks);
     }
     snprintf(part, sizeof(part), "%s/disk-0", path);
     int fd = open(part, O_WRONLY | O_CLOEXEC);
     assert_int_equal(pwrite(fd, "!", 1, 5000), 1);
     close(fd);
-    monitor_disks_init(&disks, counting, &config, false);
+    monitor_disks_init(&disks, launch_on(counting), false);
     assert_int_equal(monitor_disks_load(&disks, reader, &forever, &err), KELPIE_SNAPSHOT_CORRUPT);
     assert_string_equal(err.field, "disk-0");
-    monitor_disks_close(&disks);
+    monitor_disks_deinit(&disks);
     snapshot_reader_close(reader);
     host_destroy(counting);
     remove_bundle(path);
@@ -364,7 +373,7 @@ static void test_the_limit_of_overlays(void **state) {
         snapshot_writer_destroy(writer);
         enum kelpie_status status = load(host, &disks, true, path, &past, &err);
         assert_int_equal(status, more == 0 ? KELPIE_OK : KELPIE_TIMED_OUT); /* of the copy */
-        monitor_disks_close(&disks);
+        monitor_disks_deinit(&disks);
         remove_bundle(path);
     }
 }
@@ -397,7 +406,7 @@ static void hazard_a_hostile_monitor_makes_a_save_fail(void **state) {
     assert_int_equal(save(host, &disks, child, &err), KELPIE_SNAPSHOT_FAILED);
     assert_int_equal(ftruncate(disk->bitmap_fd, 0), 0);
     assert_int_equal(save(host, &disks, child, &err), KELPIE_SNAPSHOT_FAILED);
-    monitor_disks_close(&disks);
+    monitor_disks_deinit(&disks);
     remove_bundle(path);
 }
 
@@ -426,7 +435,7 @@ static void test_any_call_may_fail(void **state) {
         }
         const char *fired = fault_host_fired(faulty);
         fault_host_disarm(faulty);
-        monitor_disks_close(&disks);
+        monitor_disks_deinit(&disks);
         assert_int_equal(fault_host_leaks(faulty, text, sizeof(text)), 0);
         if (status == KELPIE_OK) {
             expect_bundle(child, truth, size);

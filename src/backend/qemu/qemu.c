@@ -38,6 +38,7 @@ static void qemu_destroy(struct backend_instance *instance) {
     if (instance->monitor.lock) {
         qemu_process_take_down(instance);
     }
+    monitor_disks_deinit(&instance->disks);
     monitor_deinit(&instance->monitor);
     free(instance);
 }
@@ -75,7 +76,7 @@ static enum kelpie_status qemu_create(const struct backend_launch *launch,
     instance->config = launch->config;
     instance->machine = QEMU_MACHINE_MICROVM;
     instance->memory_fd = HOST_FD_NONE;
-    monitor_disks_init(&instance->disks, launch->host, launch->config, false);
+    monitor_disks_init(&instance->disks, launch, false);
     enum kelpie_status status = qemu_prepare(instance, launch->cancel_fd, err);
     if (status != KELPIE_OK) {
         qemu_destroy(instance);
@@ -130,6 +131,16 @@ static enum kelpie_status qemu_resume(struct backend_instance *instance,
     qemu_instance_check(instance);
     ASSERT(instance && wait);
     return qemu_cont(instance, wait, err);
+}
+
+static enum kelpie_status qemu_settle(struct backend_instance *instance, struct kelpie_error *err) {
+    qemu_instance_check(instance);
+    return monitor_disks_settle(&instance->disks, err);
+}
+
+static bool qemu_has_disks(struct backend_instance *instance) {
+    qemu_instance_check(instance);
+    return monitor_disks_are_kept(&instance->disks);
 }
 
 static void qemu_kill(struct backend_instance *instance) {
@@ -218,6 +229,9 @@ const struct backend_ops backend_qemu_ops = {
     .destroy = qemu_destroy,
     .start = qemu_start,
     .load = qemu_load,
+    .settle = qemu_settle,
+    .has_disks = qemu_has_disks,
+    .identify = qemu_identify,
     .pause = qemu_pause,
     .resume = qemu_resume,
     .save = qemu_save,

@@ -84,6 +84,9 @@ KELPIE_CHECKED enum kelpie_status qemu_save(struct backend_instance *instance,
                                             enum kelpie_snapshot_kind kind,
                                             struct snapshot_writer *writer,
                                             const struct host_wait *wait, struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status qemu_identify(struct backend_instance *instance,
+                                                struct snapshot_manifest *manifest,
+                                                struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status qemu_load(struct backend_instance *instance,
                                             struct snapshot_reader *reader,
                                             const struct host_wait *wait, struct kelpie_error *err);

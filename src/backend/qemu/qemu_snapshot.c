@@ -127,9 +127,8 @@ static enum kelpie_status save_state(struct backend_instance *instance, int stat
     return status;
 }
 
-static enum kelpie_status save_manifest(const struct backend_instance *instance,
-                                        struct snapshot_manifest *manifest,
-                                        struct kelpie_error *err) {
+enum kelpie_status qemu_identify(struct backend_instance *instance,
+                                 struct snapshot_manifest *manifest, struct kelpie_error *err) {
     qemu_instance_check(instance);
     ASSERT(manifest);
     snprintf(manifest->info.backend_version, sizeof(manifest->info.backend_version), "%s",
@@ -180,7 +179,7 @@ enum kelpie_status qemu_save(struct backend_instance *instance, enum kelpie_snap
     if (kind != KELPIE_SNAPSHOT_SUSPEND && kind != KELPIE_SNAPSHOT_TELEPORT) {
         return error_set(err, KELPIE_UNSUPPORTED, "the qemu backend cannot write this kind");
     }
-    TRY(save_manifest(instance, snapshot_writer_manifest(writer), err));
+    TRY(qemu_identify(instance, snapshot_writer_manifest(writer), err));
     struct kelpie_error inner;
     enum kelpie_status status = save_parts(instance, kind, writer, wait, &inner);
     if (status == KELPIE_CRASHED) {
