@@ -82,6 +82,9 @@ struct cli_table {
 };
 
 extern const struct cli_command cli_run;
+extern const struct cli_command cli_exec;
+extern const struct cli_command cli_shell;
+extern const struct cli_command cli_attach;
 extern const struct cli_command cli_doctor;
 extern const struct cli_command cli_version;
 extern const struct cli_command cli_help;
@@ -126,6 +129,9 @@ int cli_help_json(const struct cli_table *table);
 
 /* "Commands in VMs", …: how help calls a group. */
 const char *cli_group_title(enum cli_group group);
+
+/* Nanoseconds of the monotonic clock. */
+uint64_t cli_clock_ns(void);
 
 /* The whole of main() behind the command's own name: finds the command and runs it. */
 int cli_main(const struct cli_table *table, struct option_words *words);

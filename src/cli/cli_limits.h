@@ -19,5 +19,9 @@
 #define CLI_VERB_THREADS_MAX 8       /* VMs that a verb is applied to at once */
 #define CLI_NAME_TRY_COUNT_MAX 64    /* names that are drawn until one is free */
 #define CLI_HELP_COLUMN 30           /* where the text begins in --help */
+#define CLI_DETACH_KEY_COUNT_MAX 16
+#define CLI_PROGRESS_SIZE_MAX 256 /* bytes of a line of progress */
+#define CLI_SHOWN_SESSIONS_MAX 16 /* that an error lists by number */
+#define CLI_TERM_SIZE_MAX 72      /* of TERM=... as it is passed on */
 
 #endif

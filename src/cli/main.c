@@ -9,6 +9,9 @@
 /* clang-format off */
 static const struct cli_command *const commands[] = {
     &cli_run,
+    &cli_exec,
+    &cli_shell,
+    &cli_attach,
     &cli_create,
     &cli_start,
     &cli_stop,

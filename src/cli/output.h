@@ -30,6 +30,9 @@ int output_no_memory(void);
 /* "hint: text" on standard error. */
 void output_hint(const char *format, ...) ERROR_PRINTF(1, 2);
 
+/* Whether colour is welcome there: a terminal, not a dumb one, and NO_COLOR is not set (no-color.org). */
+bool output_has_colour(int fd);
+
 /* What of a message is safe on a terminal and fits one line: control characters become spaces. */
 void output_clean(char *text);
 

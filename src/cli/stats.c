@@ -75,14 +75,6 @@ struct rows {
     size_t count;
 };
 
-static uint64_t clock_now_ns(void) {
-    struct timespec now = {0};
-    int result = clock_gettime(CLOCK_MONOTONIC, &now);
-    ASSERT(result == 0);
-    ASSERT(now.tv_sec >= 0);
-    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
-}
-
 static void sleep_ms(uint64_t duration_ms) {
     struct timespec duration = {.tv_sec = (time_t)(duration_ms / 1000),
                                 .tv_nsec = (long)(duration_ms % 1000 * NS_PER_MS)};
@@ -108,7 +100,7 @@ static void sample(struct row *row) {
     struct kelpie_stats stats = {0};
     ASSERT(row->id[0] != 0);
     row->status = take(row->id, &stats, &row->err);
-    uint64_t now_ns = clock_now_ns();
+    uint64_t now_ns = cli_clock_ns();
     ASSERT(now_ns >= row->taken_ns);
     if (row->status != KELPIE_OK) {
         row->taken_ns = 0;

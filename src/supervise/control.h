@@ -56,8 +56,8 @@ void control_reader_deinit(struct control_reader *reader);
 
 /* Reads what there is, once. *ret_ended: the other side has closed. TIMED_OUT, CANCELLED, INTERNAL (too many descriptors). */
 KELPIE_CHECKED enum kelpie_status control_reader_fill(struct control_reader *reader,
-                                                      const struct host_wait *wait,
-                                                      bool *ret_ended, struct kelpie_error *err);
+                                                      const struct host_wait *wait, bool *ret_ended,
+                                                      struct kelpie_error *err);
 
 /* Takes the next message out; *ret_found: there was a whole one, which is the caller's. INTERNAL: the bytes are none. */
 KELPIE_CHECKED enum kelpie_status control_reader_next(struct control_reader *reader,
