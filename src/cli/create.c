@@ -64,6 +64,22 @@ static int print_vm(struct kelpie_vm *vm, bool json) {
     return fflush(stdout) == 0 ? CLI_EXIT_OK : CLI_EXIT_FAILED;
 }
 
+/* With an image its environment stays, beside what the options say. */
+static enum kelpie_status complete(struct machine_options *options, struct kelpie_error *err) {
+    ASSERT(options);
+    ASSERT(!options->joined_env);
+    TRY(machine_options_check(options, err));
+    if (!options->image) {
+        return KELPIE_OK;
+    }
+    struct kelpie_image *image = NULL;
+    TRY(kelpie_image_find(NULL, options->image, &image, err));
+    enum kelpie_status status =
+        options->env.count > 0 ? machine_options_join_env(options, image, err) : KELPIE_OK;
+    kelpie_list_free(image);
+    return status;
+}
+
 static int create_with(struct create_options *options) {
     ASSERT(options);
     struct kelpie_error err;
@@ -75,7 +91,7 @@ static int create_with(struct create_options *options) {
         .labels = options->machine.labels.count > 0 ? options->machine.labels.values : NULL,
     };
     struct creation creation = {.vm = NULL};
-    enum kelpie_status status = machine_options_complete(&options->machine, &err);
+    enum kelpie_status status = complete(&options->machine, &err);
     if (status == KELPIE_OK) {
         creation.config = machine_options_config(&options->machine);
         creation.config.owner = &owner;

@@ -21,20 +21,20 @@ static const struct option_spec specs[] = {
     OPTION(0, "cpus", "N", option_set_count, cpus, "vcpu_count", "virtual processors (1)"),
     OPTION(0, "memory", "SIZE", option_set_memory, memory_mib, "memory_mib",
            "memory: 512M, 2G or MiB (256)"),
-    OPTION(0, "disk", "F[:ro][:/DIR]", run_add_disk, disks, "disks",
+    OPTION(0, "disk", "F[:ro][:/DIR]", machine_add_disk, disks, "disks",
            "a raw image or a folder as a disk, mounted at DIR; may be repeated"),
     OPTION(0, "disk-size", "SIZE", option_set_memory, disk_mib, "image_disk_mib",
            "room for what is written over the image (8G, which takes no space until it is)"),
-    OPTION(0, "net", "KIND", run_set_network, network, "network",
+    OPTION(0, "net", "KIND", machine_set_network, network, "network",
            "none (the default), user, user,loopback or tap:NAME"),
-    OPTION('p', "publish", "HOST:GUEST[/udp]", run_add_forward, network, NULL,
+    OPTION('p', "publish", "HOST:GUEST[/udp]", machine_add_forward, network, NULL,
            "a port of 127.0.0.1 that leads to one of the guest; may be repeated"),
     OPTION(0, "kernel", "FILE", option_set_text, kernel, "kernel",
            "the guest's kernel: a bzImage or libkrunfw.so"),
     OPTION('e', "env", "KEY=VALUE", option_add_text, env, "env",
-           "an environment variable of every command; may be repeated"),
+           "an environment variable; may be repeated"),
     OPTION('w', "workdir", "DIR", option_set_text, working_dir, "working_dir",
-           "the working folder of every command (the image's, or /)"),
+           "the working folder in the guest (the image's, or /)"),
     OPTION(0, "hostname", "NAME", option_set_text, hostname, "hostname", "the guest's host name"),
     OPTION(0, "console", "FILE", option_set_text, console, "console_log",
            "write the guest's console to FILE"),
@@ -49,6 +49,142 @@ static void options_check(const struct machine_options *options) {
     ASSERT(options);
     ASSERT(options->env.count < ARRAY_SIZE(options->env.values));
     ASSERT(options->labels.count < ARRAY_SIZE(options->labels.values));
+}
+
+/* ---- Disks ------------------------------------------------------------------------------------ */
+
+static enum kelpie_status disk_suffix(struct kelpie_disk *disk, const char *suffix,
+                                      bool *mode_given, bool *ret_taken, struct kelpie_error *err) {
+    ASSERT(suffix);
+    ASSERT(ret_taken);
+    bool is_mode = strcmp(suffix, "ro") == 0 || strcmp(suffix, "rw") == 0;
+    *ret_taken = is_mode || suffix[0] == '/';
+    if (is_mode && *mode_given) {
+        return error_set(err, KELPIE_BAD_CONFIG, "ro or rw is given twice");
+    }
+    if (is_mode) {
+        *mode_given = true;
+        disk->read_only = suffix[1] == 'o';
+    } else if (*ret_taken && disk->mount) {
+        return error_set(err, KELPIE_BAD_CONFIG, "two folders to mount at: %.100s and %.100s",
+                         suffix, disk->mount);
+    } else if (*ret_taken) {
+        disk->mount = suffix;
+    }
+    return KELPIE_OK;
+}
+
+/* Cuts the suffixes off from the end, in either order; what is left is the path, colons and all. */
+static enum kelpie_status parse_disk(char *text, struct kelpie_disk *ret_disk,
+                                     struct kelpie_error *err) {
+    ASSERT(text);
+    ASSERT(ret_disk);
+    struct kelpie_disk disk = {.path = text};
+    bool mode_given = false;
+    bool taken = true;
+    while (taken) {
+        char *colon = strrchr(text, ':');
+        if (!colon) {
+            break;
+        }
+        TRY(disk_suffix(&disk, colon + 1, &mode_given, &taken, err));
+        if (taken) {
+            *colon = 0;
+        }
+    }
+    if (text[0] == 0) {
+        return error_set(err, KELPIE_BAD_CONFIG, "the path is empty");
+    }
+    *ret_disk = disk;
+    return KELPIE_OK;
+}
+
+enum kelpie_status machine_add_disk(void *field, const char *value, struct kelpie_error *err) {
+    struct machine_disks *disks = field;
+    ASSERT(disks);
+    ASSERT(disks->count <= KELPIE_DISK_COUNT_MAX);
+    ASSERT(value);
+    if (disks->count == KELPIE_DISK_COUNT_MAX) {
+        return error_set(err, KELPIE_BAD_CONFIG, "given more than %d times", KELPIE_DISK_COUNT_MAX);
+    }
+    char *text = strdup(value);
+    if (!text) {
+        return error_set(err, KELPIE_NO_MEMORY, "no memory");
+    }
+    enum kelpie_status status = parse_disk(text, &disks->disks[disks->count], err);
+    if (status != KELPIE_OK) {
+        free(text);
+        return status;
+    }
+    disks->texts[disks->count++] = text;
+    return KELPIE_OK;
+}
+
+/* ---- The network ------------------------------------------------------------------------------ */
+
+enum kelpie_status machine_set_network(void *field, const char *value, struct kelpie_error *err) {
+    struct machine_network *run = field;
+    static const char tap_prefix[] = "tap:";
+    ASSERT(run);
+    ASSERT(value);
+    struct kelpie_network network = {.kind = KELPIE_NETWORK_USER};
+    if (strcmp(value, "none") == 0) {
+        network.kind = KELPIE_NETWORK_NONE;
+    } else if (strcmp(value, "user,loopback") == 0) {
+        network.host_loopback = true;
+    } else if (strncmp(value, tap_prefix, sizeof(tap_prefix) - 1) == 0) {
+        network.kind = KELPIE_NETWORK_TAP;
+        network.tap = value + sizeof(tap_prefix) - 1;
+    } else if (strcmp(value, "user") != 0) {
+        return error_set(err, KELPIE_BAD_CONFIG,
+                         "\"%.100s\" is not none, user, user,loopback or tap:NAME", value);
+    }
+    run->network = network;
+    return KELPIE_OK;
+}
+
+/* HOST:GUEST, perhaps with /tcp or /udp behind it. */
+static bool parse_forward(const char *text, struct kelpie_forward *ret_forward) {
+    ASSERT(text);
+    ASSERT(ret_forward);
+    size_t host_size = strcspn(text, ":");
+    const char *guest = text[host_size] == ':' ? text + host_size + 1 : "";
+    size_t guest_size = strcspn(guest, "/");
+    const char *suffix = guest + guest_size;
+    uint64_t host_port = 0;
+    uint64_t guest_port = 0;
+    bool udp = strcmp(suffix, "/udp") == 0;
+    if (!option_number_parse(text, host_size, UINT16_MAX, &host_port) ||
+        !option_number_parse(guest, guest_size, UINT16_MAX, &guest_port) || host_port == 0 ||
+        guest_port == 0 || (suffix[0] != 0 && !udp && strcmp(suffix, "/tcp") != 0)) {
+        return false;
+    }
+    *ret_forward = (struct kelpie_forward){
+        .host_port = (uint16_t)host_port, .guest_port = (uint16_t)guest_port, .udp = udp};
+    return true;
+}
+
+enum kelpie_status machine_add_forward(void *field, const char *value, struct kelpie_error *err) {
+    struct machine_network *run = field;
+    ASSERT(run->forward_count <= KELPIE_FORWARD_COUNT_MAX);
+    ASSERT(value);
+    if (run->forward_count == KELPIE_FORWARD_COUNT_MAX) {
+        return error_set(err, KELPIE_BAD_CONFIG, "given more than %d times",
+                         KELPIE_FORWARD_COUNT_MAX);
+    }
+    if (!parse_forward(value, &run->forwards[run->forward_count])) {
+        return error_set(err, KELPIE_BAD_CONFIG,
+                         "\"%.100s\" is not HOST:GUEST, two ports, with /udp or not", value);
+    }
+    run->forward_count++;
+    return KELPIE_OK;
+}
+
+const struct kelpie_network *machine_options_network(const struct machine_options *options) {
+    const struct kelpie_network *network = &options->network.network;
+    options_check(options);
+    ASSERT(network->forward_count == options->network.forward_count);
+    return network->kind == KELPIE_NETWORK_NONE ? NULL : network;
 }
 
 /* ---- The environment -------------------------------------------------------------------------- */
@@ -72,8 +208,9 @@ static bool overridden(const struct option_list *env, const char *pair) {
 }
 
 /* A config's environment stands instead of the image's: so that the user's is beside it, the two are put together. */
-static enum kelpie_status join_env(struct machine_options *options,
-                                   const struct kelpie_image *image, struct kelpie_error *err) {
+enum kelpie_status machine_options_join_env(struct machine_options *options,
+                                            const struct kelpie_image *image,
+                                            struct kelpie_error *err) {
     options_check(options);
     ASSERT(!options->joined_env);
     size_t image_count = 0;
@@ -110,26 +247,12 @@ static enum kelpie_status join_env(struct machine_options *options,
 
 /* ---- What fits together ----------------------------------------------------------------------- */
 
-static enum kelpie_status check_pairs(const struct option_list *list, const char *option,
-                                      struct kelpie_error *err) {
-    ASSERT(list);
-    ASSERT(option);
-    for (size_t i = 0; i < list->count; i++) {
-        const char *equals = strchr(list->values[i], '=');
-        if (!equals || equals == list->values[i]) {
-            return error_set_field(err, KELPIE_BAD_CONFIG, option,
-                                   "%s: \"%.100s\" is not KEY=VALUE", option, list->values[i]);
-        }
-    }
-    return KELPIE_OK;
-}
-
-enum kelpie_status machine_options_complete(struct machine_options *options,
-                                            struct kelpie_error *err) {
+enum kelpie_status machine_options_check(struct machine_options *options,
+                                         struct kelpie_error *err) {
     options_check(options);
     ASSERT(err);
-    TRY(check_pairs(&options->env, "--env", err));
-    TRY(check_pairs(&options->labels, "--label", err));
+    TRY(option_check_pairs(&options->env, "env", err));
+    TRY(option_check_pairs(&options->labels, "label", err));
     options->network.network.forwards = options->network.forwards;
     options->network.network.forward_count = options->network.forward_count;
     if (options->network.forward_count > 0 &&
@@ -137,20 +260,12 @@ enum kelpie_status machine_options_complete(struct machine_options *options,
         return error_set_field(err, KELPIE_BAD_CONFIG, "--publish",
                                "--publish: there is no network of kind user: add --net user");
     }
-    if (!options->image) {
-        return KELPIE_OK;
-    }
-    struct kelpie_image *image = NULL;
-    TRY(kelpie_image_find(NULL, options->image, &image, err));
-    enum kelpie_status status = options->env.count > 0 ? join_env(options, image, err) : KELPIE_OK;
-    kelpie_list_free(image);
-    return status;
+    return KELPIE_OK;
 }
 
 struct kelpie_config machine_options_config(const struct machine_options *options) {
     options_check(options);
     ASSERT(options->disks.count <= KELPIE_DISK_COUNT_MAX);
-    const struct kelpie_network *network = &options->network.network;
     const char *const *env = options->env.count > 0 ? options->env.values : NULL;
     return (struct kelpie_config){
         .name = options->name,
@@ -164,7 +279,7 @@ struct kelpie_config machine_options_config(const struct machine_options *option
         .working_dir = options->working_dir,
         .hostname = options->hostname,
         .console_log = options->console,
-        .network = network->kind == KELPIE_NETWORK_NONE ? NULL : network,
+        .network = machine_options_network(options),
         .image = options->image,
         .image_disk_mib = options->disk_mib,
         .warm = options->image && !options->cold,

@@ -210,6 +210,7 @@ size_t table_terminal_width(void) {
     struct terminal terminal = terminal_init(STDOUT_FILENO);
     uint16_t rows = 0;
     uint16_t columns = 0;
+    ASSERT(!terminal.raw);
     bool known = terminal_present(&terminal) && terminal_size(&terminal, &rows, &columns);
     ASSERT(!known || columns > 0);
     return known ? columns : 0;
