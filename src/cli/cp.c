@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * kelpie cp: files between this host and a VM, or between two VMs.
+ * kelpie cp: files and folders between this host and a VM, files between two VMs.
  *
  * THEORY OF OPERATION
  *
- * Each side is a file here, VM:PATH, or "-". A word is VM:PATH when what stands before its first colon is a name and no '/';
+ * Each side is a path here, VM:PATH, or "-". A word is VM:PATH when what stands before its first colon is a name and no '/';
  * "./a:b" is a file here. The library copies whole files, and its target is there whole or not at all, so what has
  * no file here ("-", or the way between two VMs) goes through one in $TMPDIR that is unlinked at the end.
  *
- * A target that is a folder, or ends in '/', gets the file under its own name, as in cp(1) and docker cp: here stat(2) tells; in
- * the guest a copy to a folder fails at once with EISDIR, before any data went over, and is tried again below it.
+ * Where it goes is what docker cp does: a target that is a folder, or ends in '/', gets the file or folder under its own name;
+ * a folder whose path ends in "/." gives what is in it. Here stat(2) tells what is a folder. In the guest a copy does:
+ * of a file onto a folder, and of a folder as a file, it fails at once with EISDIR, before any data went over.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -51,6 +52,8 @@ struct side {
 struct copy {
     struct side source;
     struct side target;
+    bool folder;                         /* the source is one here */
+    struct kelpie_tree_report report;    /* of a folder */
     char temp[KELPIE_PATH_SIZE_MAX + 1]; /* a file of ours; empty: none */
     char path[KELPIE_PATH_SIZE_MAX + 1]; /* the target, when it is not the word's */
 };
@@ -96,17 +99,35 @@ static const char *base_name(const char *path) {
     return name;
 }
 
+/* The same, of "/a/b/" too; empty of "/". Returns the name's beginning; *ret_size is its size. */
+static const char *own_name(const char *path, size_t *ret_size) {
+    ASSERT(path);
+    ASSERT(ret_size);
+    size_t end = strlen(path);
+    while (end > 0 && path[end - 1] == '/') {
+        end--;
+    }
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/') {
+        start--;
+    }
+    *ret_size = end - start;
+    return path + start;
+}
+
 /* "<folder>/<the source's name>", in copy->path. */
 static enum kelpie_status below(struct copy *copy, const char *folder, struct kelpie_error *err) {
     ASSERT(copy);
     ASSERT(folder);
-    const char *name = copy->source.stream ? "" : base_name(copy->source.path);
-    if (name[0] == 0) {
-        return error_set(err, KELPIE_BAD_CONFIG, "%.200s is a folder: give the file's name too",
+    size_t name_size = 0;
+    const char *name = own_name(copy->source.path, &name_size);
+    bool has_name = name_size > 0 && !copy->source.stream && strncmp(name, "..", name_size) != 0;
+    if (!has_name) {
+        return error_set(err, KELPIE_BAD_CONFIG, "%.200s is a folder: give the name too",
                          copy->target.word);
     }
-    int size = snprintf(copy->path, sizeof(copy->path), "%s%s%s", folder,
-                        ends_in_slash(folder) ? "" : "/", name);
+    int size = snprintf(copy->path, sizeof(copy->path), "%s%s%.*s", folder,
+                        ends_in_slash(folder) ? "" : "/", (int)name_size, name);
     if (size < 0 || (size_t)size >= sizeof(copy->path)) {
         return error_set(err, KELPIE_BAD_CONFIG, "the path is too long");
     }
@@ -179,27 +200,58 @@ static enum kelpie_status pump_temp(const struct copy *copy, bool in, struct kel
 
 /* ---- In and out ------------------------------------------------------------------------------- */
 
+/* A file into the guest, under its own name when that is a folder there. */
+static enum kelpie_status file_in(struct copy *copy, struct kelpie_vm *vm, const char *host_path,
+                                  struct kelpie_error *err) {
+    ASSERT(vm);
+    ASSERT(host_path);
+    /* What comes through a file of ours has its mode, 0600, which means nothing. */
+    struct kelpie_copy_options options = {.mode = copy->source.stream ? 0644 : 0};
+    const char *path = copy->target.path;
+    if (!ends_in_slash(path)) {
+        enum kelpie_status status = kelpie_copy_in(vm, host_path, path, &options, err);
+        if (status == KELPIE_OK || err->os_error != EISDIR) {
+            return status;
+        }
+    }
+    TRY(below(copy, path, err));
+    return kelpie_copy_in(vm, host_path, copy->path, &options, err);
+}
+
+/* Asks for a byte of it as if it were a file. */
+static bool is_guest_folder(struct copy *copy, struct kelpie_vm *vm, const char *path) {
+    struct kelpie_error err;
+    struct kelpie_copy_options options = {.bytes_max = 1};
+    ASSERT(vm);
+    ASSERT(path);
+    if (copy->temp[0] == 0 && make_temp(copy, &err) != KELPIE_OK) {
+        return false;
+    }
+    return kelpie_copy_out(vm, path, copy->temp, &options, &err) != KELPIE_OK &&
+           err.os_error == EISDIR;
+}
+
+static enum kelpie_status folder_in(struct copy *copy, struct kelpie_vm *vm,
+                                    struct kelpie_error *err) {
+    const char *path = copy->target.path;
+    ASSERT(vm);
+    ASSERT(copy->source.vm[0] == 0);
+    bool contents = strcmp(base_name(copy->source.path), ".") == 0;
+    if (!contents && is_guest_folder(copy, vm, path)) {
+        TRY(below(copy, path, err));
+        path = copy->path;
+    }
+    return kelpie_copy_tree_in(vm, copy->source.path, path, NULL, &copy->report, err);
+}
+
 static enum kelpie_status copy_in(struct copy *copy, const char *host_path,
                                   struct kelpie_error *err) {
     struct kelpie_vm *vm = NULL;
     ASSERT(copy->target.vm[0] != 0);
     ASSERT(host_path);
     TRY(kelpie_vm_open(NULL, copy->target.vm, &vm, err));
-    /* What comes through a file of ours has its mode, 0600, which means nothing. */
-    struct kelpie_copy_options options = {.mode = copy->source.stream ? 0644 : 0};
-    const char *path = copy->target.path;
-    enum kelpie_status status = KELPIE_OK;
-    bool folder = ends_in_slash(path);
-    if (!folder) {
-        status = kelpie_copy_in(vm, host_path, path, &options, err);
-        folder = status == KELPIE_COPY_FAILED && err->os_error == EISDIR;
-    }
-    if (folder) {
-        status = below(copy, path, err);
-        if (status == KELPIE_OK) {
-            status = kelpie_copy_in(vm, host_path, copy->path, &options, err);
-        }
-    }
+    enum kelpie_status status =
+        copy->folder ? folder_in(copy, vm, err) : file_in(copy, vm, host_path, err);
     kelpie_vm_close(vm);
     return status;
 }
@@ -213,7 +265,7 @@ static enum kelpie_status host_target(struct copy *copy, const char **ret_path,
     ASSERT(ret_path);
     bool exists = stat(path, &info) == 0;
     if (!exists && ends_in_slash(path)) {
-        return error_set_os(err, ENOENT, "the folder %s", path);
+        return error_set_os(err, ENOENT, "there is no folder %s", path);
     }
     if (!exists || !S_ISDIR(info.st_mode)) {
         *ret_path = path;
@@ -224,33 +276,37 @@ static enum kelpie_status host_target(struct copy *copy, const char **ret_path,
     return KELPIE_OK;
 }
 
-static enum kelpie_status copy_out(const struct copy *copy, const char *host_path,
+static enum kelpie_status copy_out(struct copy *copy, const char *host_path,
                                    struct kelpie_error *err) {
     struct kelpie_vm *vm = NULL;
     ASSERT(copy->source.vm[0] != 0);
     ASSERT(host_path);
     TRY(kelpie_vm_open(NULL, copy->source.vm, &vm, err));
-    enum kelpie_status status = kelpie_copy_out(vm, copy->source.path, host_path, NULL, err);
+    const char *path = copy->source.path;
+    enum kelpie_status status = kelpie_copy_out(vm, path, host_path, NULL, err);
+    if (status != KELPIE_OK && err->os_error == EISDIR && copy->temp[0] == 0) {
+        status = kelpie_copy_tree_out(vm, path, host_path, NULL, &copy->report, err);
+    } else if (status != KELPIE_OK && err->os_error == EISDIR) {
+        status = error_set(err, KELPIE_BAD_CONFIG, "%.200s is a folder: copy it to a folder here",
+                           copy->source.word);
+    }
     kelpie_vm_close(vm);
     return status;
 }
 
-/* A folder here; folders in the guest are told by the library. */
-static enum kelpie_status check_source(const struct side *source, struct kelpie_error *err) {
+/* Whether what is copied is a folder here. */
+static enum kelpie_status check_source(struct copy *copy, struct kelpie_error *err) {
     struct stat info = {0};
-    ASSERT(source);
+    const struct side *source = &copy->source;
     ASSERT(source->path);
+    ASSERT(!copy->folder);
     if (source->vm[0] != 0 || source->stream) {
         return KELPIE_OK;
     }
     if (stat(source->path, &info) != 0) {
         return error_set_os(err, errno, "cannot read %.400s", source->path);
     }
-    if (S_ISDIR(info.st_mode)) {
-        return error_set(err, KELPIE_BAD_CONFIG,
-                         "%.400s is a folder: pack it with tar, and unpack it in the VM",
-                         source->path);
-    }
+    copy->folder = S_ISDIR(info.st_mode);
     return KELPIE_OK;
 }
 
@@ -259,7 +315,7 @@ static enum kelpie_status perform(struct copy *copy, struct kelpie_error *err) {
     bool to_vm = copy->target.vm[0] != 0;
     ASSERT(from_vm || to_vm);
     ASSERT(copy->temp[0] == 0);
-    TRY(check_source(&copy->source, err));
+    TRY(check_source(copy, err));
     if (from_vm && !to_vm && !copy->target.stream) {
         const char *path = NULL;
         TRY(host_target(copy, &path, err));
@@ -312,8 +368,14 @@ static int copy_words(const char *source, const char *target, bool json) {
         }
         return CLI_EXIT_FAILED;
     }
+    if (copy->report.skipped_count > 0) {
+        output_hint("%llu were left out, since they are no files, folders or links within the "
+                    "folder: %s",
+                    (unsigned long long)copy->report.skipped_count, copy->report.skipped);
+    }
     if (json && !copy->target.stream) {
-        return output_json(json_pack("{s:s, s:s}", "source", source, "target", target),
+        return output_json(json_pack("{s:s, s:s, s:I}", "source", source, "target", target,
+                                     "skipped_count", (json_int_t)copy->report.skipped_count),
                            CLI_EXIT_OK);
     }
     return CLI_EXIT_OK;
@@ -336,19 +398,24 @@ static int cp_run(const struct cli_table *table, struct option_words *words) {
 
 const struct cli_command cli_cp = {
     .name = "cp",
-    .summary = "Copies a file into a VM, out of it, or from one to another",
+    .summary = "Copies files and folders into a VM and out of it, files from one to another",
     .synopsis = "[OPTIONS] SRC DST",
-    .notes = "Each side is a file here, VM:/PATH, or '-' for standard input or output. A file here "
-             "whose name has\n"
-             "a colon is written ./a:b. A target that is a folder, or ends in '/', gets the file "
-             "under its own\n"
-             "name. The target is there whole or not at all, and has the source's mode.\n",
+    .notes = "Each side is a path here, VM:/PATH, or '-' for standard input or output (of a file). "
+             "A path here\n"
+             "that has a colon is written ./a:b. A target that is a folder, or ends in '/', gets "
+             "the file or\n"
+             "folder under its own name; SRC/. is what is in a folder. A file is there whole or "
+             "not at all. Into a\n"
+             "VM, what is there already stays, and files in the way are replaced; out of one, a "
+             "folder of that\n"
+             "name must not be there. Owners are not copied.\n",
     .options = &cp_table,
     .run = cp_run,
     .group = CLI_GROUP_VMS,
     .operands = {CLI_OPERAND_COPY, CLI_OPERAND_COPY},
-    .json = "source, target  as they were given\n",
+    .json = "source, target  as they were given\n"
+            "skipped_count   what was left out of a folder: neither file, folder nor link\n",
     .examples = "kelpie cp main.c web:/src/\nkelpie cp web:/var/log/messages -\n"
-                "# a folder\ntar c src | kelpie exec -i web -- tar x -C /\n",
+                "# what is in a folder\nkelpie cp src/. web:/src\n",
     .rule = {2, 2, "a source, or a target,"},
 };
