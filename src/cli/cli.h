@@ -88,6 +88,7 @@ extern const struct cli_command cli_attach;
 extern const struct cli_command cli_doctor;
 extern const struct cli_command cli_version;
 extern const struct cli_command cli_help;
+extern const struct cli_command cli_supervise; /* not shown */
 
 /* VMs with an owner of their own. */
 extern const struct cli_command cli_create;

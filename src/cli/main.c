@@ -36,6 +36,7 @@ static const struct cli_command *const commands[] = {
     &cli_completion,
     &cli_version,
     &cli_help,
+    &cli_supervise,
 };
 /* clang-format on */
 

@@ -211,6 +211,7 @@ size_t table_terminal_width(void) {
     uint16_t rows = 0;
     uint16_t columns = 0;
     ASSERT(!terminal.raw);
+    ASSERT(terminal.fd == STDOUT_FILENO);
     bool known = terminal_present(&terminal) && terminal_size(&terminal, &rows, &columns);
     ASSERT(!known || columns > 0);
     return known ? columns : 0;
