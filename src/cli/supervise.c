@@ -53,6 +53,4 @@ const struct cli_command cli_supervise = {
     .run = supervise_run,
     .group = CLI_GROUP_HOST,
     .hidden = true,
-    .group = CLI_GROUP_HOST,
-    .hidden = true,
 };
