@@ -63,8 +63,9 @@ struct kelpie_owner {
 };
 
 /* What an owner's process does: called by `kelpie supervise`, or by a program that is its own owner, with the descriptor 3 that
- * it was started with. Returns the exit code. host NULL: this machine. */
-KELPIE_API int kelpie_supervise(void *host, int fd);
+ * it was started with. When stop_fd is readable (a signalfd; -1: none) the VM is stopped in order. Returns the exit code. host
+ * NULL: this machine. */
+KELPIE_API int kelpie_supervise(void *host, int fd, int stop_fd);
 
 /* How a VM's detached command ended, and why a VM is not there any more. */
 struct kelpie_vm_info {

@@ -20,6 +20,10 @@
 #define VM_COLLECT_SIZE_MIN 4096    /* first allocation of a collected output */
 #define VM_COPY_CHUNK_SIZE 65536
 #define VM_COPY_OUT_BYTES_DEFAULT 17179869184ull
+#define VM_TREE_QUEUE_SIZE_MIN 65536   /* bytes of names of folders that wait */
+#define VM_TREE_LIST_COUNT_MIN 1024    /* entries of one folder, at first */
+#define VM_TREE_LIST_COUNT_MAX 1048576 /* … and at most */
+#define VM_TREE_DRAFT_DIGITS 8
 #define VM_CONSOLE_IN_ERROR_SIZE 400 /* last bytes of the console quoted in an error */
 #define VM_SIGNAL_MAX 64
 #define VM_SIGNAL_KILL 9
