@@ -199,8 +199,7 @@ void kelpie_exec_detach(struct kelpie_exec *exec) {
     struct kelpie_vm *vm = exec->vm;
     vm_lock(vm);
     if (vm_is_owned(vm)) {
-        vm_session_want_acks(
-            exec); /* so that whoever attaches, there or here, goes on behind them */
+        vm_session_want_acks(exec); /* whoever attaches, there or here, goes on behind them */
     } else {
         vm_session_note_offsets(exec);
     }
