@@ -149,6 +149,37 @@ static void test_a_session_has_one_reader(void **state) {
     close_fixture(fixture);
 }
 
+/* Two far ends, each of which wants what the other has, and neither of which lets go: both are refused in a while. */
+static void test_two_that_want_each_others_sessions(void **state) {
+    (void)state;
+    struct fixture *a = open_fixture();
+    struct fixture second = *a;
+    struct fixture *b = &second;
+    b->said = malloc(SAID_SIZE);
+    b->heard = malloc(PROTOCOL_FRAME_SIZE_MAX);
+    assert_true(b->said && b->heard);
+    open_relay(b);
+    for (int round = 0; round < 20; round++) {
+        start_cat(a, a->first + (uint32_t)round);
+        start_cat(b, b->first + (uint32_t)round);
+        write_attach(a, b->first + (uint32_t)round);
+        write_attach(b, a->first + (uint32_t)round);
+        if (round > 0) { /* and once each lets go behind it */
+            protocol_encode_empty(&a->writer, PROTOCOL_DETACH, a->first + (uint32_t)round);
+            protocol_encode_empty(&b->writer, PROTOCOL_DETACH, b->first + (uint32_t)round);
+            round = 20;
+        }
+        say(a);
+        say(b);
+        assert_int_equal(attached_error(a, b->first + (round > 0)), EBUSY);
+        assert_int_equal(attached_error(b, a->first + (round > 0)), EBUSY);
+    }
+    close_relay(b);
+    free(b->said);
+    free(b->heard);
+    close_fixture(a);
+}
+
 static void test_sessions_are_counted_together(void **state) {
     (void)state;
     struct fixture *fixture = open_fixture();
@@ -432,6 +463,7 @@ int main(void) {
         cmocka_unit_test(test_the_machine_ends),
         cmocka_unit_test(test_last_words_are_passed_on),
         cmocka_unit_test(test_a_session_has_one_reader),
+        cmocka_unit_test(test_two_that_want_each_others_sessions),
         cmocka_unit_test(test_sessions_are_counted_together),
         cmocka_unit_test(test_what_a_far_end_leaves),
         cmocka_unit_test(test_ended_sessions_are_forgotten),
