@@ -159,20 +159,23 @@ static void test_two_that_want_each_others_sessions(void **state) {
     b->heard = malloc(PROTOCOL_FRAME_SIZE_MAX);
     assert_true(b->said && b->heard);
     open_relay(b);
-    for (int round = 0; round < 20; round++) {
-        start_cat(a, a->first + (uint32_t)round);
-        start_cat(b, b->first + (uint32_t)round);
-        write_attach(a, b->first + (uint32_t)round);
-        write_attach(b, a->first + (uint32_t)round);
-        if (round > 0) { /* and once each lets go behind it */
-            protocol_encode_empty(&a->writer, PROTOCOL_DETACH, a->first + (uint32_t)round);
-            protocol_encode_empty(&b->writer, PROTOCOL_DETACH, b->first + (uint32_t)round);
-            round = 20;
+    for (uint32_t round = 0; round < 2; round++) {
+        const uint32_t of_a = a->first + round;
+        const uint32_t of_b = b->first + round;
+        start_cat(a, of_a);
+        start_cat(b, of_b);
+        write_attach(a, of_b);
+        write_attach(b, of_a);
+        if (round == 1) { /* and both let go, but behind it */
+            protocol_encode_empty(&a->writer, PROTOCOL_DETACH, of_a);
+            protocol_encode_empty(&b->writer, PROTOCOL_DETACH, of_b);
         }
         say(a);
         say(b);
-        assert_int_equal(attached_error(a, b->first + (round > 0)), EBUSY);
-        assert_int_equal(attached_error(b, a->first + (round > 0)), EBUSY);
+        uint32_t first = attached_error(a, of_b);
+        uint32_t other = attached_error(b, of_a);
+        assert_true(first == EBUSY || other == EBUSY);
+        assert_true(round == 1 || (first == EBUSY && other == EBUSY));
     }
     close_relay(b);
     free(b->said);
