@@ -361,6 +361,10 @@ void vm_owned_close(struct kelpie_vm *vm, bool end);
 void vm_owned_service(struct kelpie_vm *vm, int fd);
 void vm_owned_watch(struct kelpie_vm *vm);
 
+/* The channel of a VM that runs comes a moment after word of that. BUSY (retriable): it did not. mutex held. */
+KELPIE_CHECKED enum kelpie_status
+vm_owned_await_channel(struct kelpie_vm *vm, const struct vm_wait *wait, struct kelpie_error *err);
+
 /* It cannot listen any more. */
 void vm_owned_blind(struct kelpie_vm *vm);
 

@@ -13,6 +13,7 @@
 #define VM_OWNED_EXEC_GRACE_MS                                                                     \
     60000 /* the same where we do not see how long a snapshot stands still */
 #define VM_OWNED_IDS_COUNT_MIN 1024 /* session numbers that an owner gives a handle */
+#define VM_OWNED_CHANNEL_MS 5000    /* between word of a machine and a channel to it */
 #define VM_OWNED_ANSWER_MS 5000     /* beyond an operation's own time, for its owner to answer */
 #define VM_OWNED_LAST_WORDS_MS 1000 /* of closed sessions, before a handle is given up */
 #define VM_STATUS_TIMEOUT_MS 2000   /* for a guest to say what memory it has */
