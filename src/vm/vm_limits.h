@@ -15,6 +15,7 @@
 #define VM_OWNED_IDS_COUNT_MIN 1024 /* session numbers that an owner gives a handle */
 #define VM_OWNED_ANSWER_MS 5000     /* beyond an operation's own time, for its owner to answer */
 #define VM_OWNED_LAST_WORDS_MS 1000 /* of closed sessions, before a handle is given up */
+#define VM_STATUS_TIMEOUT_MS 2000   /* for a guest to say what memory it has */
 #define VM_KILL_TIMEOUT_MS 5000     /* to reap a machine that was killed */
 #define VM_COLLECT_SIZE_MIN 4096    /* first allocation of a collected output */
 #define VM_COPY_CHUNK_SIZE 65536
