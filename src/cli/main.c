@@ -7,10 +7,7 @@
 #include "cli/output.h"
 
 static const struct cli_command *const commands[] = {
-    &cli_run,
-    &cli_doctor,
-    &cli_version,
-    &cli_help,
+    &cli_run, &cli_doctor, &cli_version, &cli_help, &cli_supervise,
 };
 
 int main(int argc, char **argv) {

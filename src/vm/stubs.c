@@ -6,12 +6,6 @@
 #include "base/error.h"
 #include "kelpie_store.h"
 
-int kelpie_supervise(void *host, int fd) {
-    (void)host;
-    (void)fd;
-    return 125;
-}
-
 enum kelpie_status kelpie_image_build(void *host, const char *name,
                                       const struct kelpie_image_options *options,
                                       struct kelpie_image **ret_image, struct kelpie_error *err) {
