@@ -4,10 +4,11 @@
 
 #include "base/assert.h"
 #include "cli/cli.h"
+#include "cli/image.h"
 #include "cli/output.h"
 
 static const struct cli_command *const commands[] = {
-    &cli_run, &cli_doctor, &cli_version, &cli_help, &cli_supervise,
+    &cli_run, &cli_image, &cli_images, &cli_doctor, &cli_version, &cli_help, &cli_supervise,
 };
 
 int main(int argc, char **argv) {
