@@ -3,10 +3,21 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/assert.h"
 #include "cli/output.h"
 #include "cli/suggest.h"
+
+#define NS_PER_S 1000000000ull
+
+uint64_t cli_clock_ns(void) {
+    struct timespec now = {0};
+    int result = clock_gettime(CLOCK_MONOTONIC, &now);
+    ASSERT(result == 0);
+    ASSERT(now.tv_sec >= 0);
+    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
 
 static void table_check(const struct cli_table *table) {
     ASSERT(table);

@@ -41,6 +41,9 @@ struct cli_table {
 };
 
 extern const struct cli_command cli_run;
+extern const struct cli_command cli_exec;
+extern const struct cli_command cli_shell;
+extern const struct cli_command cli_attach;
 extern const struct cli_command cli_doctor;
 extern const struct cli_command cli_version;
 extern const struct cli_command cli_help;
@@ -55,6 +58,9 @@ int cli_unknown(const struct cli_table *table, const char *name);
 /* Writes a command's help, or everything's, to standard output. Returns the exit code. */
 int cli_help_command(const struct cli_command *command);
 int cli_help_all(const struct cli_table *table);
+
+/* Nanoseconds of the monotonic clock. */
+uint64_t cli_clock_ns(void);
 
 /* The whole of main() behind the command's own name: finds the command and runs it. */
 int cli_main(const struct cli_table *table, struct option_words *words);

@@ -11,6 +11,10 @@
 #define CLI_CHUNK_SIZE 65536                     /* bytes of output or input moved at once */
 #define CLI_COLLECT_SIZE_MAX KELPIE_OUTPUT_BYTES_DEFAULT /* of each stream, for --json */
 #define CLI_CANCEL_INTERVAL_MS 50 /* a cancel is repeated until it was heard */
+#define CLI_DETACH_KEY_COUNT_MAX 16
+#define CLI_PROGRESS_SIZE_MAX 256 /* bytes of a line of progress */
+#define CLI_SHOWN_SESSIONS_MAX 16 /* that an error lists by number */
+#define CLI_TERM_SIZE_MAX 72      /* of TERM=... as it is passed on */
 #define CLI_HELP_COLUMN 30        /* where the text begins in --help */
 
 #endif

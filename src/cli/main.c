@@ -8,7 +8,8 @@
 #include "cli/output.h"
 
 static const struct cli_command *const commands[] = {
-    &cli_run, &cli_image, &cli_images, &cli_doctor, &cli_version, &cli_help, &cli_supervise,
+    &cli_run,    &cli_exec,   &cli_shell,   &cli_attach, &cli_image,
+    &cli_images, &cli_doctor, &cli_version, &cli_help,   &cli_supervise,
 };
 
 int main(int argc, char **argv) {

@@ -77,6 +77,14 @@ option_setter option_set_memory;   /* uint32_t MiB: 512M, 2G, 512 */
 option_setter option_set_duration; /* uint32_t ms: 500ms, 30s, 2m, 1h, 30 (seconds) */
 option_setter option_add_text;     /* struct option_list */
 
+/* Passes our TERM on to a command with a terminal, unless the list has one: buffer[size] holds it, and lives as long as
+ * the list. */
+void option_pass_term(struct option_list *env, char *buffer, size_t size);
+
+/* Each is KEY=VALUE. Errors: BAD_CONFIG, naming --`name`. */
+KELPIE_CHECKED enum kelpie_status option_check_pairs(const struct option_list *list,
+                                                     const char *name, struct kelpie_error *err);
+
 /* A decimal number of digits only, at most `max`. */
 bool option_number_parse(const char *text, size_t size, uint64_t max, uint64_t *ret_number);
 

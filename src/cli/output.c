@@ -76,6 +76,13 @@ void output_clean(char *text) {
     }
 }
 
+bool output_has_colour(int fd) {
+    ASSERT(fd >= 0);
+    const char *term = getenv("TERM");
+    const char *refused = getenv("NO_COLOR");
+    return isatty(fd) == 1 && term && strcmp(term, "dumb") != 0 && !(refused && refused[0] != 0);
+}
+
 void output_hint(const char *format, ...) {
     ASSERT(format);
     char text[1024];

@@ -13,6 +13,16 @@
     }
 
 static const struct option_spec specs[] = {
+    OPTION('d', "detach", NULL, option_set_flag, detach, NULL,
+           "in a VM that goes on without us: print its name and return"),
+    OPTION(0, "rm", NULL, option_set_flag, remove, NULL,
+           "remove the VM when it has ended; without --detach it always is"),
+    OPTION(0, "label", "KEY=VALUE", option_add_text, labels, "owner.labels",
+           "with --detach: a label of the VM; may be repeated"),
+    OPTION(0, "cold", NULL, option_set_flag, cold, NULL,
+           "boot, although a template of this very machine could be restored"),
+    OPTION(0, "disk-size", "SIZE", option_set_memory, disk_mib, "image_disk_mib",
+           "room for what is written over the image (8G, which takes no space until it is)"),
     OPTION(0, "backend", "NAME", option_set_text, backend, "backend",
            "which hypervisor; 'auto' (the default) takes the first that works here"),
     OPTION(0, "cpus", "N", option_set_count, cpus, "vcpu_count", "virtual processors (1)"),
@@ -29,9 +39,9 @@ static const struct option_spec specs[] = {
     OPTION('e', "env", "KEY=VALUE", option_add_text, env, "env",
            "an environment variable; may be repeated"),
     OPTION('w', "workdir", "DIR", option_set_text, working_dir, "working_dir",
-           "the command's working folder in the guest (/)"),
-    OPTION(0, "user", "UID[:GID]", run_set_user, user, NULL,
-           "whom the command runs as, by number (0:0)"),
+           "the command's working folder in the guest (the image's, or /)"),
+    OPTION('u', "user", "UID[:GID]", run_set_user, user, NULL,
+           "whom the command runs as, by number (the image's user, or 0:0)"),
     OPTION('i', "interactive", NULL, option_set_flag, interactive, NULL,
            "pass our standard input to the command"),
     OPTION('t', "tty", NULL, option_set_flag, tty, "tty",
@@ -254,7 +264,7 @@ static enum kelpie_status check_boot(const struct run_options *options, struct k
     if (options->allow_incomplete) {
         return refuse("--allow-incomplete", "there is nothing to restore without --from", err);
     }
-    if (!options->command && !options->snapshot) {
+    if (!options->command && !options->image && !options->snapshot && !options->detach) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "command",
                                "there is no command: try 'kelpie run -- uname -a'");
     }
@@ -281,16 +291,84 @@ static enum kelpie_status check_no_command(const struct run_options *options,
     return KELPIE_OK;
 }
 
-static enum kelpie_status check_env(const struct option_list *env, struct kelpie_error *err) {
-    ASSERT(env);
-    ASSERT(env->count < ARRAY_SIZE(env->values));
-    for (size_t i = 0; i < env->count; i++) {
-        const char *equals = strchr(env->values[i], '=');
-        if (!equals || equals == env->values[i]) {
-            return error_set_field(err, KELPIE_BAD_CONFIG, "--env",
-                                   "--env: \"%.100s\" is not KEY=VALUE", env->values[i]);
-        }
+/* What only a VM with an owner of its own can do, and what it cannot. */
+static enum kelpie_status check_detach(const struct run_options *options,
+                                       struct kelpie_error *err) {
+    options_check(options);
+    if (!options->detach) {
+        return options->labels.count > 0
+                   ? refuse("--label", "a VM has labels only with --detach", err)
+                   : KELPIE_OK;
     }
+    if (options->from) {
+        return refuse("--detach", "'kelpie restore' makes a VM of a bundle that goes on", err);
+    }
+    if (options->snapshot) {
+        return refuse("--detach", "'kelpie snapshot' makes a bundle of a VM that goes on", err);
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status check_image(const struct run_options *options, struct kelpie_error *err) {
+    options_check(options);
+    if (options->image && options->from) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "image",
+                               "the bundle brings its own image: a command stands behind --");
+    }
+    if (!options->image && options->cold) {
+        return refuse("--cold", "only a VM with an image starts from a template", err);
+    }
+    if (!options->image && options->disk_mib != 0) {
+        return refuse("--disk-size", "there is no image that something is written over", err);
+    }
+    return KELPIE_OK;
+}
+
+/* kelpie run debian ls: is it an image and a command, or a command? Neither is guessed. */
+static enum kelpie_status two_words(const char *first, const char *second,
+                                    struct kelpie_error *err) {
+    ASSERT(first);
+    ASSERT(second);
+    if (second[0] == '-') {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "command",
+                               "\"%.60s\" stands behind \"%.60s\": options stand before the image, "
+                               "and a command behind --",
+                               second, first);
+    }
+    return error_set_field(err, KELPIE_BAD_CONFIG, "command",
+                           "a command stands behind --: 'kelpie run %.60s -- %.60s' in that image, "
+                           "or 'kelpie run -- %.60s %.60s' without one",
+                           first, second, first, second);
+}
+
+static enum kelpie_status take_operands(struct run_options *options,
+                                        const struct option_words *words,
+                                        struct kelpie_error *err) {
+    options_check(options);
+    ASSERT(words->index <= words->count);
+    const char *const *operands = words->words + words->index;
+    size_t count = words->count - words->index;
+    bool has_image = !words->ended && count > 0 &&
+                     (!options->from || (count > 1 && strcmp(operands[1], "--") == 0));
+    if (has_image) {
+        if (operands[0][0] == 0) {
+            return error_set_field(err, KELPIE_BAD_CONFIG, "image", "the image's name is empty");
+        }
+        options->image = operands[0];
+        if (count > 1 && strcmp(operands[1], "--") != 0) {
+            return two_words(operands[0], operands[1], err);
+        }
+        size_t taken = count > 1 ? 2 : 1;
+        operands += taken;
+        count -= taken;
+    }
+    if (count == 0) {
+        return KELPIE_OK;
+    }
+    if (operands[0][0] == 0) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "command", "the command's name is empty");
+    }
+    options->command = operands;
     return KELPIE_OK;
 }
 
@@ -300,16 +378,14 @@ enum kelpie_status run_options_complete(struct run_options *options,
     options_check(options);
     ASSERT(words->index <= words->count);
     ASSERT(!options->command);
-    if (words->index < words->count) {
-        options->command = words->words + words->index;
-        if (options->command[0][0] == 0) {
-            return error_set_field(err, KELPIE_BAD_CONFIG, "command",
-                                   "the command's name is empty");
-        }
-    } else {
+    TRY(take_operands(options, words, err));
+    TRY(check_detach(options, err));
+    TRY(check_image(options, err));
+    if (!options->command && !options->image) {
         TRY(check_no_command(options, err));
     }
-    TRY(check_env(&options->env, err));
+    TRY(option_check_pairs(&options->env, "env", err));
+    TRY(option_check_pairs(&options->labels, "label", err));
     if (options->network.forward_count > 0 &&
         options->network.network.kind != KELPIE_NETWORK_USER) {
         return refuse("--publish", "there is no network of kind user: add --net user", err);

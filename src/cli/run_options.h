@@ -46,13 +46,24 @@ struct run_options {
     bool allow_incomplete;
     bool verify;
     bool json;
+    bool detach;
+    bool remove;
+    bool cold;
+    struct option_list labels;
+    uint32_t disk_mib;
+    const char *image;          /* NULL: none */
     const char *const *command; /* argv; NULL: none was given */
 };
 
 extern const struct option_table run_option_table;
 
-/* Whether the options fit together, and words->index at the command, which is taken. The options are
- * given back by run_options_deinit() whether or not this succeeds. */
+/*
+ * Takes image and command from words->index on, and says whether everything fits together. The options are given back by
+ * run_options_deinit() whether or not this succeeds.
+ *
+ * What stands before `--` is an image, what stands behind it a command. So a word alone is an image, and several words
+ * without a `--` are a mistake, unless a bundle (--from) leaves no place for an image: then they are a command.
+ */
 KELPIE_CHECKED enum kelpie_status run_options_complete(struct run_options *options,
                                                        const struct option_words *words,
                                                        struct kelpie_error *err);

@@ -306,7 +306,8 @@ static bool sweep_one(struct store *store, enum store_room room, const char *nam
         return dry_run || host_path_remove_tree(store->host, path, NULL) == KELPIE_OK;
     }
     if (has_prefix(path, STORE_FOLDER_NEW)) {
-        return dry_run ? is_left(store, path, true, &lock) : store_folder_reclaim(store, room, path);
+        return dry_run ? is_left(store, path, true, &lock)
+                       : store_folder_reclaim(store, room, path);
     }
     return snapshot_is_partial(name) && snapshot_partial_sweep_one(store->host, path, dry_run);
 }

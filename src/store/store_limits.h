@@ -12,5 +12,8 @@
 #define STORE_LOCK_ATTEMPT_COUNT_MAX 8 /* when the folder is another each time */
 #define STORE_SOCKET_PATH_SIZE_MAX 107 /* sun_path, without its zero */
 #define STORE_IMAGE_LOCK_TIMEOUT_MS 30000
+#define STORE_VM_FILE_COUNT_MAX 64
+#define STORE_ADOPT_MS_MAX 500
+#define STORE_ADOPT_PERIOD_MS 5
 
 #endif

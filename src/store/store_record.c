@@ -82,8 +82,8 @@ static enum kelpie_status record_decode(struct host *host, const json_t *json,
     if (!is_id(record->info.id)) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "id", "its id is none");
     }
-    TRY(json_take_text(json, "restored_from", record->restored_from,
-                       sizeof(record->restored_from), err));
+    TRY(json_take_text(json, "restored_from", record->restored_from, sizeof(record->restored_from),
+                       err));
     return store_json_to_config(host, config, &record->config, err);
 }
 
