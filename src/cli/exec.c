@@ -307,6 +307,7 @@ const struct cli_command cli_exec = {
         "be executed; 127 it does not exist; 128 and N: ended by signal N.\n",
     .options = &exec_option_table,
     .run = exec_run,
+    .operands = {CLI_OPERAND_VM},
 };
 
 const struct cli_command cli_shell = {
@@ -316,6 +317,7 @@ const struct cli_command cli_shell = {
     .notes = "The shell is bash where the guest has it, else sh.\n",
     .options = &shell_option_table,
     .run = shell_run,
+    .operands = {CLI_OPERAND_VM},
 };
 
 const struct cli_command cli_attach = {
@@ -326,4 +328,5 @@ const struct cli_command cli_attach = {
              "What ends us does not end the command.\n",
     .options = &attach_option_table,
     .run = attach_run,
+    .operands = {CLI_OPERAND_VM},
 };

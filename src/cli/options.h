@@ -11,7 +11,8 @@
  *
  * Understood: -x, -xyz (flags together), -xVALUE, -x VALUE, --name, --name VALUE, --name=VALUE. `--` or
  * the first word that is no option ends the options. Every table has -h and --help. A later option
- * overrides an earlier one. Values stay where they are: they live as long as the words.
+ * overrides an earlier one. Values stay where they are: they live as long as the words. Options that several
+ * commands have in common stand in a table that theirs include.
  */
 #ifndef KELPIE_CLI_OPTIONS_H
 #define KELPIE_CLI_OPTIONS_H
@@ -28,6 +29,8 @@
  * `value` is NULL for a flag. */
 typedef enum kelpie_status option_setter(void *field, const char *value, struct kelpie_error *err);
 
+struct option_table;
+
 struct option_spec {
     char short_name; /* 0: none */
     const char *name;
@@ -36,12 +39,23 @@ struct option_spec {
     option_setter *set;
     size_t offset;     /* of the field in the command's settings */
     const char *field; /* of kelpie.h that it fills, for the library's errors; or NULL */
+    /* Not an option but all of that table, whose settings lie in the command's at `offset`; it includes no other. */
+    const struct option_table *include;
 };
 
 struct option_table {
     const struct option_spec *specs;
     size_t count;
 };
+
+/* An option of a table, and where in the settings its table's part begins. */
+struct option_found {
+    const struct option_spec *spec; /* NULL: none */
+    size_t offset;
+};
+
+/* The option at that place, those of included tables counted; none behind the last. */
+struct option_found options_at(const struct option_table *table, size_t index);
 
 /* The command line, and how far it was read. */
 struct option_words {

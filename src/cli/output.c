@@ -94,6 +94,11 @@ void output_hint(const char *format, ...) {
     fprintf(stderr, "hint: %s\n", text);
 }
 
+int output_no_memory(void) {
+    fputs("kelpie: no memory\n", stderr);
+    return CLI_EXIT_FAILED;
+}
+
 void output_error(const struct option_table *table, const struct kelpie_error *err) {
     ASSERT((unsigned)err->status < KELPIE_STATUS_COUNT);
     ASSERT(err->status != KELPIE_OK);

@@ -42,11 +42,11 @@ static enum kelpie_status restore(struct run *run, struct kelpie_error *err) {
     run_check(run);
     ASSERT(options->from);
     struct kelpie_config config = {
-        .name = options->name,
-        .backend = options->backend,
-        .hostname = options->hostname,
-        .console_log = options->console,
-        .network = run_options_network(options),
+        .name = options->machine.name,
+        .backend = options->machine.backend,
+        .hostname = options->machine.hostname,
+        .console_log = options->machine.console,
+        .network = machine_options_network(&options->machine),
     };
     struct kelpie_restore_options restore_options = {
         .allow_incomplete = options->allow_incomplete,
@@ -147,7 +147,7 @@ static enum kelpie_status perform(struct run *run, struct kelpie_error *err) {
     run_check(run);
     ASSERT(!run->talk.vm);
     struct talk *talk = &run->talk;
-    TRY(run->options->image ? run_image_load(run, err) : KELPIE_OK);
+    TRY(run->options->machine.image ? run_image_load(run, err) : KELPIE_OK);
     if (run->options->detach) {
         return run_detached(run, err);
     }
@@ -181,7 +181,7 @@ void run_perform(struct run *run) {
     };
     struct kelpie_error err;
     run->report.start_ns = cli_clock_ns();
-    run->env = options->env;
+    run->env = options->machine.env;
     if (options->tty) {
         option_pass_term(&run->env, run->term, sizeof(run->term));
     }
@@ -268,4 +268,5 @@ const struct cli_command cli_run = {
         "be executed; 127 it does not exist; 128 and N: ended by signal N.\n",
     .options = &run_option_table,
     .run = run_run,
+    .operands = {CLI_OPERAND_IMAGE},
 };

@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "cli/names.h"
 #include "cli/run.h"
 
 static enum kelpie_status print_vm(const struct run *run, uint32_t exec_id,
@@ -38,6 +39,19 @@ static enum kelpie_status start(struct run *run, const struct kelpie_command *co
     return command->argv ? kelpie_vm_run_detached(vm, command, ret_exec_id, err) : KELPIE_OK;
 }
 
+struct creation {
+    struct kelpie_config config;
+    struct kelpie_vm *vm;
+};
+
+static enum kelpie_status create_named(void *context, const char *name, struct kelpie_error *err) {
+    struct creation *creation = context;
+    ASSERT(!creation->vm);
+    ASSERT(name);
+    creation->config.name = name;
+    return kelpie_vm_create(&creation->config, &creation->vm, err);
+}
+
 enum kelpie_status run_detached(struct run *run, struct kelpie_error *err) {
     const struct run_options *options = run->options;
     ASSERT(options->detach);
@@ -46,14 +60,13 @@ enum kelpie_status run_detached(struct run *run, struct kelpie_error *err) {
     struct kelpie_owner owner = {
         .remove = options->remove,
         .ends_with_command = command.argv != NULL,
-        .labels = options->labels.count > 0 ? options->labels.values : NULL,
+        .labels = options->machine.labels.count > 0 ? options->machine.labels.values : NULL,
     };
-    struct kelpie_config config = run_config(run);
-    config.owner = &owner;
-    struct kelpie_vm *vm = NULL;
+    struct creation creation = {.config = run_config(run)};
+    creation.config.owner = &owner;
     progress_show(&run->talk.progress, "booting a VM");
-    TRY(kelpie_vm_create(&config, &vm, err));
-    run_publish_vm(run, vm);
+    TRY(names_try(options->machine.name, create_named, &creation, err));
+    run_publish_vm(run, creation.vm);
     uint32_t exec_id = 0;
     enum kelpie_status status = start(run, &command, &exec_id, err);
     progress_clear(&run->talk.progress);

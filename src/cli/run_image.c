@@ -42,9 +42,9 @@ static enum kelpie_status join_words(struct run *run, struct kelpie_error *err) 
 
 enum kelpie_status run_image_load(struct run *run, struct kelpie_error *err) {
     const struct run_options *options = run->options;
-    ASSERT(options->image);
+    ASSERT(options->machine.image);
     ASSERT(!run->image && !run->argv);
-    enum kelpie_status status = kelpie_image_find(NULL, options->image, &run->image, err);
+    enum kelpie_status status = kelpie_image_find(NULL, options->machine.image, &run->image, err);
     if (status == KELPIE_NOT_FOUND) {
         return error_wrap(err, KELPIE_NOT_FOUND,
                           "cannot run the image (a command without one stands behind --)");
@@ -54,7 +54,7 @@ enum kelpie_status run_image_load(struct run *run, struct kelpie_error *err) {
     if (!run->argv[0] && !options->snapshot && !options->detach) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "command",
                                "the image %s names no command: try 'kelpie run %s -- COMMAND'",
-                               options->image, options->image);
+                               options->machine.image, options->machine.image);
     }
     return KELPIE_OK;
 }
@@ -66,7 +66,7 @@ struct kelpie_command run_command(struct run *run) {
     struct kelpie_command command = {
         .argv = run->argv ? (run->argv[0] ? run->argv : NULL) : options->command,
         .env = run->env.values,
-        .working_dir = options->working_dir,
+        .working_dir = options->machine.working_dir,
         .tty = options->tty,
         .stdin_open = options->interactive,
         .timeout_ms = options->timeout_ms,
@@ -87,20 +87,20 @@ struct kelpie_config run_config(const struct run *run) {
     ASSERT(options);
     ASSERT(!options->from);
     return (struct kelpie_config){
-        .name = options->name,
-        .backend = options->backend,
-        .vcpu_count = options->cpus,
-        .memory_mib = options->memory_mib,
-        .kernel = options->kernel,
-        .disks = options->disks.disks,
-        .disk_count = options->disks.count,
-        .env = options->image ? NULL : options->env.values,
-        .working_dir = options->image ? NULL : options->working_dir,
-        .hostname = options->hostname,
-        .console_log = options->console,
-        .network = run_options_network(options),
-        .image = options->image,
-        .image_disk_mib = options->disk_mib,
-        .warm = options->image && !options->cold,
+        .name = options->machine.name,
+        .backend = options->machine.backend,
+        .vcpu_count = options->machine.cpus,
+        .memory_mib = options->machine.memory_mib,
+        .kernel = options->machine.kernel,
+        .disks = options->machine.disks.disks,
+        .disk_count = options->machine.disks.count,
+        .env = options->machine.image ? NULL : options->machine.env.values,
+        .working_dir = options->machine.image ? NULL : options->machine.working_dir,
+        .hostname = options->machine.hostname,
+        .console_log = options->machine.console,
+        .network = machine_options_network(&options->machine),
+        .image = options->machine.image,
+        .image_disk_mib = options->machine.disk_mib,
+        .warm = options->machine.image && !options->machine.cold,
     };
 }

@@ -60,8 +60,8 @@ enum kelpie_status store_record_write(struct store *store, const char *folder,
 
 static bool is_id(const char *id) {
     ASSERT(id);
-    ASSERT(KELPIE_ID_SIZE > 1);
-    return strlen(id) == KELPIE_ID_SIZE - 1 && id[strspn(id, "0123456789abcdef")] == '\0';
+    ASSERT(strlen(id) < KELPIE_ID_SIZE);
+    return id[0] != '\0' && id[strspn(id, "0123456789abcdef")] == '\0';
 }
 
 static enum kelpie_status record_decode(struct host *host, const json_t *json,
