@@ -14,7 +14,8 @@
 #include "base/cleanup.h"
 #include "vm/vm.h"
 
-#define KEPT_FILE "image" /* in the folder of the VM's disks: the digest of what the one over it is over */
+#define KEPT_FILE                                                                                  \
+    "image" /* in the folder of the VM's disks: the digest of what the one over it is over */
 #define KEPT_MODE 0600
 
 /* The image's words where the caller has none of their own. */
