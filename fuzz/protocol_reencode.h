@@ -10,6 +10,7 @@
 union reencode_message {
     struct protocol_hello hello;
     struct protocol_hello_ack hello_ack;
+    struct protocol_figures figures;
     struct protocol_ping ping;
     struct protocol_setup setup;
     struct protocol_done done;
@@ -64,6 +65,8 @@ static inline bool reencode_channel(const struct protocol_frame *frame,
         REENCODE_CHANNEL(setup, setup);
     case PROTOCOL_SETUP_DONE:
         REENCODE_CHANNEL(done, done);
+    case PROTOCOL_FIGURES:
+        REENCODE_CHANNEL(figures, figures);
     case PROTOCOL_SESSIONS:
         REENCODE_CHANNEL(sessions, sessions);
     case PROTOCOL_FROZEN:
@@ -118,6 +121,7 @@ static inline bool reencode(const struct protocol_frame *frame, struct cursor_wr
     case PROTOCOL_POWER_OFF:
     case PROTOCOL_RELEASE:
     case PROTOCOL_DETACH:
+    case PROTOCOL_STATUS:
         if (!protocol_decode_empty(frame)) {
             return false;
         }

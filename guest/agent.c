@@ -174,6 +174,16 @@ static void on_list(struct agent *agent) {
     outbox_commit(&agent->outbox, &writer, true);
 }
 
+static void on_status(struct agent *agent) {
+    struct protocol_figures figures = {0};
+    ASSERT(agent->channel_fd >= 0);
+    system_memory(&figures.memory_total_bytes, &figures.memory_available_bytes);
+    struct cursor_writer writer = outbox_writer(&agent->outbox);
+    protocol_encode_figures(&writer, &figures);
+    ASSERT(!writer.failed);
+    outbox_commit(&agent->outbox, &writer, true);
+}
+
 static void on_freeze(struct agent *agent) {
     struct kelpie_error err = {0};
     struct protocol_frozen frozen = {0};
@@ -295,6 +305,8 @@ static bool dispatch(struct agent *agent, const struct protocol_frame *frame) {
         return dispatch_to_session(agent, session, frame);
     case PROTOCOL_LIST:
         WHEN(protocol_decode_empty(frame), on_list(agent));
+    case PROTOCOL_STATUS:
+        WHEN(protocol_decode_empty(frame), on_status(agent));
     case PROTOCOL_FREEZE:
         WHEN(protocol_decode_empty(frame), on_freeze(agent));
     case PROTOCOL_NETWORK:

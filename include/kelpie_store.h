@@ -63,8 +63,9 @@ struct kelpie_owner {
 };
 
 /* What an owner's process does: called by `kelpie supervise`, or by a program that is its own owner, with the descriptor 3 that
- * it was started with. Returns the exit code. host NULL: this machine. */
-KELPIE_API int kelpie_supervise(void *host, int fd);
+ * it was started with. When stop_fd is readable (a signalfd; -1: none) the VM is stopped in order. Returns the exit code. host
+ * NULL: this machine. */
+KELPIE_API int kelpie_supervise(void *host, int fd, int stop_fd);
 
 /* How a VM's detached command ended, and why a VM is not there any more. */
 struct kelpie_vm_info {
@@ -126,7 +127,7 @@ KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_wait_detached(struct kelp
 struct kelpie_stats {
     uint64_t cpu_ns;                /* of its monitor's process, since it started */
     uint64_t memory_bytes;          /* resident, of the monitor */
-    uint64_t guest_memory_bytes;    /* that the guest has */
+    uint64_t guest_memory_bytes;    /* that the guest has; the config's when it has not said */
     uint64_t guest_available_bytes; /* of it, what the guest says it has left; 0: not known */
     uint64_t disk_bytes;            /* its writable disks, on disk */
     uint64_t uptime_ns;             /* since it was started or restored */
@@ -134,7 +135,8 @@ struct kelpie_stats {
     uint64_t reserved[8];
 };
 
-/* Errors: WRONG_STATE (not running or paused), UNSUPPORTED, IO_FAILED. */
+/* Of a paused VM the guest is not asked, and cpu_ns and memory_bytes are 0 of a mock, which is no process. Errors: WRONG_STATE
+ * (not running or paused), BUSY, CRASHED, IO_FAILED. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_vm_stats(struct kelpie_vm *vm, struct kelpie_stats *ret_stats, struct kelpie_error *err);
 

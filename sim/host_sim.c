@@ -96,6 +96,11 @@ static uint32_t sim_host_user_id(struct host *host) {
     return sim_process_of(host)->uid;
 }
 
+static int sim_host_own_process_id(struct host *host) {
+    ASSERT(host);
+    return (int)sim_process_of(host)->id;
+}
+
 static void *sim_host_allocate(struct host *host, size_t size) {
     struct sim_process *process = sim_process_of(host);
     ASSERT(size > 0);
@@ -179,6 +184,7 @@ const struct host_ops sim_host_ops = {
     .environment = sim_host_environment,
     .allocate = sim_host_allocate,
     .user_id = sim_host_user_id,
+    .own_process_id = sim_host_own_process_id,
     .working_dir = sim_host_working_dir,
     .file_open = sim_host_file_open,
     .file_read_at = sim_host_file_read_at,

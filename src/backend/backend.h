@@ -227,6 +227,9 @@ struct backend_ops {
     size_t (*service_fds)(struct backend_instance *instance, int *fds, size_t capacity);
     void (*service)(struct backend_instance *instance, int fd);
 
+    /* What the machine's writable disks take on this host's. NULL: it has none of its own. */
+    uint64_t (*disk_bytes)(struct backend_instance *instance);
+
     /* The console's last bytes, up to size. */
     size_t (*console)(struct backend_instance *instance, void *buffer, size_t size);
 };

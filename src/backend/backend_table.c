@@ -5,6 +5,7 @@
 #include "backend/kvm/kvm_backend.h"
 #include "backend/mock/mock.h"
 #include "backend/qemu/qemu.h"
+#include "backend/remote/remote.h"
 #include "base/assert.h"
 
 /* "auto" takes the first that is usable and says that it may be chosen so. */
@@ -12,6 +13,7 @@ static const struct backend_ops *const backends[] = {
     &backend_kvm_ops,
     &backend_qemu_ops,
     &backend_mock_ops,
+    &backend_remote_ops,
 };
 
 const struct backend_ops *const *backend_table(size_t *ret_count) {

@@ -44,6 +44,7 @@ extern const struct cli_command cli_run;
 extern const struct cli_command cli_doctor;
 extern const struct cli_command cli_version;
 extern const struct cli_command cli_help;
+extern const struct cli_command cli_supervise; /* not shown */
 
 /* The command of that name, or NULL. */
 const struct cli_command *cli_find(const struct cli_table *table, const char *name);

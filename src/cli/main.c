@@ -8,7 +8,7 @@
 #include "cli/output.h"
 
 static const struct cli_command *const commands[] = {
-    &cli_run, &cli_image, &cli_images, &cli_doctor, &cli_version, &cli_help,
+    &cli_run, &cli_image, &cli_images, &cli_doctor, &cli_version, &cli_help, &cli_supervise,
 };
 
 int main(int argc, char **argv) {

@@ -101,6 +101,12 @@ uint32_t host_user_id(struct host *host) {
     return host->ops->user_id(host);
 }
 
+int host_own_process_id(struct host *host) {
+    ASSERT(host);
+    ASSERT(host->ops->own_process_id);
+    return host->ops->own_process_id(host);
+}
+
 enum kelpie_status host_working_dir(struct host *host, char *buffer, size_t size,
                                     struct kelpie_error *err) {
     ASSERT(host);

@@ -148,6 +148,7 @@ struct host_ops {
     const char *(*environment)(struct host *host, const char *name);
     void *(*allocate)(struct host *host, size_t size);
     uint32_t (*user_id)(struct host *host);
+    int (*own_process_id)(struct host *host);
     enum kelpie_status (*working_dir)(struct host *host, char *buffer, size_t size,
                                       struct kelpie_error *err);
 
@@ -319,6 +320,9 @@ const char *host_environment(struct host *host, const char *name);
 
 /* The user that this process acts as (the effective one), as host_socket_peer() names it to others. */
 uint32_t host_user_id(struct host *host);
+
+/* This process's. */
+int host_own_process_id(struct host *host);
 
 /* The absolute path of this process's working folder. NO_SPACE: it does not fit; NOT_FOUND: it was removed. */
 KELPIE_CHECKED enum kelpie_status host_working_dir(struct host *host, char *buffer, size_t size,

@@ -96,6 +96,11 @@ static uint32_t linux_user_id(struct host *host) {
     return geteuid();
 }
 
+static int linux_own_process_id(struct host *host) {
+    ASSERT(host);
+    return getpid();
+}
+
 /* getcwd(2) names a folder that was moved out of the process's root "(unreachable)…". */
 static enum kelpie_status linux_working_dir(struct host *host, char *buffer, size_t size,
                                             struct kelpie_error *err) {
@@ -225,6 +230,7 @@ static const struct host_ops linux_ops = {
     .environment = linux_environment,
     .allocate = linux_allocate,
     .user_id = linux_user_id,
+    .own_process_id = linux_own_process_id,
     .working_dir = linux_working_dir,
     .file_open = linux_file_open,
     .file_read_at = linux_file_read_at,

@@ -28,6 +28,8 @@ bool message_header_is_valid(uint8_t type, uint32_t session) {
     case PROTOCOL_PING:
     case PROTOCOL_SETUP:
     case PROTOCOL_LIST:
+    case PROTOCOL_STATUS:
+    case PROTOCOL_FIGURES:
     case PROTOCOL_FREEZE:
     case PROTOCOL_THAW:
     case PROTOCOL_POWER_OFF:

@@ -129,6 +129,44 @@ void protocol_encode_ping(struct cursor_writer *writer, enum protocol_type type,
     message_end(writer, header, header);
 }
 
+void protocol_encode_status(struct cursor_writer *writer) {
+    ASSERT(writer);
+    size_t start = writer->size;
+    protocol_encode_empty(writer, PROTOCOL_STATUS, 0);
+    cursor_write_bytes(writer, PROTOCOL_SYNC, PROTOCOL_SYNC_SIZE);
+    if (writer->failed) {
+        writer->size = start; /* all of it or nothing */
+    }
+    ASSERT(writer->size >= start);
+}
+
+void protocol_encode_figures(struct cursor_writer *writer, const struct protocol_figures *message) {
+    ASSERT(writer);
+    ASSERT(message);
+    size_t header = message_begin(writer, PROTOCOL_FIGURES, 0);
+    cursor_write_u64(writer, message->memory_total_bytes);
+    cursor_write_u64(writer, message->memory_available_bytes);
+    message_end(writer, header, header);
+}
+
+bool protocol_decode_figures(const struct protocol_frame *frame, struct protocol_figures *ret) {
+    ASSERT(frame);
+    ASSERT(ret);
+    struct cursor_reader reader;
+    if (!message_open(frame, PROTOCOL_FIGURES, &reader)) {
+        return false;
+    }
+    struct protocol_figures message = {
+        .memory_total_bytes = cursor_read_u64(&reader),
+        .memory_available_bytes = cursor_read_u64(&reader),
+    };
+    if (!cursor_reader_finished(&reader)) {
+        return false;
+    }
+    *ret = message;
+    return true;
+}
+
 bool protocol_decode_ping(const struct protocol_frame *frame, struct protocol_ping *ret) {
     ASSERT(frame);
     ASSERT(ret);

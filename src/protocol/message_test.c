@@ -76,6 +76,8 @@ static void encode_channel_sample(struct cursor_writer *writer, size_t index) {
     struct protocol_done done = {.os_error = 2, .message = "mount /dev/vda"};
     struct protocol_sessions sessions = {.count = 3, .ids = {1, 7, UINT32_MAX}};
     struct protocol_frozen frozen = {.os_error = 16};
+    struct protocol_figures figures = {.memory_total_bytes = 1u << 28,
+                                       .memory_available_bytes = 1u << 27};
     struct protocol_thaw thaw = {.flags = PROTOCOL_THAW_RESTORED, .identity = sample_identity()};
     struct protocol_thawed thawed = {.clock = PROTOCOL_OUTCOME_DONE,
                                      .entropy = PROTOCOL_OUTCOME_FAILED,
@@ -102,6 +104,8 @@ static void encode_channel_sample(struct cursor_writer *writer, size_t index) {
         return protocol_encode_thaw(writer, &thaw);
     case 9:
         return protocol_encode_network(writer, &sample_network);
+    case 10:
+        return protocol_encode_figures(writer, &figures);
     default:
         return protocol_encode_thawed(writer, &thawed);
     }
@@ -151,20 +155,18 @@ static void encode_session_sample(struct cursor_writer *writer, size_t index) {
     }
 }
 
-#define CHANNEL_SAMPLE_COUNT 11
+#define CHANNEL_SAMPLE_COUNT 12
 #define SESSION_SAMPLE_COUNT 11
-#define EMPTY_SAMPLE_COUNT 5
+#define EMPTY_SAMPLE_COUNT 6
 #define SAMPLE_COUNT (CHANNEL_SAMPLE_COUNT + SESSION_SAMPLE_COUNT + EMPTY_SAMPLE_COUNT)
 
 static size_t encode_sample(uint8_t *buffer, size_t capacity, size_t index) {
     static const struct {
         enum protocol_type type;
         uint32_t session;
-    } empty[EMPTY_SAMPLE_COUNT] = {{PROTOCOL_LIST, 0},
-                                   {PROTOCOL_FREEZE, 0},
-                                   {PROTOCOL_POWER_OFF, 0},
-                                   {PROTOCOL_RELEASE, 3},
-                                   {PROTOCOL_DETACH, 3}};
+    } empty[EMPTY_SAMPLE_COUNT] = {{PROTOCOL_LIST, 0},      {PROTOCOL_FREEZE, 0},
+                                   {PROTOCOL_POWER_OFF, 0}, {PROTOCOL_RELEASE, 3},
+                                   {PROTOCOL_DETACH, 3},    {PROTOCOL_STATUS, 0}};
     struct cursor_writer writer = cursor_writer_init(buffer, capacity);
     if (index < CHANNEL_SAMPLE_COUNT) {
         encode_channel_sample(&writer, index);
@@ -464,6 +466,8 @@ static bool is_taken_as(enum protocol_type type, const struct protocol_frame *fr
         return protocol_decode_started(frame, &message.started);
     case PROTOCOL_ENDED:
         return protocol_decode_ended(frame, &message.ended);
+    case PROTOCOL_FIGURES:
+        return protocol_decode_figures(frame, &message.figures);
     case PROTOCOL_SESSIONS:
         return protocol_decode_sessions(frame, &message.sessions);
     case PROTOCOL_FROZEN:
@@ -482,6 +486,7 @@ static bool is_taken_as(enum protocol_type type, const struct protocol_frame *fr
     case PROTOCOL_POWER_OFF:
     case PROTOCOL_RELEASE:
     case PROTOCOL_DETACH:
+    case PROTOCOL_STATUS:
         return protocol_decode_empty(frame);
     default:
         fail_msg("%d is no type", (int)type);
@@ -494,7 +499,7 @@ static bool is_of_a_kind(enum protocol_type a, enum protocol_type b) {
     bool both_ping =
         (a == PROTOCOL_PING || a == PROTOCOL_PONG) && (b == PROTOCOL_PING || b == PROTOCOL_PONG);
     uint64_t empty = 1ull << PROTOCOL_LIST | 1ull << PROTOCOL_FREEZE | 1ull << PROTOCOL_POWER_OFF |
-                     1ull << PROTOCOL_RELEASE | 1ull << PROTOCOL_DETACH;
+                     1ull << PROTOCOL_RELEASE | 1ull << PROTOCOL_DETACH | 1ull << PROTOCOL_STATUS;
     bool both_empty = (a < 64 && empty >> a & 1) && (b < 64 && empty >> b & 1);
     return a == b || both_ping || both_empty;
 }

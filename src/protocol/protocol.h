@@ -48,6 +48,10 @@
  * and after a restore (PROTOCOL_THAW_RESTORED) credits entropy, changes generation, hostname and machine-id,
  * all before a user process runs again; THAWED reports each. A frozen guest answers HELLO, PING and LIST.
  *
+ * Figures. STATUS asks what the guest has now. Guests of before do not know it, and live on in bundles: to them it is a
+ * malformed frame, after which they scan. That is why a SYNC follows it: they find it at once, have missed nothing, and only do not
+ * answer.
+ *
  * Network. NETWORK says what the guest's network interface is to be; it has no answer. The next SETUP, or THAW of
  * a restore, makes it so, and SETUP_DONE or THAWED says whether that worked. Without one they leave it alone.
  *
@@ -85,6 +89,7 @@ enum protocol_type {
     PROTOCOL_THAW = 13,
     PROTOCOL_POWER_OFF = 14,
     PROTOCOL_NETWORK = 15, /* before SETUP, and before the THAW of a restore */
+    PROTOCOL_STATUS = 17,  /* answered by FIGURES; a SYNC follows it */
     PROTOCOL_DETACH = 16,  /* to a relay (vm/relay.h), never to a guest: the session is let go of */
     /* both ways */
     PROTOCOL_DATA = 32,
@@ -99,6 +104,7 @@ enum protocol_type {
     PROTOCOL_SESSIONS = 70,
     PROTOCOL_FROZEN = 71,
     PROTOCOL_THAWED = 72,
+    PROTOCOL_FIGURES = 73,
 };
 
 enum protocol_stream {
@@ -344,7 +350,12 @@ struct protocol_thawed { /* THAWED: user processes run again */
     int64_t clock_skew_ns; /* guest's clock minus ours, before it was set */
 };
 
-/* LIST, FREEZE, POWER_OFF, RELEASE, DETACH have no payload. */
+struct protocol_figures { /* FIGURES: what the guest has now */
+    uint64_t memory_total_bytes;
+    uint64_t memory_available_bytes;
+};
+
+/* LIST, FREEZE, POWER_OFF, RELEASE, DETACH, STATUS have no payload. */
 
 /* The next string of an EXEC's list, or NULL behind the last: start with *cursor = argv. */
 const char *protocol_strings_next(const char **cursor, const char *end);
@@ -362,6 +373,8 @@ void protocol_encode_hello(struct cursor_writer *writer,
                            const struct protocol_hello *message); /* with SYNC */
 void protocol_encode_hello_ack(struct cursor_writer *writer,
                                const struct protocol_hello_ack *message); /* with SYNC */
+void protocol_encode_status(struct cursor_writer *writer);                /* with SYNC behind it */
+void protocol_encode_figures(struct cursor_writer *writer, const struct protocol_figures *message);
 void protocol_encode_ping(struct cursor_writer *writer, enum protocol_type type,
                           const struct protocol_ping *message);
 void protocol_encode_setup(struct cursor_writer *writer, const struct protocol_setup *message);
@@ -423,6 +436,8 @@ PROTOCOL_CHECKED bool protocol_decode_resize(const struct protocol_frame *frame,
                                              struct protocol_resize *ret);
 PROTOCOL_CHECKED bool protocol_decode_data(const struct protocol_frame *frame,
                                            struct protocol_data *ret);
+PROTOCOL_CHECKED bool protocol_decode_figures(const struct protocol_frame *frame,
+                                              struct protocol_figures *ret);
 PROTOCOL_CHECKED bool protocol_decode_ack(const struct protocol_frame *frame,
                                           struct protocol_ack *ret);
 PROTOCOL_CHECKED bool protocol_decode_started(const struct protocol_frame *frame,

@@ -11,6 +11,7 @@
 
 static bool part_is_up(const char *part, size_t size) {
     ASSERT(part);
+    ASSERT(size <= PROTOCOL_PATH_SIZE_MAX);
     return size == 2 && memcmp(part, "..", 2) == 0;
 }
 
@@ -134,6 +135,7 @@ void protocol_tree_reader_init(struct protocol_tree_reader *reader) {
 
 static size_t name_size_of(const struct protocol_tree_reader *reader) {
     ASSERT(reader->used >= PROTOCOL_TREE_HEADER_SIZE);
+    ASSERT(!reader->in_file);
     return (size_t)reader->head[2] | (size_t)reader->head[3] << 8;
 }
 

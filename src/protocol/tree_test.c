@@ -90,8 +90,9 @@ static void what_is_written_is_read(void **state) {
 }
 
 /* Writes a head without the encoder's checks. */
-static void add_raw(struct stream *stream, unsigned kind, const char *name, size_t name_size,
-                    uint32_t mode, uint64_t size) {
+static void add_raw(struct stream *stream, unsigned kind, const char *name, uint32_t mode,
+                    uint64_t size) {
+    size_t name_size = strlen(name);
     stream_init(stream);
     cursor_write_u8(&stream->writer, (uint8_t)kind);
     cursor_write_u8(&stream->writer, 0);
@@ -122,7 +123,7 @@ static void hazard_D4_names_that_lead_out_are_malformed(void **state) {
                                  "a/.", "./a", "a//b", "a/", "a/../..", deep,   wide};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         for (unsigned kind = PROTOCOL_TREE_FILE; kind <= PROTOCOL_TREE_FOLDER; kind++) {
-            add_raw(&stream, kind, names[i], strlen(names[i]), 0, 0);
+            add_raw(&stream, kind, names[i], 0, 0);
             assert_malformed(&stream);
         }
         const struct protocol_tree_entry entry = {.kind = PROTOCOL_TREE_FILE, .name = names[i]};
@@ -130,7 +131,8 @@ static void hazard_D4_names_that_lead_out_are_malformed(void **state) {
         protocol_encode_tree_entry(&stream.writer, &entry);
         assert_true(stream.writer.failed);
     }
-    add_raw(&stream, PROTOCOL_TREE_FILE, "a\0b", 3, 0, 0);
+    add_raw(&stream, PROTOCOL_TREE_FILE, "a/b", 0, 0);
+    stream.bytes[PROTOCOL_TREE_HEADER_SIZE + 1] = 0;
     assert_malformed(&stream);
     assert_true(protocol_tree_name_is_plain(deep + 2));
     assert_true(protocol_tree_name_is_plain(wide + 1));
@@ -142,24 +144,24 @@ static void what_no_tree_has_is_malformed(void **state) {
     static struct stream stream;
     for (unsigned kind = 0; kind < 256; kind++) {
         if (kind < PROTOCOL_TREE_FILE || kind > PROTOCOL_TREE_END) {
-            add_raw(&stream, kind, "a", 1, 0, 0);
+            add_raw(&stream, kind, "a", 0, 0);
             assert_malformed(&stream);
         }
     }
-    add_raw(&stream, PROTOCOL_TREE_FILE, "a", 1, 010000, 0);
+    add_raw(&stream, PROTOCOL_TREE_FILE, "a", 010000, 0);
     assert_malformed(&stream);
-    add_raw(&stream, PROTOCOL_TREE_FILE, "a", 1, 0, UINT64_MAX);
+    add_raw(&stream, PROTOCOL_TREE_FILE, "a", 0, UINT64_MAX);
     assert_malformed(&stream);
-    add_raw(&stream, PROTOCOL_TREE_FOLDER, "a", 1, 0, 1);
+    add_raw(&stream, PROTOCOL_TREE_FOLDER, "a", 0, 1);
     assert_malformed(&stream);
-    add_raw(&stream, PROTOCOL_TREE_LINK, "a", 1, 0, 0); /* no target */
+    add_raw(&stream, PROTOCOL_TREE_LINK, "a", 0, 0); /* no target */
     assert_malformed(&stream);
-    add_raw(&stream, PROTOCOL_TREE_LINK, "a", 1, 0, PROTOCOL_PATH_SIZE_MAX + 1);
+    add_raw(&stream, PROTOCOL_TREE_LINK, "a", 0, PROTOCOL_PATH_SIZE_MAX + 1);
     assert_malformed(&stream);
-    add_raw(&stream, PROTOCOL_TREE_LINK, "ax\0y", 1, 0, 3); /* a zero in the target */
+    add_raw(&stream, PROTOCOL_TREE_LINK, "a", 0, 3); /* a zero in the target */
     cursor_write_bytes(&stream.writer, "x\0y", 3);
     assert_malformed(&stream);
-    add_raw(&stream, PROTOCOL_TREE_FILE, "a", 1, 0, 0);
+    add_raw(&stream, PROTOCOL_TREE_FILE, "a", 0, 0);
     stream.bytes[1] = 1;
     assert_malformed(&stream);
 }

@@ -68,6 +68,9 @@ struct store_record {
 void store_record_destroy(
     struct store_record *record); /* frees it and what it holds; NULL is allowed */
 
+/* What ran when its owner died is crashed. */
+void store_info_bury(struct kelpie_vm_info *info);
+
 /* A VM whose owner is this process: it holds the lock until release. */
 struct store_vm {
     struct store *store;

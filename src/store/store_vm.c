@@ -301,8 +301,7 @@ void store_vm_release(struct store_vm *vm) {
 
 /* ---- Looking ----------------------------------------------------------------------------------- */
 
-/* What the record says of a VM whose owner is gone. */
-static void bury(struct kelpie_vm_info *info) {
+void store_info_bury(struct kelpie_vm_info *info) {
     ASSERT(info);
     ASSERT(info->state < KELPIE_STATE_COUNT);
     info->owner_pid = 0;
@@ -326,7 +325,7 @@ static enum kelpie_status read_named(struct store *store, const char *name,
     struct store_record *record = NULL;
     TRY(record_load(store, name, &record, err));
     if (!owned) {
-        bury(&record->info);
+        store_info_bury(&record->info);
     }
     *ret_record = record;
     *ret_owned = owned;

@@ -274,6 +274,16 @@ static bool handle_sessions(struct kelpie_vm *vm, const struct protocol_frame *f
     return true;
 }
 
+static bool handle_figures(struct kelpie_vm *vm, const struct protocol_frame *frame) {
+    ASSERT(vm->locked);
+    ASSERT(frame->session == 0);
+    if (!protocol_decode_figures(frame, &vm->channel.answers.figures)) {
+        return false;
+    }
+    vm->channel.answers.figures_count++;
+    return true;
+}
+
 static bool dispatch(struct kelpie_vm *vm, const struct protocol_frame *frame) {
     ASSERT(vm->locked);
     ASSERT(vm->channel.connected || frame->type == PROTOCOL_HELLO_ACK);
@@ -290,6 +300,8 @@ static bool dispatch(struct kelpie_vm *vm, const struct protocol_frame *frame) {
         return handle_frozen(vm, frame);
     case PROTOCOL_THAWED:
         return handle_thawed(vm, frame);
+    case PROTOCOL_FIGURES:
+        return handle_figures(vm, frame);
     case PROTOCOL_STARTED:
     case PROTOCOL_ENDED:
     case PROTOCOL_ATTACHED:

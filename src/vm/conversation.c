@@ -209,6 +209,25 @@ enum kelpie_status vm_say_list(struct kelpie_vm *vm, const struct vm_wait *wait,
     return KELPIE_OK;
 }
 
+enum kelpie_status vm_say_status(struct kelpie_vm *vm, const struct vm_wait *wait, bool *ret_known,
+                                 struct kelpie_error *err) {
+    struct vm_channel *channel = &vm->channel;
+    ASSERT(vm->locked);
+    ASSERT(ret_known);
+    uint64_t before = channel->answers.figures_count;
+    struct cursor_writer writer;
+    TRY(vm_channel_reserve(vm, SMALL_FRAME_SIZE, wait, &writer, err));
+    struct protocol_ping ping = {.token = ++channel->ping_token};
+    protocol_encode_status(&writer);
+    protocol_encode_ping(&writer, PROTOCOL_PING, &ping); /* which every guest answers */
+    vm_channel_commit(vm, &writer);
+    while (channel->answers.pong_token < ping.token) {
+        TRY(vm_wait_step(vm, wait, "the guest to say what it has", err));
+    }
+    *ret_known = channel->answers.figures_count != before;
+    return KELPIE_OK;
+}
+
 enum kelpie_status vm_say_power_off(struct kelpie_vm *vm, const struct vm_wait *wait,
                                     struct kelpie_error *err) {
     ASSERT(vm->locked);

@@ -61,6 +61,7 @@ static void encode_of_channel(struct cursor_writer *writer, const struct kelpie_
     const struct protocol_done done = {.os_error = said->value, .message = "x"};
     const struct protocol_sessions sessions = {.count = 1, .ids = {1}};
     const struct protocol_frozen frozen = {.os_error = said->value};
+    const struct protocol_figures figures = {.memory_total_bytes = 1, .memory_available_bytes = 2};
     const struct protocol_thawed thawed = {.clock = PROTOCOL_OUTCOME_DONE};
     switch ((int)said->type) {
     case PROTOCOL_HELLO_ACK:
@@ -75,6 +76,8 @@ static void encode_of_channel(struct cursor_writer *writer, const struct kelpie_
         return protocol_encode_frozen(writer, &frozen);
     case PROTOCOL_THAWED:
         return protocol_encode_thawed(writer, &thawed);
+    case PROTOCOL_FIGURES:
+        return protocol_encode_figures(writer, &figures);
     default:
         return protocol_encode_empty(writer, said->type, 0);
     }
@@ -144,6 +147,10 @@ static const struct said frames[] = {
     {"a spoilt SETUP_DONE", CHANNEL(SETUP_DONE), .spoilt = true},
     {"a spoilt SESSIONS", CHANNEL(SESSIONS), .spoilt = true},
     {"a spoilt FROZEN", CHANNEL(FROZEN), .spoilt = true},
+    {"a spoilt FIGURES", CHANNEL(FIGURES), .spoilt = true},
+    {"FIGURES that nobody asked for", CHANNEL(FIGURES), .allowed = true},
+    {"a host's STATUS", CHANNEL(STATUS)},
+    {"a relay's DETACH", OURS(DETACH)},
     {"a spoilt THAWED", CHANNEL(THAWED), .spoilt = true},
     {"a host's LIST", CHANNEL(LIST)},
     {"a host's POWER_OFF", CHANNEL(POWER_OFF)},

@@ -216,6 +216,7 @@ enum kelpie_status vm_io_start(struct kelpie_vm *vm, struct kelpie_error *err) {
     ASSERT(!vm->io_thread);
     vm_lock(vm);
     vm->machine_alive = true;
+    vm->machine_started_ns = host_monotonic_ns(vm->host);
     vm->stopping = vm->stop_asked; /* by whoever could not kill what did not run yet */
     vm->io_stop = false;
     vm->exit_text[0] = 0;

@@ -30,6 +30,7 @@ static const struct {
     [VM_OPERATION_FORK] = {"fork", BIT(KELPIE_STATE_RUNNING) | BIT(KELPIE_STATE_PAUSED)},
     [VM_OPERATION_RECORD] = {"record the working set of",
                              BIT(KELPIE_STATE_RUNNING) | BIT(KELPIE_STATE_PAUSED)},
+    [VM_OPERATION_MEASURE] = {"measure", BIT(KELPIE_STATE_RUNNING) | BIT(KELPIE_STATE_PAUSED)},
     [VM_OPERATION_RESTORE] = {"restore", BIT(KELPIE_STATE_CREATED) | BIT(KELPIE_STATE_STOPPED)},
 };
 static_assert(ARRAY_SIZE(operations) == VM_OPERATION_COUNT, "each operation has a row");

@@ -19,6 +19,7 @@ static void test_operations_are_allowed_where_the_table_says(void **state) {
         [VM_OPERATION_EXEC] = "..y...",     [VM_OPERATION_COPY] = "..y...",
         [VM_OPERATION_SNAPSHOT] = "..yy..", [VM_OPERATION_RESTORE] = "y...y.",
         [VM_OPERATION_FORK] = "..yy..",     [VM_OPERATION_RECORD] = "..yy..",
+        [VM_OPERATION_MEASURE] = "..yy..",
     };
     for (unsigned i = 0; i < VM_OPERATION_COUNT; i++) {
         for (unsigned j = 0; j < KELPIE_STATE_COUNT; j++) {

@@ -6,12 +6,6 @@
 #include "base/error.h"
 #include "kelpie_store.h"
 
-int kelpie_supervise(void *host, int fd) {
-    (void)host;
-    (void)fd;
-    return 125;
-}
-
 enum kelpie_status kelpie_prune(void *host, const struct kelpie_prune_options *options,
                                 struct kelpie_prune_report *ret_report, struct kelpie_error *err) {
     (void)host;

@@ -371,6 +371,7 @@ static uint32_t capability_of(enum vm_operation operation) {
     case VM_OPERATION_START:
     case VM_OPERATION_STOP:
     case VM_OPERATION_RECORD:
+    case VM_OPERATION_MEASURE:
         return 0;
     case VM_OPERATION_COUNT:
     default:

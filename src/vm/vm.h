@@ -53,6 +53,7 @@ enum vm_operation {
     VM_OPERATION_RESTORE,
     VM_OPERATION_FORK,
     VM_OPERATION_RECORD,
+    VM_OPERATION_MEASURE,
     VM_OPERATION_COUNT
 };
 
@@ -108,6 +109,8 @@ struct vm_answers {
     struct protocol_thawed thawed;
     uint64_t sessions_count;
     struct protocol_sessions sessions;
+    uint64_t figures_count;
+    struct protocol_figures figures;
     uint64_t pong_token; /* the last that came back */
 };
 
@@ -211,10 +214,11 @@ struct kelpie_vm {
 
     enum kelpie_state state;
     bool busy;
-    bool stopping;      /* the machine's end is wanted */
-    bool stop_asked;    /* a stop interrupted the start in progress */
-    bool machine_ended; /* by itself, since the last start */
-    bool machine_alive; /* started or loaded, and not known to have ended */
+    bool stopping;               /* the machine's end is wanted */
+    bool stop_asked;             /* a stop interrupted the start in progress */
+    bool machine_ended;          /* by itself, since the last start */
+    bool machine_alive;          /* started or loaded, and not known to have ended */
+    uint64_t machine_started_ns; /* or restored */
     char exit_text[512];
     struct host_thread *io_thread;
     bool io_stop;
@@ -595,6 +599,9 @@ KELPIE_CHECKED enum kelpie_status vm_say_thaw(struct kelpie_vm *vm, bool restore
 /* Afterwards channel.answers.sessions is of now. */
 KELPIE_CHECKED enum kelpie_status vm_say_list(struct kelpie_vm *vm, const struct vm_wait *wait,
                                               struct kelpie_error *err);
+/* Afterwards channel.answers.figures are of now, if *ret_known. A guest of before does not know the question. */
+KELPIE_CHECKED enum kelpie_status vm_say_status(struct kelpie_vm *vm, const struct vm_wait *wait,
+                                                bool *ret_known, struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status vm_say_power_off(struct kelpie_vm *vm, const struct vm_wait *wait,
                                                    struct kelpie_error *err);
 
@@ -699,6 +706,11 @@ void vm_relays_wake(struct kelpie_vm *vm);
 
 /* The machine is gone. */
 void vm_relays_lose(struct kelpie_vm *vm);
+
+/* ---- Figures (stats.c) ------------------------------------------------------------------------- */
+
+/* What the guest said last of its memory, if it can be. mutex held. */
+void vm_stats_take_figures(const struct kelpie_vm *vm, struct kelpie_stats *stats);
 
 /* ---- Commands (command.c) --------------------------------------------------------------------- */
 

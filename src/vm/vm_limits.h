@@ -15,10 +15,15 @@
 #define VM_OWNED_IDS_COUNT_MIN 1024 /* session numbers that an owner gives a handle */
 #define VM_OWNED_ANSWER_MS 5000     /* beyond an operation's own time, for its owner to answer */
 #define VM_OWNED_LAST_WORDS_MS 1000 /* of closed sessions, before a handle is given up */
+#define VM_STATUS_TIMEOUT_MS 2000   /* for a guest to say what memory it has */
 #define VM_KILL_TIMEOUT_MS 5000     /* to reap a machine that was killed */
 #define VM_COLLECT_SIZE_MIN 4096    /* first allocation of a collected output */
 #define VM_COPY_CHUNK_SIZE 65536
 #define VM_COPY_OUT_BYTES_DEFAULT 17179869184ull
+#define VM_TREE_QUEUE_SIZE_MIN 65536   /* bytes of names of folders that wait */
+#define VM_TREE_LIST_COUNT_MIN 1024    /* entries of one folder, at first */
+#define VM_TREE_LIST_COUNT_MAX 1048576 /* … and at most */
+#define VM_TREE_DRAFT_DIGITS 8
 #define VM_CONSOLE_IN_ERROR_SIZE 400 /* last bytes of the console quoted in an error */
 #define VM_SIGNAL_MAX 64
 #define VM_SIGNAL_KILL 9

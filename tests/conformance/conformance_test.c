@@ -23,7 +23,7 @@ struct suite *suite(void) {
 }
 
 static const struct group *const groups[] = {
-    &group_lifecycle, &group_exec, &group_stream, &group_files,   &group_snapshot,
+    &group_lifecycle, &group_exec, &group_stream, &group_files,   &group_trees, &group_snapshot,
     &group_disks,     &group_diff, &group_fork,   &group_network, &group_heavy,
 };
 

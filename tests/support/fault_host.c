@@ -204,6 +204,10 @@ static uint32_t fault_user_id(struct host *host) {
     return host_user_id(inner_of(host));
 }
 
+static int fault_own_process_id(struct host *host) {
+    return host_own_process_id(inner_of(host));
+}
+
 static enum kelpie_status fault_working_dir(struct host *host, char *buffer, size_t size,
                                             struct kelpie_error *err) {
     TRY(fault_enter(host, "working_dir", err));
@@ -553,6 +557,7 @@ static const struct host_ops fault_ops = {
     .environment = fault_environment,
     .allocate = fault_allocate,
     .user_id = fault_user_id,
+    .own_process_id = fault_own_process_id,
     .working_dir = fault_working_dir,
     .file_open = fault_file_open,
     .file_read_at = fault_file_read_at,

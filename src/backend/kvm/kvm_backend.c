@@ -186,6 +186,11 @@ static enum kelpie_status kvm_settle(struct backend_instance *instance, struct k
     return monitor_disks_settle(&instance->disks, err);
 }
 
+static uint64_t kvm_disk_bytes(struct backend_instance *instance) {
+    kvm_instance_check(instance);
+    return monitor_disks_bytes(&instance->disks);
+}
+
 static bool kvm_has_disks(struct backend_instance *instance) {
     kvm_instance_check(instance);
     return monitor_disks_are_kept(&instance->disks);
@@ -281,5 +286,6 @@ const struct backend_ops backend_kvm_ops = {
     .exit_text = kvm_exit_text,
     .service_fds = kvm_service_fds,
     .service = kvm_service,
+    .disk_bytes = kvm_disk_bytes,
     .console = kvm_console,
 };

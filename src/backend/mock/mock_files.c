@@ -195,18 +195,10 @@ int mock_files_open(struct mock_files *files, const char *path, bool append) {
     return 0;
 }
 
-int mock_files_append(struct mock_files *files, struct mock_file *file, const void *data,
-                      size_t size) {
-    ASSERT(files);
+static int content_append(struct mock_files *files, struct mock_file *file, const void *data,
+                          size_t size) {
     mock_files_check(files);
-    ASSERT(file);
-    ASSERT(files->bytes <= MOCK_FILE_BYTES_MAX);
-    if (file->type == MOCK_FILE_FOLDER) {
-        return EISDIR;
-    }
-    if (file->type != MOCK_FILE_REGULAR) {
-        return 0;
-    }
+    ASSERT(file->type == MOCK_FILE_REGULAR || file->type == MOCK_FILE_LINK);
     if (size > MOCK_FILE_BYTES_MAX - files->bytes) {
         return ENOSPC;
     }
@@ -216,6 +208,30 @@ int mock_files_append(struct mock_files *files, struct mock_file *file, const vo
     }
     files->bytes += size;
     return 0;
+}
+
+int mock_files_append(struct mock_files *files, struct mock_file *file, const void *data,
+                      size_t size) {
+    ASSERT(files);
+    mock_files_check(files);
+    ASSERT(file);
+    if (file->type == MOCK_FILE_FOLDER) {
+        return EISDIR;
+    }
+    return file->type == MOCK_FILE_REGULAR ? content_append(files, file, data, size) : 0;
+}
+
+int mock_files_link(struct mock_files *files, const char *path, const void *target, size_t size) {
+    mock_files_check(files);
+    ASSERT(path);
+    ASSERT(target && size > 0);
+    struct mock_file *file = mock_files_find(files, path);
+    if (file && file->type == MOCK_FILE_FOLDER) {
+        return EEXIST;
+    }
+    int failure = file ? mock_files_remove(files, path) : 0;
+    failure = failure ? failure : mock_files_add(files, path, MOCK_FILE_LINK, 0777, &file);
+    return failure ? failure : content_append(files, file, target, size);
 }
 
 int mock_files_replace(struct mock_files *files, const char *path, uint32_t mode,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
  * The simulated guest's files: one flat table of absolute paths, in memory, bounded in count and
- * bytes. Functions that may fail return 0 or the errno that Linux would give. There are no links, no
+ * bytes. Functions that may fail return 0 or the errno that Linux would give. Links only come and go with trees. There are no
  * owners, and permission bits matter only to running a file: every user is root here.
  */
 #ifndef KELPIE_BACKEND_MOCK_MOCK_FILES_H
@@ -16,6 +16,7 @@ enum mock_file_type {
     MOCK_FILE_NULL,
     MOCK_FILE_ZERO,
     MOCK_FILE_RANDOM,
+    MOCK_FILE_LINK, /* symbolic; its content is its target. Nothing follows it: commands see an empty file */
     MOCK_FILE_TYPE_COUNT
 };
 
@@ -23,7 +24,7 @@ struct mock_file {
     enum mock_file_type type;
     uint32_t mode;
     char *path;
-    struct mock_bytes content; /* REGULAR only */
+    struct mock_bytes content; /* REGULAR and LINK only */
 };
 
 struct mock_files {
@@ -66,6 +67,9 @@ int mock_files_append(struct mock_files *files, struct mock_file *file, const vo
 /* Puts a regular file into place as a rename does, whole; takes the content's memory on success. */
 int mock_files_replace(struct mock_files *files, const char *path, uint32_t mode,
                        struct mock_bytes *content);
+
+/* Makes a link, in the place of whatever is there but a folder. EEXIST, and add's errors. */
+int mock_files_link(struct mock_files *files, const char *path, const void *target, size_t size);
 
 /* ENOENT; ENOTEMPTY for a folder that holds something. */
 int mock_files_remove(struct mock_files *files, const char *path);

@@ -70,6 +70,22 @@ static bool on_ping(struct mock_guest *guest, const struct protocol_frame *frame
     return true;
 }
 
+static bool on_status(struct mock_guest *guest, const struct protocol_frame *frame) {
+    mock_guest_check(guest);
+    ASSERT(frame);
+    if (!protocol_decode_empty(frame)) {
+        return false;
+    }
+    const struct protocol_figures answer = {
+        .memory_total_bytes = guest->memory_bytes,
+        .memory_available_bytes = memory_available(guest),
+    };
+    struct cursor_writer writer = frame_writer(guest);
+    protocol_encode_figures(&writer, &answer);
+    mock_guest_send(guest, &writer);
+    return true;
+}
+
 static bool on_list(struct mock_guest *guest, const struct protocol_frame *frame) {
     mock_guest_check(guest);
     ASSERT(frame);
@@ -372,6 +388,8 @@ bool mock_guest_frame(struct mock_guest *guest, const struct protocol_frame *fra
         return on_session(guest, frame);
     case PROTOCOL_LIST:
         return on_list(guest, frame);
+    case PROTOCOL_STATUS:
+        return on_status(guest, frame);
     case PROTOCOL_FREEZE:
         return on_freeze(guest, frame);
     case PROTOCOL_THAW:
@@ -390,6 +408,7 @@ bool mock_guest_frame(struct mock_guest *guest, const struct protocol_frame *fra
     case PROTOCOL_SESSIONS:
     case PROTOCOL_FROZEN:
     case PROTOCOL_THAWED:
+    case PROTOCOL_FIGURES:
         return false;
     }
     return false;

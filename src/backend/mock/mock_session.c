@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "backend/mock/mock_guest.h"
+#include "backend/mock/mock_tree.h"
 #include "base/assert.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -328,7 +329,10 @@ void mock_session_put(struct mock_session *session, const struct protocol_file_p
         ASSERT(resolved); /* it is shorter */
         failure = mock_files_lookup(files, parent, &folder);
     }
-    if (failure == 0 && file && file->type == MOCK_FILE_FOLDER) {
+    bool is_tree = message->mode & PROTOCOL_MODE_FOLDER;
+    if (is_tree) {
+        failure = mock_tree_make_folder(files, path, message->mode & ~PROTOCOL_MODE_FOLDER);
+    } else if (failure == 0 && file && file->type == MOCK_FILE_FOLDER) {
         failure = EISDIR;
     } else if (failure == 0 && message->size > MOCK_FILE_BYTES_MAX - files->bytes) {
         failure = ENOSPC;
@@ -355,19 +359,24 @@ void mock_session_get(struct mock_session *session, const struct protocol_file_g
     struct mock_file *file = NULL;
     path_of(message->path, path);
     int failure = mock_files_lookup(&session->guest->files, path, &file);
-    if (failure == 0 && file->type != MOCK_FILE_REGULAR) {
-        failure = file->type == MOCK_FILE_FOLDER ? EISDIR : EINVAL;
+    bool is_tree = failure == 0 && file->type == MOCK_FILE_FOLDER;
+    if (failure == 0 && file->type != MOCK_FILE_REGULAR && !is_tree) {
+        failure = EINVAL;
     }
     if (failure == 0) {
         session->path = host_duplicate(session->guest->host, path, NULL);
-        mock_bytes_append(&session->content, file->content.data, file->content.size);
+        if (is_tree) {
+            mock_tree_pack(&session->guest->files, path, &session->content);
+        } else {
+            mock_bytes_append(&session->content, file->content.data, file->content.size);
+        }
         failure = session->path && !session->content.failed ? 0 : ENOMEM;
     }
     if (failure != 0) {
         mock_session_fail(session, failure, message->path);
         return;
     }
-    session->mode = file->mode;
+    session->mode = file->mode | (is_tree ? PROTOCOL_MODE_FOLDER : 0);
     session->file_size = session->content.size;
     session->started_due = true;
 }
@@ -383,7 +392,8 @@ static void put_run(struct mock_session *session) {
         mock_session_consumed(session, size);
         size = ring_front(&session->input_ring, &data);
     }
-    bool too_much = session->content.size > session->file_size;
+    bool is_tree = session->mode & PROTOCOL_MODE_FOLDER;
+    bool too_much = session->content.size > (is_tree ? MOCK_FILE_BYTES_MAX : session->file_size);
     if (session->content.failed || too_much) {
         mock_session_fail(session, too_much ? EINVAL : ENOSPC, session->path);
         return;
@@ -391,8 +401,10 @@ static void put_run(struct mock_session *session) {
     if (!session->input.ended) {
         return;
     }
-    int failure = session->content.size == session->file_size ? 0 : EINVAL;
-    if (failure == 0) {
+    int failure = is_tree || session->content.size == session->file_size ? 0 : EINVAL;
+    if (is_tree) {
+        failure = mock_tree_unpack(&session->guest->files, session->path, &session->content);
+    } else if (failure == 0) {
         failure = mock_files_replace(&session->guest->files, session->path, session->mode,
                                      &session->content);
     }
@@ -618,7 +630,7 @@ static void send_started(struct mock_session *session, struct cursor_writer *wri
     const struct protocol_started started = {
         .pid = first ? first->pid : 0,
         .mode = is_get ? session->mode : 0,
-        .size = is_get ? session->file_size : 0,
+        .size = is_get && !(session->mode & PROTOCOL_MODE_FOLDER) ? session->file_size : 0,
     };
     protocol_encode_started(writer, session->id, &started);
     session->started_due = false;

@@ -67,10 +67,14 @@ static void file_visit(struct mock_state_visitor *visitor, struct mock_files *fi
         if (failure == 0 && has_content) {
             ASSERT(files->bytes <= MOCK_FILE_BYTES_MAX);
             bool fits = read.content.size <= MOCK_FILE_BYTES_MAX - files->bytes;
-            failure = mock_files_append(files, file, read.content.data, read.content.size);
+            failure = type == MOCK_FILE_LINK
+                          ? mock_files_link(files, read.path, read.content.data, read.content.size)
+                          : mock_files_append(files, file, read.content.data, read.content.size);
             failure = failure == ENOSPC && fits ? ENOMEM : failure;
         }
-        visitor->failed = failure != 0 || (has_content && type != MOCK_FILE_REGULAR);
+        bool may_have = type == MOCK_FILE_REGULAR || type == MOCK_FILE_LINK;
+        visitor->failed =
+            failure != 0 || (has_content && !may_have) || (!has_content && type == MOCK_FILE_LINK);
         if (failure == ENOMEM) {
             mock_visitor_starve(visitor);
         }
@@ -138,7 +142,7 @@ static void session_visit(struct mock_state_visitor *visitor, struct mock_sessio
     mock_state_blob(visitor, &session->tty_ready, 4 * MOCK_TTY_LINE_SIZE_MAX);
     mock_state_bool(visitor, &session->tty_end);
     mock_state_path(visitor, &session->path, false);
-    mock_state_u32(visitor, &session->mode, STATE_MODE_MAX);
+    mock_state_u32(visitor, &session->mode, STATE_MODE_MAX | PROTOCOL_MODE_FOLDER);
     mock_state_u64(visitor, &session->file_size, MOCK_FILE_BYTES_MAX);
     mock_state_u64(visitor, &session->file_offset, session->file_size);
     mock_state_blob(visitor, &session->content, MOCK_FILE_BYTES_MAX);
@@ -191,6 +195,9 @@ static bool session_is_sound(const struct mock_session *session) {
         return !has_process && out_ended && error_ended;
     }
     if (out_ended || error_ended != is_tty || (!is_exec && session->flags != 0)) {
+        return false;
+    }
+    if ((session->mode & ~PROTOCOL_MODE_FOLDER) > STATE_MODE_MAX) {
         return false;
     }
     if (session->kind == MOCK_SESSION_GET && session->content.size != session->file_size) {

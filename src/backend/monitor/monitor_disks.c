@@ -136,6 +136,22 @@ enum kelpie_status monitor_disks_settle(struct monitor_disks *disks, struct kelp
     return KELPIE_OK;
 }
 
+uint64_t monitor_disks_bytes(const struct monitor_disks *disks) {
+    uint64_t bytes = 0;
+    ASSERT(disks->host && disks->config);
+    ASSERT(disks->config->disk_count <= KELPIE_DISK_COUNT_MAX);
+    for (size_t i = 0; i < disks->config->disk_count; i++) {
+        const struct monitor_disk *disk = &disks->disks[i];
+        const int fd = disk->overlay_fd != HOST_FD_NONE ? disk->overlay_fd : disk->fd;
+        struct host_file_info info;
+        if (!disk->read_only && fd != HOST_FD_NONE &&
+            host_file_stat(disks->host, fd, &info, NULL) == KELPIE_OK) {
+            bytes += info.allocated_size;
+        }
+    }
+    return bytes;
+}
+
 bool monitor_disks_are_kept(const struct monitor_disks *disks) {
     ASSERT(disks->host && disks->config);
     ASSERT(disks->config->disk_count <= KELPIE_DISK_COUNT_MAX);

@@ -60,6 +60,9 @@ KELPIE_CHECKED enum kelpie_status monitor_disks_settle(struct monitor_disks *dis
                                                        struct kelpie_error *err);
 bool monitor_disks_are_kept(const struct monitor_disks *disks);
 
+/* What the machine's writable disks take on this host's; of one over a bundle's file, only what is over it. */
+uint64_t monitor_disks_bytes(const struct monitor_disks *disks);
+
 /* Writes what the bundle needs of the disks into the writer and its manifest. The guest's writes have reached the
  * files. */
 KELPIE_CHECKED enum kelpie_status monitor_disks_save(const struct monitor_disks *disks,

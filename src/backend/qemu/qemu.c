@@ -138,6 +138,11 @@ static enum kelpie_status qemu_settle(struct backend_instance *instance, struct 
     return monitor_disks_settle(&instance->disks, err);
 }
 
+static uint64_t qemu_disk_bytes(struct backend_instance *instance) {
+    qemu_instance_check(instance);
+    return monitor_disks_bytes(&instance->disks);
+}
+
 static bool qemu_has_disks(struct backend_instance *instance) {
     qemu_instance_check(instance);
     return monitor_disks_are_kept(&instance->disks);
@@ -243,5 +248,6 @@ const struct backend_ops backend_qemu_ops = {
     .exit_text = qemu_exit_text,
     .service_fds = qemu_service_fds,
     .service = qemu_service,
+    .disk_bytes = qemu_disk_bytes,
     .console = qemu_console,
 };

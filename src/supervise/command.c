@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* The detached command: started by the owner, read into the VM's log, lent to whoever attaches. */
+#include <stdlib.h>
+
+#include "base/assert.h"
+#include "base/cleanup.h"
+#include "supervise/owner.h"
+
+#define READ_SIZE 65536
+
+static void log_append(struct owner *owner, enum kelpie_stream stream, uint64_t offset,
+                       const void *data, size_t size) {
+    struct detached *detached = &owner->detached;
+    struct kelpie_error ignored;
+    ASSERT(size > 0);
+    host_mutex_lock(detached->log_mutex);
+    if (detached->log) {
+        /* A disk that is full costs the log, not the command. */
+        (void)!store_log_append(detached->log, stream, offset, data, size, &ignored);
+    }
+    host_mutex_unlock(detached->log_mutex);
+}
+
+void detached_output(void *context, const struct vm_relay_piece *piece) {
+    struct owner *owner = context;
+    ASSERT(owner);
+    if (piece->exec_id == owner->detached.exec_id && piece->size > 0) {
+        log_append(owner, piece->stream, piece->offset, piece->data, piece->size);
+    }
+}
+
+/* Reads it to its end. Another's cancel of another's operation ends no read for long. */
+static enum kelpie_status read_all(struct owner *owner, struct kelpie_exit *ret_exit,
+                                   struct kelpie_error *err) {
+    struct kelpie_exec *exec = owner->detached.exec;
+    ASSERT(exec);
+    AUTO_MEM char *buffer = host_allocate(owner->host, READ_SIZE, err);
+    if (!buffer) {
+        return KELPIE_NO_MEMORY;
+    }
+    enum kelpie_stream stream = KELPIE_STREAM_STDOUT;
+    while (stream != KELPIE_STREAM_NONE) {
+        struct kelpie_chunk chunk = {.buffer = buffer, .size = READ_SIZE};
+        enum kelpie_status status = kelpie_exec_read(exec, &chunk, 0, err);
+        if (status == KELPIE_CANCELLED) {
+            continue;
+        }
+        TRY(status);
+        stream = chunk.stream;
+        if (chunk.size > 0) {
+            log_append(owner, chunk.stream, chunk.offset, buffer, chunk.size);
+        }
+    }
+    enum kelpie_status status = KELPIE_CANCELLED;
+    while (status == KELPIE_CANCELLED) {
+        status = kelpie_exec_wait(exec, 0, ret_exit, err);
+    }
+    return status;
+}
+
+static void note_end(struct owner *owner, bool ended, const struct kelpie_exit *ended_so) {
+    struct kelpie_vm_info *info = &owner->record->info;
+    ASSERT(info->command_known);
+    ASSERT(ended_so);
+    owner_lock(owner);
+    owner->detached.exec = NULL;
+    info->command_ended = ended;
+    if (ended) {
+        info->command_exit = *ended_so;
+    }
+    owner->quiet_since_ns = host_monotonic_ns(owner->host);
+    owner_write_record(owner);
+    host_condition_broadcast(owner->changed);
+    owner_unlock(owner);
+}
+
+static void detached_main(void *argument) {
+    struct owner *owner = argument;
+    struct kelpie_exec *exec = owner->detached.exec;
+    ASSERT(exec);
+    struct kelpie_exit ended_so = {0};
+    struct kelpie_error err;
+    bool ended = read_all(owner, &ended_so, &err) == KELPIE_OK;
+    note_end(owner, ended, &ended_so);
+    kelpie_exec_close(exec);
+    const struct kelpie_owner *wanted = owner->record->config->config.owner;
+    if (ended && wanted && wanted->ends_with_command) {
+        (void)!kelpie_vm_stop(owner->vm, 0, &err);
+        owner_note_state(owner);
+    }
+}
+
+static enum kelpie_status open_log(struct owner *owner, struct kelpie_error *err) {
+    ASSERT(owner->record->config->config.owner);
+    struct store_log *log = NULL;
+    uint64_t bytes_max = owner->record->config->config.owner->log_bytes_max;
+    TRY(store_log_create(&owner->place, bytes_max ? bytes_max : KELPIE_LOG_BYTES_DEFAULT, &log,
+                         err));
+    host_mutex_lock(owner->detached.log_mutex);
+    store_log_close(owner->detached.log);
+    owner->detached.log = log;
+    host_mutex_unlock(owner->detached.log_mutex);
+    return KELPIE_OK;
+}
+
+static void note_start(struct owner *owner, struct kelpie_exec *exec) {
+    struct kelpie_vm_info *info = &owner->record->info;
+    ASSERT(exec);
+    owner_lock(owner);
+    owner->detached.exec = exec;
+    owner->detached.exec_id = kelpie_exec_id(exec);
+    info->command_known = true;
+    info->command_ended = false;
+    info->command_exec_id = owner->detached.exec_id;
+    info->command_exit = (struct kelpie_exit){0};
+    owner_write_record(owner);
+    owner_unlock(owner);
+}
+
+enum kelpie_status detached_start(struct owner *owner, const struct kelpie_command *command,
+                                  uint32_t *ret_exec_id, struct kelpie_error *err) {
+    struct detached *detached = &owner->detached;
+    ASSERT(command);
+    ASSERT(ret_exec_id);
+    owner_lock(owner);
+    bool busy = detached->exec != NULL;
+    owner_unlock(owner);
+    if (busy) {
+        return error_set(err, KELPIE_BUSY, "the VM runs a detached command already");
+    }
+    host_thread_join(detached->thread); /* of the one before */
+    detached->thread = NULL;
+    TRY(open_log(owner, err));
+    struct kelpie_exec *exec = NULL;
+    TRY(kelpie_exec_start(owner->vm, command, &exec, err));
+    vm_relay_yield(exec);
+    note_start(owner, exec);
+    uint32_t exec_id = kelpie_exec_id(exec);
+    enum kelpie_status status = host_thread_start(owner->host, "kelpie-command", detached_main,
+                                                  owner, &detached->thread, err);
+    if (status != KELPIE_OK) {
+        note_end(owner, false, &(struct kelpie_exit){0});
+        kelpie_exec_close(exec);
+        return status;
+    }
+    *ret_exec_id = exec_id;
+    return KELPIE_OK;
+}
+
+void detached_join(struct owner *owner) {
+    ASSERT(owner);
+    ASSERT(owner->detached.log_mutex || !owner->detached.thread);
+    host_thread_join(owner->detached.thread);
+    owner->detached.thread = NULL;
+    store_log_close(owner->detached.log);
+    owner->detached.log = NULL;
+}
