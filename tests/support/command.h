@@ -28,6 +28,7 @@ struct command_spec {
     bool input_open;         /* the input never ends */
     bool on_terminal;        /* 0, 1 and 2 are a terminal of 24 x 80 */
     const char *environment; /* one "KEY=VALUE" more; or NULL */
+    const char *home; /* a folder in which kelpie keeps what several commands share; or NULL */
 };
 
 struct command_result {
