@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * exec, shell and attach over a VM of this process: a child has the VM and the terminal's lower end and talks, we type and
- * look on at the other end.
+ * exec, shell and attach: a child has a VM with an owner, each talk of it a handle of its own as another process would, and the
+ * terminal's lower end; we type and look on at the other end.
  */
 #include "cli/exec.h"
 
@@ -26,6 +26,7 @@
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "cli/cli.h"
+#include "support/owner_vm.h"
 
 #define SHOWN_SIZE_MAX (1u << 20)
 #define AWAIT_MS_MAX 10000
@@ -44,15 +45,21 @@ struct fixture {
 
 /* ---- The child's side --------------------------------------------------------------------------- */
 
-static struct kelpie_vm *start_vm(void) {
+static void start_vm(void) {
     struct kelpie_error err;
-    struct kelpie_vm *vm = NULL;
-    struct kelpie_config config = {.backend = "mock", .name = "box"};
-    if (kelpie_vm_create(&config, &vm, &err) != KELPIE_OK ||
-        kelpie_vm_start(vm, &err) != KELPIE_OK) {
+    struct kelpie_vm *vm =
+        owner_vm_create(&(struct kelpie_config){.backend = "mock", .name = "box"}, &err);
+    if (!vm || kelpie_vm_start(vm, &err) != KELPIE_OK) {
         fprintf(stderr, "%s\n", err.message);
         _exit(1);
     }
+    kelpie_vm_close(vm);
+}
+
+static struct kelpie_vm *open_vm(void) {
+    struct kelpie_error err;
+    struct kelpie_vm *vm = owner_vm_open("box", &err);
+    ASSERT(vm);
     return vm;
 }
 
@@ -69,8 +76,10 @@ static struct exec *make_exec(exec_open *open, const char *const *command, bool 
 }
 
 /* Says how it went, as "<CODE 7>", and for a session that was let go of "<LEFT>". */
-static uint32_t talk_and_tell(struct exec *exec, struct kelpie_vm *vm) {
+static uint32_t talk_and_tell(struct exec *exec) {
+    struct kelpie_vm *vm = open_vm();
     exec_perform(exec, vm);
+    kelpie_vm_close(vm);
     uint32_t id = exec->exec_id;
     if (exec->talk.outcome.err.status != KELPIE_OK) {
         printf("<ERROR %s>", exec->talk.outcome.err.message);
@@ -85,20 +94,20 @@ static uint32_t talk_and_tell(struct exec *exec, struct kelpie_vm *vm) {
 
 #define SH(script) ((const char *const[]){"sh", "-c", script, NULL})
 
-static void let_go_and_attach(struct kelpie_vm *vm) {
-    uint32_t id = talk_and_tell(make_exec(exec_open_command, SH(COUNTER), true), vm);
+static void let_go_and_attach(void) {
+    uint32_t id = talk_and_tell(make_exec(exec_open_command, SH(COUNTER), true));
     struct exec *again = make_exec(exec_open_session, NULL, false);
     again->options.exec_id = id;
-    talk_and_tell(again, vm);
-    talk_and_tell(make_exec(exec_open_session, NULL, false), vm); /* the only one */
+    talk_and_tell(again);
+    talk_and_tell(make_exec(exec_open_session, NULL, false)); /* the only one */
 }
 
-static void shell(struct kelpie_vm *vm) {
-    talk_and_tell(make_exec(exec_open_shell, NULL, true), vm);
+static void shell(void) {
+    talk_and_tell(make_exec(exec_open_shell, NULL, true));
 }
 
-static void hang_up(struct kelpie_vm *vm) {
-    uint32_t id = talk_and_tell(make_exec(exec_open_command, SH("sleep 1; exit 5"), true), vm);
+static void hang_up(void) {
+    uint32_t id = talk_and_tell(make_exec(exec_open_command, SH("sleep 1; exit 5"), true));
     /* The end of the terminal's input may have been heard before the signal. */
     sigset_t set;
     sigemptyset(&set);
@@ -106,32 +115,32 @@ static void hang_up(struct kelpie_vm *vm) {
     sigtimedwait(&set, NULL, &(struct timespec){.tv_nsec = 100000000});
     struct exec *again = make_exec(exec_open_session, NULL, false);
     again->options.exec_id = id;
-    exec_perform(again, vm); /* without a terminal: it is gone */
+    exec_perform(again, open_vm()); /* without a terminal: it is gone */
     _exit(again->talk.outcome.exit.code == 5 ? SCENARIO_OVER : 1);
 }
 
-static void several_sessions(struct kelpie_vm *vm) {
+static void several_sessions(void) {
     for (int i = 0; i < 3; i++) {
         struct exec *exec = make_exec(exec_open_command, SH("sleep 60"), false);
         exec->options.detach = true;
-        talk_and_tell(exec, vm);
+        talk_and_tell(exec);
     }
-    talk_and_tell(make_exec(exec_open_session, NULL, false), vm);
+    talk_and_tell(make_exec(exec_open_session, NULL, false));
     struct exec *named = make_exec(exec_open_session, NULL, false);
     named->options.exec_id = 77;
-    talk_and_tell(named, vm);
+    talk_and_tell(named);
 }
 
-static void no_terminal_in_the_guest(struct kelpie_vm *vm) {
+static void no_terminal_in_the_guest(void) {
     struct exec *exec = make_exec(exec_open_command, SH("trap '' INT; echo on; " COUNTER), false);
     exec->options.detach = true;
-    talk_and_tell(exec, vm);
+    talk_and_tell(exec);
     struct exec *attached = make_exec(exec_open_session, NULL, false);
     attached->options.no_signals = true;
-    talk_and_tell(attached, vm);
+    talk_and_tell(attached);
     size_t count = 0;
     struct kelpie_error err;
-    if (kelpie_exec_list(vm, NULL, 0, &count, &err) == KELPIE_OK) {
+    if (kelpie_exec_list(owner_vm_served("box"), NULL, 0, &count, &err) == KELPIE_OK) {
         printf("<SESSIONS %zu>\n", count);
         fflush(stdout);
     }
@@ -139,7 +148,7 @@ static void no_terminal_in_the_guest(struct kelpie_vm *vm) {
 
 /* ---- Our side ----------------------------------------------------------------------------------- */
 
-static void run_child(const char *terminal, void (*scenario)(struct kelpie_vm *)) {
+static void run_child(const char *terminal, void (*scenario)(void)) {
     setsid();
     int fd = open(terminal, O_RDWR);
     if (fd < 0) {
@@ -149,13 +158,13 @@ static void run_child(const char *terminal, void (*scenario)(struct kelpie_vm *)
         dup2(fd, i);
     }
     setenv("TERM", "dumb", 1); /* no progress */
-    struct kelpie_vm *vm = start_vm();
-    scenario(vm);
-    kelpie_vm_destroy(vm);
+    start_vm();
+    scenario();
+    owner_vm_forget();
     _exit(SCENARIO_OVER);
 }
 
-static struct fixture start(void (*scenario)(struct kelpie_vm *)) {
+static struct fixture start(void (*scenario)(void)) {
     struct fixture fixture = {.fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)};
     assert_true(fixture.fd >= 0);
     assert_int_equal(grantpt(fixture.fd), 0);

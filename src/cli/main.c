@@ -6,6 +6,7 @@
 
 #include "base/assert.h"
 #include "cli/cli.h"
+#include "cli/image.h"
 #include "cli/output.h"
 
 /* clang-format off */
@@ -34,6 +35,8 @@ static const struct cli_command *const commands[] = {
     &cli_fork,
     &cli_verify,
     &cli_prune,
+    &cli_image,
+    &cli_images,
     &cli_doctor,
     &cli_completion,
     &cli_version,

@@ -19,6 +19,25 @@
 #define IMAGE_DISK_SIZE_MAX 17592186044416ull /* 16 TiB, of an image made of a folder */
 #define IMAGE_DISK_SECTOR_SIZE 512
 
+#define IMAGE_TREE_NODE_COUNT_MAX 1048576u /* names in an image */
+#define IMAGE_TREE_TEXT_BYTES_MAX                                                                  \
+    268435456u                         /* of names, links' texts and attributes, removed ones too */
+#define IMAGE_TREE_DEPTH_MAX 256u      /* folders in folders */
+#define IMAGE_TREE_PATH_SIZE_MAX 4095u /* of an entry's path, and of a link's text */
+#define IMAGE_TREE_LINK_DEPTH_MAX 40u  /* links on the way of one path */
+#define IMAGE_ATTRIBUTE_NAME_SIZE_MAX 255u
+#define IMAGE_ATTRIBUTES_SIZE_MAX 65535u  /* of one file's extended attributes, with their heads */
+#define IMAGE_RATIO_MAX 4096u             /* unpacked to packed, */
+#define IMAGE_RATIO_FREE_BYTES 268435456u /* of an archive that unpacks to more than this */
+#define IMAGE_OCI_DOCUMENT_SIZE_MAX 4194304u /* of an index, manifest or config */
+#define IMAGE_OCI_MANIFEST_COUNT_MAX 1024u   /* in one index */
+#define IMAGE_OCI_LAYER_COUNT_MAX 256u
+#define IMAGE_OCI_INDEX_DEPTH_MAX 4u       /* an index in an index */
+#define IMAGE_BYTES_DEFAULT 17179869184ull /* an image unpacks to: 16 GiB */
+#define IMAGE_BYTES_MAX 1099511627776ull   /* and at most: 1 TiB */
+#define IMAGE_BUILD_TIMEOUT_MS 3600000
+#define IMAGE_ACCOUNTS_SIZE_MAX 4194304u /* of an image's /etc/passwd or group */
+
 #define IMAGE_PACKAGE_ENTRY_COUNT_MAX 65536
 #define IMAGE_PACKAGE_BYTES_MAX 2147483648ull /* unpacked */
 #define IMAGE_PACKAGE_MEMBER_COUNT_MAX 16     /* of the outer ar */

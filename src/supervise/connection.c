@@ -59,6 +59,8 @@ void connection_greeted(struct connection *connection) {
     connection->greeted = true;
     connection_send(connection, owner_state_message(owner), HOST_FD_NONE, SUPERVISE_TELL_MS);
     owner_give_channel(owner, connection);
+    connection_send(connection, json_pack("{s:s}", "event", "ready"), HOST_FD_NONE,
+                    SUPERVISE_TELL_MS);
     owner_unlock(owner);
 }
 

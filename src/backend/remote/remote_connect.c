@@ -91,7 +91,26 @@ static enum kelpie_status take_welcome(struct backend_instance *instance, const 
     return KELPIE_OK;
 }
 
-/* Says the first word on instance->fd, and takes the answer and the first state. */
+/* The state, and the channel if there is a machine: all that a handle begins with is told before "ready". */
+static enum kelpie_status take_beginning(struct backend_instance *instance,
+                                         const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(instance->mutex);
+    ASSERT(instance->reader.host);
+    bool ready = false;
+    while (!ready) { /* until the deadline */
+        struct control_message message = {.fd = HOST_FD_NONE};
+        TRY(control_receive(&instance->reader, wait, &message, err));
+        ready = strcmp(control_text(message.json, "event"), "ready") == 0;
+        bool good = remote_take(instance, &message);
+        control_message_clear(instance->host, &message);
+        if (!good) {
+            return error_set(err, KELPIE_INTERNAL, "the VM's owner says what cannot be");
+        }
+    }
+    return KELPIE_OK;
+}
+
+/* Says the first word on instance->fd, and takes what is answered. */
 static enum kelpie_status greet(struct backend_instance *instance, json_t *request,
                                 struct kelpie_error *err) {
     struct host *host = instance->host;
@@ -105,13 +124,7 @@ static enum kelpie_status greet(struct backend_instance *instance, json_t *reque
     enum kelpie_status status = take_welcome(instance, message.json, err);
     control_message_clear(host, &message);
     TRY(status);
-    TRY(control_receive(&instance->reader, &wait, &message, err));
-    bool good = remote_take(instance, &message);
-    bool has_state = strcmp(control_text(message.json, "event"), "state") == 0;
-    control_message_clear(host, &message);
-    return good && has_state
-               ? KELPIE_OK
-               : error_set(err, KELPIE_INTERNAL, "the VM's owner does not say the VM's state");
+    return take_beginning(instance, &wait, err);
 }
 
 static void disconnect(struct backend_instance *instance) {

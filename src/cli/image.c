@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* kelpie image build|ls|rm|inspect: images of guests' root file systems, by name. */
+#include "cli/image.h"
+
+#include <string.h>
+
+#include "base/assert.h"
+#include "cli/output.h"
+#include "cli/suggest.h"
+
+struct show_options {
+    bool json;
+};
+
+static const struct option_spec show_specs[] = {
+    {
+        .name = "json",
+        .help = "print one JSON object",
+        .set = option_set_flag,
+        .offset = offsetof(struct show_options, json),
+    },
+};
+static const struct option_table show_table = {show_specs, ARRAY_SIZE(show_specs)};
+
+/* ---- Words ------------------------------------------------------------------------------------ */
+
+static bool refuse(const struct cli_command *command, const char *why, int *ret_code) {
+    struct kelpie_error err;
+    ASSERT(why);
+    ASSERT(ret_code);
+    error_set(&err, KELPIE_BAD_CONFIG, "%s", why);
+    output_error(NULL, &err);
+    output_hint("'kelpie %s --help' lists the options", command->name);
+    *ret_code = CLI_EXIT_FAILED;
+    return false;
+}
+
+bool image_parse(const struct cli_command *command, struct option_words *words, void *target,
+                 struct image_words *operands, int *ret_code) {
+    ASSERT(operands->count_min <= operands->count_max);
+    ASSERT(operands->count_max <= IMAGE_OPERAND_COUNT_MAX);
+    ASSERT(operands->count == 0);
+    for (;;) {
+        if (!words->ended &&
+            !cli_parse(command, words, target, words->count - words->index, ret_code)) {
+            return false;
+        }
+        if (words->index == words->count) {
+            break;
+        }
+        if (operands->count == operands->count_max) {
+            return refuse(command, "there is a word too many", ret_code);
+        }
+        operands->words[operands->count++] = words->words[words->index++];
+    }
+    return operands->count >= operands->count_min ||
+           refuse(command, "the image's name is missing", ret_code);
+}
+
+/* ---- ls --------------------------------------------------------------------------------------- */
+
+static int fail(const struct option_table *table, const struct kelpie_error *err) {
+    ASSERT(err);
+    ASSERT(err->status != KELPIE_OK);
+    output_error(table, err);
+    return CLI_EXIT_FAILED;
+}
+
+static json_t *json_of_list(const struct kelpie_image *images, size_t count) {
+    json_t *list = json_array();
+    ASSERT(images || count == 0);
+    for (size_t i = 0; i < count; i++) {
+        json_array_append_new(list, image_json(&images[i]));
+    }
+    ASSERT(json_array_size(list) <= count);
+    return json_pack("{s:o}", "images", list);
+}
+
+static int list_run(const struct cli_command *command, struct option_words *words) {
+    struct show_options options = {0};
+    struct image_words operands = {0};
+    struct kelpie_image *images = NULL;
+    struct kelpie_error err;
+    size_t count = 0;
+    int code = CLI_EXIT_OK;
+    ASSERT(command->options == &show_table);
+    ASSERT(words);
+    if (!image_parse(command, words, &options, &operands, &code)) {
+        return code;
+    }
+    if (kelpie_image_list(NULL, &images, &count, &err) != KELPIE_OK) {
+        return fail(NULL, &err);
+    }
+    if (options.json) {
+        code = output_json(json_of_list(images, count), CLI_EXIT_OK);
+    } else {
+        image_print_list(images, count);
+        code = fflush(stdout) == 0 ? CLI_EXIT_OK : CLI_EXIT_FAILED;
+    }
+    kelpie_list_free(images);
+    return code;
+}
+
+static int ls_run(const struct cli_table *table, struct option_words *words) {
+    ASSERT(table);
+    ASSERT(words);
+    return list_run(&cli_image_ls, words);
+}
+
+static int images_run(const struct cli_table *table, struct option_words *words) {
+    ASSERT(table);
+    ASSERT(words);
+    return list_run(&cli_images, words);
+}
+
+const struct cli_command cli_image_ls = {
+    .name = "image ls",
+    .summary = "Lists the images",
+    .synopsis = "[--json]",
+    .options = &show_table,
+    .run = ls_run,
+};
+
+const struct cli_command cli_images = {
+    .name = "images",
+    .summary = "Lists the images",
+    .synopsis = "[--json]",
+    .options = &show_table,
+    .run = images_run,
+};
+
+/* ---- inspect ---------------------------------------------------------------------------------- */
+
+static int inspect_run(const struct cli_table *table, struct option_words *words) {
+    struct show_options options = {0};
+    struct image_words operands = {.count_min = 1, .count_max = 1};
+    struct kelpie_image *image = NULL;
+    struct kelpie_error err;
+    int code = CLI_EXIT_OK;
+    ASSERT(table);
+    ASSERT(words);
+    if (!image_parse(&cli_image_inspect, words, &options, &operands, &code)) {
+        return code;
+    }
+    if (kelpie_image_find(NULL, operands.words[0], &image, &err) != KELPIE_OK) {
+        return fail(NULL, &err);
+    }
+    if (options.json) {
+        code = output_json(image_json(image), CLI_EXIT_OK);
+    } else {
+        image_print(image);
+        code = fflush(stdout) == 0 ? CLI_EXIT_OK : CLI_EXIT_FAILED;
+    }
+    kelpie_list_free(image);
+    return code;
+}
+
+const struct cli_command cli_image_inspect = {
+    .name = "image inspect",
+    .summary = "Says what an image is, and what its maker wants run",
+    .synopsis = "[--json] IMAGE",
+    .notes = "IMAGE is a name, or a digest or the beginning of one.\n",
+    .options = &show_table,
+    .run = inspect_run,
+};
+
+/* ---- rm --------------------------------------------------------------------------------------- */
+
+static int rm_run(const struct cli_table *table, struct option_words *words) {
+    struct image_words operands = {.count_min = 1, .count_max = IMAGE_OPERAND_COUNT_MAX};
+    struct kelpie_error err;
+    int code = CLI_EXIT_OK;
+    ASSERT(table);
+    ASSERT(words);
+    if (!image_parse(&cli_image_rm, words, NULL, &operands, &code)) {
+        return code;
+    }
+    for (size_t i = 0; i < operands.count; i++) {
+        if (kelpie_image_remove(NULL, operands.words[i], &err) != KELPIE_OK) {
+            code = fail(NULL, &err);
+        }
+    }
+    return code;
+}
+
+static const struct option_table rm_table = {NULL, 0};
+
+const struct cli_command cli_image_rm = {
+    .name = "image rm",
+    .summary = "Removes images",
+    .synopsis = "IMAGE...",
+    .notes = "An image that a VM uses stays: remove the VM first ('kelpie rm').\n",
+    .options = &rm_table,
+    .run = rm_run,
+};
+
+/* ---- The table -------------------------------------------------------------------------------- */
+
+static const struct cli_command *const subcommands[] = {
+    &cli_image_build,
+    &cli_image_ls,
+    &cli_image_rm,
+    &cli_image_inspect,
+};
+
+/* The second word of its name. */
+static const char *short_name(const struct cli_command *command) {
+    const char *space = strchr(command->name, ' ');
+    ASSERT(space);
+    ASSERT(space[1] != 0);
+    return space + 1;
+}
+
+static int unknown(const char *name) {
+    struct kelpie_error err;
+    struct suggestion suggestion = suggestion_init(name, strlen(name));
+    ASSERT(name);
+    for (size_t i = 0; i < ARRAY_SIZE(subcommands); i++) {
+        suggestion_offer(&suggestion, short_name(subcommands[i]));
+    }
+    ASSERT(ARRAY_SIZE(subcommands) > 0);
+    error_set(&err, KELPIE_BAD_CONFIG, "there is no command image %.60s%s%s%s", name,
+              suggestion.best ? "; did you mean " : "", suggestion.best ? suggestion.best : "",
+              suggestion.best ? "?" : "");
+    output_error(NULL, &err);
+    output_hint("'kelpie image --help' lists the commands");
+    return CLI_EXIT_FAILED;
+}
+
+static int image_run(const struct cli_table *table, struct option_words *words) {
+    int code = CLI_EXIT_OK;
+    ASSERT(table);
+    ASSERT(words);
+    if (!cli_parse(&cli_image, words, NULL, words->count, &code)) {
+        return code;
+    }
+    if (words->index == words->count) {
+        (void)cli_help_command(&cli_image);
+        return CLI_EXIT_FAILED;
+    }
+    const char *name = words->words[words->index++];
+    for (size_t i = 0; i < ARRAY_SIZE(subcommands); i++) {
+        if (strcmp(name, short_name(subcommands[i])) == 0) {
+            return subcommands[i]->run(table, words);
+        }
+    }
+    return unknown(name);
+}
+
+const struct cli_command cli_image = {
+    .name = "image",
+    .summary = "Builds, lists and removes images of guests' file systems",
+    .synopsis = "COMMAND [OPTIONS]",
+    .notes =
+        "  build     builds an image of a folder, a tar archive or an OCI image\n"
+        "  ls        lists the images\n"
+        "  rm        removes images\n"
+        "  inspect   says what an image is\n\n"
+        "'kelpie image COMMAND --help' explains one of them. 'kelpie run IMAGE -- COMMAND' uses an "
+        "image.\n",
+    .options = &rm_table,
+    .run = image_run,
+};
