@@ -18,5 +18,8 @@
 #define STORE_LOG_POLL_MS 20           /* how often a reader that waits looks */
 #define STORE_SOCKET_PATH_SIZE_MAX 107 /* sun_path, without its zero */
 #define STORE_IMAGE_LOCK_TIMEOUT_MS 30000
+#define STORE_VM_FILE_COUNT_MAX 64
+#define STORE_ADOPT_MS_MAX 500
+#define STORE_ADOPT_PERIOD_MS 5
 
 #endif

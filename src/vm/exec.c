@@ -30,6 +30,7 @@ static enum kelpie_status open_session(struct kelpie_vm *vm, const struct kelpie
     TRY(vm_channel_await_unheld(vm, &wait, err));
     TRY(vm_session_create(vm, VM_SESSION_COMMAND, 0, ret_exec, err));
     (*ret_exec)->input_refused = !with_stdin;
+    (*ret_exec)->tty = command->tty;
     TRY(vm_command_send(*ret_exec, command, &wait, err));
     return vm_session_await_start(*ret_exec, &wait, err);
 }
@@ -95,6 +96,28 @@ static enum kelpie_status attach_status(const struct kelpie_exec *exec, struct k
     }
 }
 
+/* Whoever has let go of the session has said all, and has been heard. mutex held. */
+static enum kelpie_status await_holder(struct kelpie_vm *vm, uint32_t exec_id,
+                                       const struct vm_wait *wait, struct kelpie_error *err) {
+    const struct kelpie_exec *holder = vm_session_find(vm, exec_id);
+    struct vm_relay_look look = {0};
+    ASSERT(vm->locked);
+    ASSERT(wait);
+    while (holder &&
+           (holder->closed || (holder->relay && !vm_relay_has_looked(holder->relay, &look)))) {
+        struct vm_wait step = *wait;
+        bool bounded = !holder->closed && look.deadline_ns < step.deadline_ns;
+        step.deadline_ns = bounded ? look.deadline_ns : step.deadline_ns;
+        enum kelpie_status status =
+            vm_wait_step(vm, &step, "the session's last holder to have said all", err);
+        if (status != KELPIE_OK && !(status == KELPIE_TIMED_OUT && bounded)) {
+            return status;
+        }
+        holder = vm_session_find(vm, exec_id);
+    }
+    return KELPIE_OK;
+}
+
 static enum kelpie_status attach_locked(struct kelpie_vm *vm, uint32_t exec_id,
                                         struct kelpie_exec **ret_exec, struct kelpie_error *err) {
     ASSERT(ret_exec);
@@ -105,11 +128,8 @@ static enum kelpie_status attach_locked(struct kelpie_vm *vm, uint32_t exec_id,
         return vm_state_error(VM_OPERATION_EXEC, vm->state, err);
     }
     TRY(vm_channel_await_unheld(vm, &wait, err));
-    struct kelpie_exec *holder = vm_session_find(vm, exec_id);
-    while (holder && holder->closed) {
-        TRY(vm_wait_step(vm, &wait, "the session's last holder to have said all", err));
-        holder = vm_session_find(vm, exec_id);
-    }
+    TRY(await_holder(vm, exec_id, &wait, err));
+    const struct kelpie_exec *holder = vm_session_find(vm, exec_id);
     if (holder) {
         return error_set(err, KELPIE_BUSY, "session %u has a handle already", exec_id);
     }
@@ -184,6 +204,13 @@ uint32_t kelpie_exec_id(const struct kelpie_exec *exec) {
     return exec->id;
 }
 
+bool kelpie_exec_has_tty(const struct kelpie_exec *exec) {
+    check_exec(exec);
+    ASSERT(exec->vm);
+    ASSERT(!exec->closed);
+    return exec->tty;
+}
+
 void kelpie_exec_close(struct kelpie_exec *exec) {
     if (exec) {
         vm_session_close(exec, true);
@@ -199,8 +226,7 @@ void kelpie_exec_detach(struct kelpie_exec *exec) {
     struct kelpie_vm *vm = exec->vm;
     vm_lock(vm);
     if (vm_is_owned(vm)) {
-        vm_session_want_acks(
-            exec); /* so that whoever attaches, there or here, goes on behind them */
+        vm_session_want_acks(exec); /* whoever attaches, there or here, goes on behind them */
     } else {
         vm_session_note_offsets(exec);
     }
