@@ -55,6 +55,7 @@ static void brood_main(void *argument) {
     struct brood *brood = argument;
     struct owner *owner = brood->owner;
     ASSERT(brood->count > 0);
+    ASSERT(brood->children);
     for (;;) { /* until all have been taken */
         owner_lock(owner);
         size_t index = brood->next++;
@@ -100,6 +101,8 @@ static void make_children(struct brood *brood) {
 
 /* An array of so many nulls: of a child for which there is no memory nothing is said. */
 static json_t *nulls(size_t count) {
+    ASSERT(count > 0);
+    ASSERT(count <= KELPIE_FORK_COUNT_MAX);
     json_t *array = json_array();
     for (size_t i = 0; array && i < count; i++) {
         if (json_array_append_new(array, json_null()) != 0) {
@@ -114,6 +117,8 @@ enum kelpie_status owner_fork(struct owner *owner, const struct kelpie_fork_opti
                               size_t count, json_t **ret_children, struct kelpie_error *err) {
     ASSERT(count > 0 && count <= KELPIE_FORK_COUNT_MAX);
     ASSERT(ret_children);
+    ASSERT(owner->record);
+    ASSERT(options);
     if (!(kelpie_vm_capabilities(owner->vm) & KELPIE_CAN_FORK)) {
         return error_set(err, KELPIE_UNSUPPORTED, "backend %s cannot fork a VM",
                          kelpie_vm_backend(owner->vm));
