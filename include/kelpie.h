@@ -215,8 +215,8 @@ struct kelpie_config {
     size_t secret_count;
     const char *
         disk_folder; /* an absolute path: where the disks are kept that are the VM's own (over an image, and what a
-                        restore brings), as files disk-N, for starts to come, also in other processes. NULL: they go
-                        with the VM. A VM with an owner has a folder of its own in the store */
+                        restore brings), as files disk-N, for starts to come, also in other processes; with them which image that is,
+                        whatever its name means by then. NULL: they go with the VM. A VM with an owner has a folder of its own in the store */
     uint64_t reserved[7];
 };
 
@@ -318,9 +318,13 @@ KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_wait(struct kelpie_vm *vm
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_ping(struct kelpie_vm *vm, uint64_t *ret_ns,
                                                             struct kelpie_error *err);
 
+/* The state now; a crash is seen at once. */
 KELPIE_API enum kelpie_state kelpie_vm_state(struct kelpie_vm *vm);
+/* The VM's id, 32 hexadecimal digits. Lives as long as the handle. */
 KELPIE_API const char *kelpie_vm_id(const struct kelpie_vm *vm);
+/* The name of the backend that was chosen. Lives as long as the library. */
 KELPIE_API const char *kelpie_vm_backend(const struct kelpie_vm *vm);
+/* Bits of enum kelpie_capability. */
 KELPIE_API uint32_t kelpie_vm_capabilities(const struct kelpie_vm *vm);
 
 /* The config in force, defaults filled in. Lives as long as the handle. */
@@ -412,6 +416,7 @@ struct kelpie_chunk {
     enum kelpie_stream stream; /* out: which stream; NONE: both have ended, size is 0 */
 };
 
+/* Starts a command whose output is read while it runs. Errors: as kelpie_vm_exec(), without EXEC_TIMED_OUT. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_exec_start(struct kelpie_vm *vm,
                                                                const struct kelpie_command *command,
                                                                struct kelpie_exec **ret_exec,

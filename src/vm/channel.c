@@ -188,28 +188,13 @@ void vm_channel_commit(struct kelpie_vm *vm, const struct cursor_writer *writer)
     vm_channel_flush(vm);
 }
 
-/* An owner's channel comes behind what it says of the state, and so behind the opening of a handle. */
-static enum kelpie_status await_open(struct kelpie_vm *vm, const struct vm_wait *wait,
-                                     struct kelpie_error *err) {
-    ASSERT(vm->locked);
-    ASSERT(wait);
-    while (vm_is_owned(vm) && !vm->channel.open && vm->state == KELPIE_STATE_RUNNING) {
-        if (vm->cancel_count != wait->cancel_count) {
-            return error_set(err, KELPIE_CANCELLED, "waiting for the VM's channel was cancelled");
-        }
-        if (!vm_wait_changed(vm, wait->deadline_ns) &&
-            host_monotonic_ns(vm->host) >= wait->deadline_ns) {
-            return error_set(err, KELPIE_TIMED_OUT, "waited in vain for the VM's channel");
-        }
-    }
-    return KELPIE_OK;
-}
-
 enum kelpie_status vm_channel_await_unheld(struct kelpie_vm *vm, const struct vm_wait *wait,
                                            struct kelpie_error *err) {
     ASSERT(vm->locked);
     ASSERT(wait);
-    TRY(await_open(vm, wait, err));
+    if (vm_is_owned(vm)) {
+        TRY(vm_owned_await_channel(vm, wait, err));
+    }
     while (vm->channel.held) {
         TRY(vm_wait_step(vm, wait, "the VM to run", err));
     }
