@@ -620,6 +620,33 @@ static void hazard_C6_attach_takes_over_from_another_reader(void **state) {
     assert_string_equal(result.text[PROTOCOL_STDOUT] + 3, "3456789");
 }
 
+/* Whoever attaches when the end of stdin was said cannot know, and is told. */
+static void hazard_C6_attach_after_the_end_of_stdin(void **state) {
+    struct fixture *fixture = *state;
+    const struct protocol_exec with_stdin = {.flags = PROTOCOL_EXEC_STDIN};
+    hello(fixture);
+    for (uint32_t id = 1; id <= 2; id++) {
+        struct protocol_attached attached;
+        start(fixture, id, "sleep|1000", &with_stdin);
+        (void)expect(fixture, PROTOCOL_STARTED);
+        struct cursor_writer writer = begin(fixture);
+        if (id == 2) {
+            const struct protocol_data end = {.stream = PROTOCOL_STDIN, .flags = PROTOCOL_DATA_END};
+            protocol_encode_data(&writer, id, &end);
+        }
+        protocol_encode_attach(&writer, id, &(struct protocol_attach){0});
+        finish(fixture, &writer);
+        struct protocol_frame frame;
+        do {
+            assert_true(next_frame(fixture, FRAME_WAIT_MS, &frame));
+        } while (frame.type != PROTOCOL_ATTACHED);
+        assert_true(protocol_decode_attached(&frame, &attached));
+        assert_int_equal(attached.os_error, 0);
+        assert_int_equal(attached.flags, id == 1 ? PROTOCOL_EXEC_STDIN : 0);
+        release(fixture, id);
+    }
+}
+
 /* C6: HELLO in the middle of a frame that will never be whole, after the padding. */
 static void hazard_C6_hello_in_the_middle_of_a_frame(void **state) {
     struct fixture *fixture = *state;
@@ -669,6 +696,27 @@ static void hazard_C6_ended_connection_is_dialled_again(void **state) {
     collect(fixture, 1, &result);
     assert_string_equal(result.text[PROTOCOL_STDOUT] + 7, "789abc");
     expect_end(run(fixture, 2, "true", NULL), PROTOCOL_END_EXITED, 0);
+}
+
+/* What it has; and a question that it does not know, with a SYNC behind it, is no harm. */
+static void test_figures(void **state) {
+    struct fixture *fixture = *state;
+    struct protocol_figures figures;
+    hello(fixture);
+    for (int unknown = 0; unknown <= 1; unknown++) {
+        struct cursor_writer writer = begin(fixture);
+        protocol_encode_status(&writer);
+        writer.data[5] = unknown ? 255 : writer.data[5]; /* the type */
+        protocol_encode_ping(&writer, PROTOCOL_PING, &(struct protocol_ping){.token = 3});
+        finish(fixture, &writer);
+        if (!unknown) {
+            struct protocol_frame frame = expect(fixture, PROTOCOL_FIGURES);
+            assert_true(protocol_decode_figures(&frame, &figures));
+            assert_true(figures.memory_total_bytes >= figures.memory_available_bytes);
+            assert_true(figures.memory_available_bytes > 0);
+        }
+        (void)expect(fixture, PROTOCOL_PONG);
+    }
 }
 
 static void test_malformed_input(void **state) {
@@ -782,9 +830,11 @@ int main(void) {
         AGENT_TEST(test_one_gibibyte),
         AGENT_TEST(hazard_C6_attach_goes_on_at_the_byte),
         AGENT_TEST(hazard_C6_attach_takes_over_from_another_reader),
+        AGENT_TEST(hazard_C6_attach_after_the_end_of_stdin),
         AGENT_TEST(hazard_C6_hello_in_the_middle_of_a_frame),
         cmocka_unit_test_setup_teardown(hazard_C6_ended_connection_is_dialled_again, setup_dialling,
                                         teardown_dialling),
+        AGENT_TEST(test_figures),
         AGENT_TEST(test_malformed_input),
         AGENT_TEST(test_put_and_get),
         AGENT_TEST(hazard_D5_cut_upload_leaves_nothing),

@@ -215,8 +215,8 @@ struct kelpie_config {
     size_t secret_count;
     const char *
         disk_folder; /* an absolute path: where the disks are kept that are the VM's own (over an image, and what a
-                        restore brings), as files disk-N, for starts to come, also in other processes. NULL: they go
-                        with the VM. A VM with an owner has a folder of its own in the store */
+                        restore brings), as files disk-N, for starts to come, also in other processes; with them which image that is,
+                        whatever its name means by then. NULL: they go with the VM. A VM with an owner has a folder of its own in the store */
     uint64_t reserved[7];
 };
 

@@ -86,7 +86,7 @@ struct kelpie_config run_config(const struct run *run) {
     const struct run_options *options = run->options;
     ASSERT(options);
     ASSERT(!options->from);
-    return (struct kelpie_config){
+    struct kelpie_config config = {
         .name = options->machine.name,
         .backend = options->machine.backend,
         .vcpu_count = options->machine.cpus,
@@ -103,4 +103,6 @@ struct kelpie_config run_config(const struct run *run) {
         .image_disk_mib = options->machine.disk_mib,
         .warm = options->machine.image && !options->machine.cold,
     };
+    given_options_fill(&options->machine.given, &config);
+    return config;
 }

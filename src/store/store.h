@@ -63,6 +63,7 @@ struct store_record {
     struct kelpie_vm_info info;
     struct store_config *config;                  /* no secrets, no host */
     char restored_from[KELPIE_PATH_SIZE_MAX + 1]; /* the bundle that it was made of; or empty */
+    bool had_secrets; /* its config has some, which only its first owner knows */
 };
 
 void store_record_destroy(

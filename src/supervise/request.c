@@ -53,7 +53,14 @@ static enum kelpie_status run_start(struct request *request, json_t *answer,
                                     struct kelpie_error *err) {
     ASSERT(request);
     ASSERT(answer);
-    TRY(kelpie_vm_start(owner_of(request)->vm, err));
+    const struct owner *owner = owner_of(request);
+    if (owner->record->had_secrets && !owner->is_new) {
+        return error_set(
+            err, KELPIE_UNSUPPORTED,
+            "the VM cannot start: its secrets were known to the owner that is gone, and "
+            "to nobody else; make it anew");
+    }
+    TRY(kelpie_vm_start(owner->vm, err));
     owner_note_machine(owner_of(request));
     return KELPIE_OK;
 }

@@ -28,6 +28,7 @@ static void owner_deinit(struct owner *owner) {
     ASSERT(!owner->vm);
     ASSERT(!owner->watcher);
     store_vm_release(&owner->place);
+    store_secrets_destroy(owner->secrets);
     store_record_destroy(owner->record);
     store_close(owner->store);
     host_close(host, owner->listen_fd);
@@ -80,7 +81,29 @@ static enum kelpie_status make_vm(struct owner *owner, struct kelpie_error *err)
     config.host = owner->host;
     config.disk_folder = config.disk_folder ? config.disk_folder : folder;
     config.console_log = config.console_log ? config.console_log : console;
-    return kelpie_vm_create(&config, &owner->vm, err);
+    if (owner->secrets) {
+        config.secrets = owner->secrets->secrets;
+        config.secret_count = owner->secrets->count;
+    }
+    enum kelpie_status status = kelpie_vm_create(&config, &owner->vm, err);
+    store_secrets_destroy(owner->secrets); /* the VM has a copy of its own */
+    owner->secrets = NULL;
+    return status;
+}
+
+/* Of a message: the texts in it are overwritten. */
+static enum kelpie_status take_secrets(struct owner *owner, const json_t *json,
+                                       struct kelpie_error *err) {
+    json_t *secrets = json_incref(json_object_get(json, "secrets"));
+    ASSERT(owner->record);
+    ASSERT(!owner->secrets);
+    if (!secrets) {
+        return KELPIE_OK;
+    }
+    enum kelpie_status status = store_secrets_decode(owner->host, secrets, &owner->secrets, err);
+    store_secrets_forget(secrets);
+    owner->record->had_secrets = status == KELPIE_OK && owner->secrets->count > 0;
+    return status;
 }
 
 /* A new id; and the name, which is the id when none is wanted. */
@@ -126,6 +149,7 @@ static enum kelpie_status create_new(struct owner *owner, json_t *json, struct k
     ASSERT(owner->store);
     ASSERT(json);
     TRY(take_config(owner, json, err));
+    TRY(take_secrets(owner, json, err));
     TRY(name_it(owner, err));
     TRY(store_vm_create(owner->store, owner->record, &owner->place, err));
     enum kelpie_status status = make_vm(owner, err);

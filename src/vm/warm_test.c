@@ -226,7 +226,7 @@ static void damage(const char *part, long offset, bool cut) {
     char path[PATH_SIZE];
     char file[2 * PATH_SIZE];
     assert_int_equal(templates(path), 1);
-    snprintf(file, sizeof(file), "%s/%s", path, part);
+    snprintf(file, sizeof(file), "%s/bundle/%s", path, part);
     int fd = open(file, O_RDWR | O_CLOEXEC);
     assert_true(fd >= 0);
     if (cut) {
@@ -274,7 +274,7 @@ static void a_template_of_another_version_is_thrown_away(void **state) {
     assert_int_equal(templates(path), 1);
     snprintf(command, sizeof(command),
              "sed -i 's/\"backend_version\": *\"[^\"]*\"/\"backend_version\": \"0.0.1\"/; "
-             "s/\"format_version\": *[0-9]*/\"format_version\": 999/' %s/manifest.json",
+             "s/\"format_version\": *[0-9]*/\"format_version\": 999/' %s/bundle/manifest.json",
              path);
     assert_int_equal(system(command), 0);
     assert_false(run_one(&config));
@@ -348,7 +348,9 @@ static void a_full_disk_costs_the_template_only(void **state) {
         assert_false(run_one(&config));
         fired = fault_host_fired(faulty);
         fault_host_disarm(faulty);
-        assert_int_equal(templates(NULL), fired ? 0 : 1);
+        size_t count = templates(NULL); /* a write may be of what is noted beside it */
+        assert_true(fired ? count <= 1 : count == 1);
+        assert_int_equal(run_one(&config), count == 1); /* what is there is whole */
         assert_int_equal(fault_host_leaks(faulty, text, sizeof(text)), 0);
     }
     assert_true(nth > 2);

@@ -8,6 +8,7 @@
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "store/store.h"
+#include "store/store_secrets.h"
 
 #define PROGRAM_DEFAULT "kelpie"
 #define PROGRAM_VARIABLE "KELPIE_PROGRAM"
@@ -190,20 +191,26 @@ static enum kelpie_status create_owner(struct backend_instance *instance,
                                        struct kelpie_error *err) {
     const struct kelpie_config *config = instance->launch->config;
     json_t *json = NULL;
+    json_t *secrets = NULL;
     ASSERT(config->owner);
     TRY(store_json_config(config, &json, err));
     enum kelpie_status status = make_paths_absolute(instance->host, json, err);
     if (status == KELPIE_OK) {
+        status = store_secrets_encode(config, &secrets, err);
+    }
+    if (status == KELPIE_OK) {
         status = spawn(instance, config->owner->program, err);
     }
-    if (status != KELPIE_OK) {
-        json_decref(json);
-        return status;
+    if (status == KELPIE_OK) {
+        status =
+            greet_new(instance,
+                      json_pack("{s:s, s:i, s:i, s:O, s:O}", "op", "create", "id", 0, "version",
+                                CONTROL_VERSION, "config", json, "secrets", secrets),
+                      err);
     }
-    return greet_new(instance,
-                     json_pack("{s:s, s:i, s:i, s:o}", "op", "create", "id", 0, "version",
-                               CONTROL_VERSION, "config", json),
-                     err);
+    json_decref(json);
+    store_secrets_forget(secrets);
+    return status;
 }
 
 /* ---- Reaching one ----------------------------------------------------------------------------------- */
