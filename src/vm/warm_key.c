@@ -110,9 +110,6 @@ static void add_config(struct lines *lines, const struct kelpie_vm *vm) {
         add(lines, "disk %zu %s\n", i, disk->mount ? disk->mount : "");
         add_file(lines, vm->host, disk->path);
     }
-    for (size_t i = 0; i < config->share_count; i++) {
-        add(lines, "share %zu\n", i); /* copied later: only that there are so many */
-    }
     if (config->mock && strcmp(vm->ops->name, "mock") == 0) {
         add(lines, "mock %s\n", config->mock->architecture ? config->mock->architecture : "");
     }

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -173,19 +174,41 @@ static bool template_has(const char *text) {
 static void what_is_the_vms_own_is_in_no_template(void **state) {
     (void)state;
     const char *env[] = {"TOKEN=swordfish-1234", NULL};
+    static const char password[] = "the-secret-of-this-vm";
+    const struct kelpie_secret secret = {
+        .name = "password", .data = password, .size = sizeof(password) - 1};
+    char path[PATH_SIZE];
+    snprintf(path, sizeof(path), "%s/shared", folder);
+    assert_int_equal(mkdir(path, 0755), 0);
+    const struct kelpie_share share = {.path = path, .mount = "/mnt", .copy = true};
+    snprintf(path, sizeof(path), "%s/shared/file", folder);
+    int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+    assert_int_equal(write(fd, "what-is-shared", 14), 14);
+    close(fd);
+    snprintf(path, sizeof(path), "%s/shared", folder);
     struct kelpie_config config = config_of("very-private-name");
     config.hostname = "very-private-host";
     config.env = env;
     config.working_dir = "/very/private";
+    config.secrets = &secret;
+    config.secret_count = 1;
+    config.shares = &share;
+    config.share_count = 1;
     forget_templates();
-    struct kelpie_vm *vm = vm_make(&config);
-    vm_start(vm);
-    expect(vm, "echo $TOKEN", "swordfish-1234\n");
-    kelpie_vm_destroy(vm);
+    for (int warm = 0; warm < 2; warm++) {
+        struct kelpie_vm *vm = vm_make(&config);
+        vm_start(vm);
+        assert_int_equal(was_warm(vm), warm);
+        expect(vm, "echo $TOKEN; cat /run/secrets/password /mnt/file",
+               "swordfish-1234\nthe-secret-of-this-vmwhat-is-shared");
+        kelpie_vm_destroy(vm);
+    }
     assert_true(template_has(VM_NEUTRAL_NAME));
     assert_false(template_has("swordfish"));
     assert_false(template_has("very-private"));
     assert_false(template_has("/very/private"));
+    assert_false(template_has(password));
+    assert_false(template_has("what-is-shared"));
 }
 
 /* A warm VM is no child of a bundle: its own snapshots have no parent. */
@@ -490,12 +513,12 @@ static void each_part_of_a_machine_is_in_its_key(void **state) {
     CHANGED(m->config.memory_mib = 257);
     CHANGED(m->config.kernel_args = "quiet");
     CHANGED(m->config.network = &network);
-    CHANGED((m->config.shares = &share, m->config.share_count = 1));
     CHANGED(m->vm.image_digest[7] = '2');
     CHANGED(m->vm.image_digest[0] = '\0');
     CHANGED(m->config.image_disk_mib = 4096);
     CHANGED((m->config.disks = &disks[0], m->config.disk_count = 1));
     THE_SAME(set_feature(m, "tsc_khz", "1001")); /* a load has a tolerance for it */
+    THE_SAME((m->config.shares = &share, m->config.share_count = 1));
     THE_SAME(m->config.name = "name");
     THE_SAME(m->config.hostname = "name");
     THE_SAME(m->config.working_dir = "/somewhere");
@@ -522,8 +545,7 @@ static void each_part_of_a_machine_is_in_its_key(void **state) {
 /* ---- What is never warm ----------------------------------------------------------------------- */
 
 /* The config that a VM has is the mock's, which takes no disks: they are put in afterwards, by possible(). */
-static bool possible_with(const struct kelpie_disk *disk, const struct kelpie_network *network,
-                          const struct kelpie_share *share) {
+static bool possible_with(const struct kelpie_disk *disk, const struct kelpie_network *network) {
     struct kelpie_vm *vm = NULL;
     const struct kelpie_config config = config_of("possible");
     assert_int_equal(kelpie_vm_create(&config, &vm, NULL), KELPIE_OK);
@@ -532,8 +554,6 @@ static bool possible_with(const struct kelpie_disk *disk, const struct kelpie_ne
     all.disks = disk;
     all.disk_count = disk ? 1 : 0;
     all.network = network;
-    all.shares = share;
-    all.share_count = share ? 1 : 0;
     vm->config = &all;
     bool is = vm_warm_is_possible(vm);
     vm->config = own;
@@ -553,16 +573,12 @@ static void hazard_c7_what_others_may_write_is_never_warm(void **state) {
     const struct kelpie_disk of_a_folder = {.path = folder, .read_only = true};
     const struct kelpie_network tap = {.kind = KELPIE_NETWORK_TAP, .tap = "tap0"};
     const struct kelpie_network user = {.kind = KELPIE_NETWORK_USER};
-    const struct kelpie_share open_share = {.path = folder, .mount = "/mnt"};
-    const struct kelpie_share copied = {.path = folder, .mount = "/mnt", .copy = true};
-    assert_true(possible_with(NULL, NULL, NULL));
-    assert_false(possible_with(&writable, NULL, NULL));
-    assert_true(possible_with(&read_only, NULL, NULL));
-    assert_false(possible_with(&of_a_folder, NULL, NULL));
-    assert_false(possible_with(NULL, &tap, NULL));
-    assert_true(possible_with(NULL, &user, NULL));
-    assert_false(possible_with(NULL, NULL, &open_share));
-    assert_true(possible_with(NULL, NULL, &copied));
+    assert_true(possible_with(NULL, NULL));
+    assert_false(possible_with(&writable, NULL));
+    assert_true(possible_with(&read_only, NULL));
+    assert_false(possible_with(&of_a_folder, NULL));
+    assert_false(possible_with(NULL, &tap));
+    assert_true(possible_with(NULL, &user));
 }
 
 int main(void) {
