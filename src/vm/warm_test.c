@@ -23,6 +23,7 @@
 
 #define PATH_SIZE 512
 #define MEMORY_MIB 64
+#define SWEEP_STRIDE 3 /* of the calls that fail */
 
 static char folder[64];
 static char shelf[PATH_SIZE];
@@ -381,6 +382,49 @@ static void a_full_disk_costs_the_template_only(void **state) {
     host_destroy(real);
 }
 
+/* The nth call of the host fails, in a start that makes a template and in one that uses it: the VM starts or says why not, no
+ * half of a template is left, and nothing stays open. */
+static void any_call_may_fail(void **state) {
+    (void)state;
+    struct host *real = NULL;
+    struct host *faulty = NULL;
+    char text[256];
+    assert_int_equal(host_linux_create(&real, NULL), KELPIE_OK);
+    assert_int_equal(fault_host_create(real, &faulty, NULL), KELPIE_OK);
+    for (int with_template = 0; with_template < 2; with_template++) {
+        struct kelpie_config config = config_of("sweep");
+        uint64_t nth = 1;
+        forget_templates();
+        for (const char *fired = ""; fired; nth += SWEEP_STRIDE) {
+            struct kelpie_vm *vm = NULL;
+            struct kelpie_error err = {0};
+            if (with_template) {
+                config.host = NULL;
+                (void)run_one(&config);
+            } else {
+                forget_templates();
+            }
+            config.host = faulty;
+            fault_host_arm(faulty, &(struct fault_plan){.nth = nth});
+            enum kelpie_status status = kelpie_vm_create(&config, &vm, &err);
+            status = status == KELPIE_OK ? kelpie_vm_start(vm, &err) : status;
+            kelpie_vm_destroy(vm);
+            fired = fault_host_fired(faulty);
+            fault_host_disarm(faulty);
+            assert_true(status == KELPIE_OK || (fired && err.message[0] != '\0'));
+            if (fault_host_leaks(faulty, text, sizeof(text)) != 0) {
+                fail_msg("call %u (%s): %s", (unsigned)nth, fired ? fired : "none", text);
+            }
+            assert_true(templates(NULL) <= 1);
+            config.host = NULL;
+            (void)run_one(&config); /* whatever is there */
+        }
+        assert_true(nth > 50);
+    }
+    host_destroy(faulty);
+    host_destroy(real);
+}
+
 /* Several processes at once, with no template and then with one: all of them run. */
 static void many_at_once(void **state) {
     (void)state;
@@ -594,6 +638,7 @@ int main(void) {
         cmocka_unit_test(a_snapshot_that_fails_leaves_a_start_like_any_other),
         cmocka_unit_test(a_boot_that_fails_is_a_start_that_fails),
         cmocka_unit_test(a_full_disk_costs_the_template_only),
+        cmocka_unit_test(any_call_may_fail),
         cmocka_unit_test(many_at_once),
         cmocka_unit_test(each_part_of_a_machine_is_in_its_key),
         cmocka_unit_test(hazard_c7_what_others_may_write_is_never_warm),
