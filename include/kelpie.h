@@ -214,9 +214,8 @@ struct kelpie_config {
         *secrets; /* files that only the guest's memory has (kelpie_store.h) */
     size_t secret_count;
     const char *
-        disk_folder; /* an absolute path: where the disks are kept that are the VM's own (over an image, and what a
-                        restore brings), as files disk-N, for starts to come, also in other processes; with them which image that is,
-                        whatever its name means by then. NULL: they go with the VM. A VM with an owner has a folder of its own in the store */
+        disk_folder; /* absolute: keeps the VM's own disks (over an image, or of a restore) for later starts,
+                        also by other processes, as disk-N, and which image. NULL: they go with the VM */
     uint64_t reserved[7];
 };
 
