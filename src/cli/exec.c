@@ -309,6 +309,9 @@ const struct cli_command cli_exec = {
         "be executed; 127 it does not exist; 128 and N: ended by signal N.\n",
     .options = &exec_option_table,
     .run = exec_run,
+    .json = "exec_id        the session's number\n"
+            "exit_code, signal, timed_out, stdout, stderr, timings, error\n"
+            "               as kelpie-run(1) has them\n",
     .operands = {CLI_OPERAND_VM},
 };
 

@@ -274,4 +274,19 @@ const struct cli_command cli_run = {
     .options = &run_option_table,
     .run = run_run,
     .operands = {CLI_OPERAND_IMAGE},
+    .json = "id, backend    of the VM\n"
+            "exit_code      what kelpie ends with\n"
+            "signal         that ended the command; 0: none did\n"
+            "timed_out      it ran longer than --timeout\n"
+            "stdout, stderr  each with encoding (utf-8, or base64 for bytes that are not that or "
+            "hold a zero), data, "
+            "bytes and truncated\n"
+            "timings        boot_ms, restore_ms, exec_ms, snapshot_ms, total_ms; null: that was "
+            "not done\n"
+            "restore        null, or the report: entropy, generation, clock, network, hostname, "
+            "machine_id, each done, "
+            "failed, unsupported or pending, and clock_skew_ns\n"
+            "snapshot       null, or id, parent_id, quiesced, bytes and created_unix_ms\n"
+            "error          null, or an object with status, field, message and os_error\n"
+            "name, exec_id  of --detach, which prints these, id and backend only\n",
 };

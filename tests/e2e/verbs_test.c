@@ -4,6 +4,7 @@
  * VM's whole life. On the mock backend, with owners' processes of its own.
  */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -560,10 +561,27 @@ static void test_a_whole_life(void **state) {
     expect(WORDS("ls", "-aq"), 0, NULL, NULL);
 }
 
+/* An owner that is killed leaves a VM without one, as does one that ends by itself some seconds later. */
+static void kill_owner(const char *name) {
+    json_t *list = expect_json(WORDS("inspect", name));
+    json_int_t pid = json_integer_value(json_object_get(json_array_get(list, 0), "owner_pid"));
+    json_decref(list);
+    if (pid > 1) {
+        assert_int_equal(kill((pid_t)pid, SIGKILL), 0);
+    }
+    for (int i = 0; pid > 1 && i < 200; i++) {
+        list = expect_json(WORDS("ls", "-a", "--json"));
+        pid = json_integer_value(json_object_get(json_array_get(list, 0), "owner_pid"));
+        json_decref(list);
+    }
+    assert_int_equal(pid, 0);
+}
+
 static void test_prune_says_what_it_freed(void **state) {
     (void)state;
     create("old");
     start("new");
+    kill_owner("old");
     json_t *report = expect_json(WORDS("prune", "--vms", "--dry-run", "--json"));
     assert_int_equal(json_integer_value(json_object_get(report, "vms")), 1);
     json_decref(report);
