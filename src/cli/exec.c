@@ -146,8 +146,10 @@ enum kelpie_status exec_open_session(struct exec *exec, struct kelpie_exec **ret
 static void say_left(const struct exec *exec) {
     exec_check(exec);
     ASSERT(exec->exec_id != 0);
-    fprintf(stderr, "kelpie: session %u goes on: 'kelpie attach %s %u' takes it up again\n",
-            (unsigned)exec->exec_id, exec->options.vm, (unsigned)exec->exec_id);
+    /* On a terminal its last line has hardly ended. */
+    fprintf(stderr, "%skelpie: session %u goes on: 'kelpie attach %s %u' takes it up again\n",
+            exec->options.tty ? "\n" : "", (unsigned)exec->exec_id, exec->options.vm,
+            (unsigned)exec->exec_id);
 }
 
 static enum kelpie_status leave(struct exec *exec, struct kelpie_exec *session,

@@ -211,6 +211,11 @@ static int report_run(struct run *run) {
     ASSERT(!run->talk.vm);
     int code = outcome_exit_code(outcome);
     outcome_say(outcome, &run_option_table, run->options->timeout_ms);
+    const char *image = run->options->machine.image;
+    bool no_image = image && !run->image && outcome->err.status == KELPIE_NOT_FOUND;
+    if (no_image && !run->options->command) {
+        output_hint("'kelpie run -- %.60s' runs a command without an image", image);
+    }
     bool printed = run->options->detach && outcome->err.status == KELPIE_OK;
     return run->options->json && !printed
                ? output_json(run_report_json(&run->report, outcome), code)

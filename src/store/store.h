@@ -5,7 +5,7 @@
  *
  * THEORY OF OPERATION
  *
- *     $XDG_STATE_HOME/kelpie/vms/<name>/    record.json, lock, log, log.1, console, owner.log, disk
+ *     $XDG_STATE_HOME/kelpie/vms/<name>/    record.json, lock, log, log.1, console, owner.log, disk-N, image
  *     $XDG_STATE_HOME/kelpie/snapshots/<name>/     bundles (snapshot.h)
  *     $XDG_STATE_HOME/kelpie/templates/<key>/      bundles, and when each was last used
  *     $XDG_DATA_HOME/kelpie/images/         <name>.json, and file systems by digest
