@@ -200,6 +200,48 @@ static void test_signals_are_the_commands(void **state) {
     finish_with(command, 128 + SIGKILL);
 }
 
+/* The owner stands still, so that nobody answers. */
+static void test_the_second_signal_ends_at_once_when_nobody_answers(void **state) {
+    (void)state;
+    struct command_result result = run_words(WORDS("kelpie", "inspect", "box"));
+    json_error_t error;
+    json_t *list = json_loads(result.out, 0, &error);
+    assert_non_null(list);
+    pid_t owner = (pid_t)json_integer_value(json_object_get(json_array_get(list, 0), "owner_pid"));
+    json_decref(list);
+    command_result_free(&result);
+    assert_true(owner > 1);
+    assert_int_equal(kill(owner, SIGSTOP), 0);
+    struct command *command = start_words(WORDS(EXEC, "box", "--", "true"));
+    bool ended_early = command_await_end(command, 500);
+    command_signal(command, SIGINT);
+    ended_early |= command_await_end(command, 200);
+    command_signal(command, SIGINT);
+    bool ended = command_await_end(command, 2000);
+    assert_int_equal(kill(owner, SIGCONT), 0);
+    assert_false(ended_early);
+    assert_true(ended);
+    finish_with(command, 128 + SIGINT);
+    check(WORDS(EXEC, "box", "--", "echo", "well"), 0, "^well\n$", "^$");
+}
+
+static void test_ctrl_c_during_a_detached_boot_leaves_nothing(void **state) {
+    (void)state;
+    struct command *command = start_words(
+        WORDS("kelpie", "run", "-d", "--name", "early", "--backend", "qemu", "--", "sleep", "60"));
+    struct command_result result = {.code = 1};
+    for (int i = 0; i < 200 && result.code != 0; i++) {
+        command_result_free(&result);
+        result = run_words(WORDS("kelpie", "inspect", "early"));
+    }
+    assert_true(command_matches(result.out, "\"state\":\"(created|starting)\""));
+    command_result_free(&result);
+    command_signal(command, SIGINT);
+    assert_true(command_await_end(command, 5000));
+    finish_with(command, 128 + SIGINT);
+    check(WORDS("kelpie", "ls", "-a"), 0, "^NAME[^\n]*\nbox[^\n]*\n$", "^$");
+}
+
 /* ---- Sessions --------------------------------------------------------------------------------- */
 
 static void test_a_detached_session_is_taken_up(void **state) {
@@ -364,6 +406,8 @@ int main(void) {
         cmocka_unit_test(test_much_output_in_little_memory),
         cmocka_unit_test(test_a_reader_that_goes_away_kills_the_command),
         cmocka_unit_test(test_signals_are_the_commands),
+        cmocka_unit_test(test_the_second_signal_ends_at_once_when_nobody_answers),
+        cmocka_unit_test(test_ctrl_c_during_a_detached_boot_leaves_nothing),
         cmocka_unit_test(test_a_detached_session_is_taken_up),
         cmocka_unit_test(test_a_killed_client_leaves_its_session),
         cmocka_unit_test(test_several_sessions_are_listed),

@@ -148,6 +148,9 @@ static char **make_environment(const struct command *command, const struct comma
     for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
         result[count++] = values[i];
     }
+    if (spec->on_terminal && !getenv("TERM")) {
+        result[count++] = (char *)(uintptr_t) "TERM=xterm";
+    }
     if (spec->environment) {
         result[count++] = (char *)(uintptr_t)spec->environment;
     }
