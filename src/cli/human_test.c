@@ -109,10 +109,10 @@ static void test_a_table_is_whole_on_a_pipe(void **state) {
 static void test_a_table_fits_its_terminal(void **state) {
     (void)state;
     /* The widest shrinks first, then both, down to their least; then columns go. */
-    expect_table(34, "NAME         IMAGE       CPUS  AGE\n"
-                     "a            -              0   5s\n"
-                     "a-long-name  debian-bo…    10   5s\n"
-                     "tab here     -             20   5s\n");
+    expect_table(34, "NAME        IMAGE        CPUS  AGE\n"
+                     "a           -               0   5s\n"
+                     "a-long-na…  debian-boo…    10   5s\n"
+                     "tab here    -              20   5s\n");
     expect_table(23, "NAME    IMA…  CPUS  AGE\n"
                      "a       -        0   5s\n"
                      "a-lon…  deb…    10   5s\n"
