@@ -10,6 +10,7 @@
 
 struct show_options {
     bool json;
+    bool quiet; /* of lists */
 };
 
 static const struct option_spec show_specs[] = {
@@ -21,6 +22,23 @@ static const struct option_spec show_specs[] = {
     },
 };
 static const struct option_table show_table = {show_specs, ARRAY_SIZE(show_specs)};
+
+static const struct option_spec list_specs[] = {
+    {
+        .short_name = 'q',
+        .name = "quiet",
+        .help = "print names only",
+        .set = option_set_flag,
+        .offset = offsetof(struct show_options, quiet),
+    },
+    {
+        .name = "json",
+        .help = "print one JSON array",
+        .set = option_set_flag,
+        .offset = offsetof(struct show_options, json),
+    },
+};
+static const struct option_table list_table = {list_specs, ARRAY_SIZE(list_specs)};
 
 /* ---- Words ------------------------------------------------------------------------------------ */
 
@@ -73,7 +91,15 @@ static json_t *json_of_list(const struct kelpie_image *images, size_t count) {
         json_array_append_new(list, image_json(&images[i]));
     }
     ASSERT(json_array_size(list) <= count);
-    return json_pack("{s:o}", "images", list);
+    return list;
+}
+
+static void print_names(const struct kelpie_image *images, size_t count) {
+    ASSERT(images || count == 0);
+    ASSERT(count <= KELPIE_IMAGE_COUNT_MAX);
+    for (size_t i = 0; i < count; i++) {
+        puts(images[i].name);
+    }
 }
 
 static int list_run(const struct cli_command *command, struct option_words *words) {
@@ -83,7 +109,7 @@ static int list_run(const struct cli_command *command, struct option_words *word
     struct kelpie_error err;
     size_t count = 0;
     int code = CLI_EXIT_OK;
-    ASSERT(command->options == &show_table);
+    ASSERT(command->options == &list_table);
     ASSERT(words);
     if (!image_parse(command, words, &options, &operands, &code)) {
         return code;
@@ -91,10 +117,15 @@ static int list_run(const struct cli_command *command, struct option_words *word
     if (kelpie_image_list(NULL, &images, &count, &err) != KELPIE_OK) {
         return fail(NULL, &err);
     }
+    ASSERT(images || count == 0);
     if (options.json) {
         code = output_json(json_of_list(images, count), CLI_EXIT_OK);
     } else {
-        image_print_list(images, count);
+        if (options.quiet) {
+            print_names(images, count);
+        } else {
+            image_print_list(images, count);
+        }
         code = fflush(stdout) == 0 ? CLI_EXIT_OK : CLI_EXIT_FAILED;
     }
     kelpie_list_free(images);
@@ -116,17 +147,19 @@ static int images_run(const struct cli_table *table, struct option_words *words)
 const struct cli_command cli_image_ls = {
     .name = "image ls",
     .summary = "Lists the images",
-    .synopsis = "[--json]",
-    .options = &show_table,
+    .synopsis = "[OPTIONS]",
+    .options = &list_table,
     .run = ls_run,
 };
 
 const struct cli_command cli_images = {
     .name = "images",
     .summary = "Lists the images",
-    .synopsis = "[--json]",
-    .options = &show_table,
+    .synopsis = "[OPTIONS]",
+    .options = &list_table,
     .run = images_run,
+    .group = CLI_GROUP_IMAGES,
+    .json = IMAGE_JSON_FIELDS,
 };
 
 /* ---- inspect ---------------------------------------------------------------------------------- */
@@ -260,4 +293,7 @@ const struct cli_command cli_image = {
         "image.\n",
     .options = &rm_table,
     .run = image_run,
+    .group = CLI_GROUP_IMAGES,
+    .json =
+        "ls prints an array, inspect and build one object, with these fields:\n" IMAGE_JSON_FIELDS,
 };

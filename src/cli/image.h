@@ -45,4 +45,19 @@ void image_size_text(uint64_t bytes, char *text, size_t size);
 void image_print(const struct kelpie_image *image);
 void image_print_list(const struct kelpie_image *images, size_t count);
 
+/* What a manual page says of an image's fields. */
+#define IMAGE_JSON_FIELDS                                                                          \
+    "name              of the image\n"                                                             \
+    "digest            of the file system's bytes\n"                                               \
+    "format            of the file system, such as erofs\n"                                        \
+    "architecture      that it is for, or empty\n"                                                 \
+    "path              of the file system here\n"                                                  \
+    "bytes             on disk\n"                                                                  \
+    "created_unix_ms   when it was built\n"                                                        \
+    "uid, gid          of the image's user\n"                                                      \
+    "working_dir       or empty\n"                                                                 \
+    "argv              entrypoint and command\n"                                                   \
+    "entrypoint_count  how many of argv stay when a user gives words of their own\n"               \
+    "env               an array of KEY=VALUE\n"
+
 #endif

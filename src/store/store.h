@@ -5,7 +5,7 @@
  *
  * THEORY OF OPERATION
  *
- *     $XDG_STATE_HOME/kelpie/vms/<name>/    record.json, lock, log, log.1, console, owner.log, disk
+ *     $XDG_STATE_HOME/kelpie/vms/<name>/    record.json, lock, log, log.1, console, owner.log, disk-N, image
  *     $XDG_STATE_HOME/kelpie/snapshots/<name>/     bundles (snapshot.h)
  *     $XDG_STATE_HOME/kelpie/templates/<key>/      bundles, and when each was last used
  *     $XDG_DATA_HOME/kelpie/images/         <name>.json, and file systems by digest
@@ -63,6 +63,7 @@ struct store_record {
     struct kelpie_vm_info info;
     struct store_config *config;                  /* no secrets, no host */
     char restored_from[KELPIE_PATH_SIZE_MAX + 1]; /* the bundle that it was made of; or empty */
+    bool had_secrets; /* its config has some, which only its first owner knows */
 };
 
 void store_record_destroy(

@@ -91,6 +91,7 @@ enum kelpie_status store_vm_create(struct store *store, const struct store_recor
 
 bool store_state_is_live(enum kelpie_state state) {
     ASSERT((unsigned)state < KELPIE_STATE_COUNT);
+    static_assert(KELPIE_STATE_COUNT == 6, "a new state is live or not");
     return state == KELPIE_STATE_STARTING || state == KELPIE_STATE_RUNNING ||
            state == KELPIE_STATE_PAUSED;
 }
@@ -176,8 +177,9 @@ enum kelpie_status store_vm_remove(struct store_vm *vm, struct kelpie_error *err
     ASSERT(vm->store);
     ASSERT(vm->lock_fd != HOST_FD_NONE);
     TRY(store_path(vm->store, STORE_VMS, vm->name, path, sizeof(path), err));
-    TRY(store_folder_remove(vm->store, STORE_VMS, path, err));
+    /* The socket first: who is killed here leaves a VM, and with it the name of the socket. */
     store_socket_remove(vm->store, vm->id);
+    TRY(store_folder_remove(vm->store, STORE_VMS, path, err));
     store_vm_release(vm);
     return KELPIE_OK;
 }

@@ -108,6 +108,7 @@ extern const struct group group_exec;
 extern const struct group group_stream;
 extern const struct group group_files;
 extern const struct group group_trees;
+extern const struct group group_populate;
 extern const struct group group_snapshot;
 extern const struct group group_disks;
 extern const struct group group_diff;

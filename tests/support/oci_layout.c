@@ -43,7 +43,9 @@ static void write_entry(struct archive *tar, const struct oci_entry *from) {
         archive_entry_set_hardlink(entry, from->link);
     }
     if (from->attribute) {
-        archive_entry_xattr_add_entry(entry, from->attribute, "value\0\1", 8);
+        archive_entry_xattr_add_entry(entry, from->attribute,
+                                      from->attribute_value ? from->attribute_value : "value\0\1",
+                                      from->attribute_value ? from->attribute_size : 8);
     }
     assert(archive_write_header(tar, entry) >= ARCHIVE_WARN); /* of names that are no text */
     if (size > 0 && from->data) {

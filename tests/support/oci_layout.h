@@ -29,7 +29,9 @@ struct oci_entry {
     const char *link;   /* a hard link to this */
     long long uid, gid;
     unsigned device_major, device_minor;
-    const char *attribute; /* its name; its value is "value\0\1", eight bytes with the zero */
+    const char *attribute;       /* its name */
+    const char *attribute_value; /* NULL: "value\0\1", eight bytes with the zero */
+    size_t attribute_size;
     long long modified;
 };
 
