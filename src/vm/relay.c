@@ -161,6 +161,28 @@ bool vm_relay_has_looked(struct vm_relay *relay, struct vm_relay_look *look) {
            host_monotonic_ns(vm->host) >= look->deadline_ns;
 }
 
+void vm_relays_catch_up(struct kelpie_vm *vm, const struct vm_wait *wait) {
+    struct vm_relay_look look = {0};
+    bool behind = true;
+    ASSERT(vm->locked);
+    ASSERT(wait);
+    while (behind) {
+        behind = false;
+        uint64_t ticket = look.ticket;
+        for (size_t i = 0; i < vm->relay_count; i++) {
+            behind |= !vm_relay_has_looked(vm->relays[i], &look);
+        }
+        if (ticket == 0) { /* drawn just now: they are all to look */
+            for (size_t i = 0; i < vm->relay_count; i++) {
+                host_event_set(vm->host, vm->relays[i]->wake_event);
+            }
+        }
+        uint64_t deadline_ns =
+            look.deadline_ns < wait->deadline_ns ? look.deadline_ns : wait->deadline_ns;
+        behind = behind && vm->channel.open && vm_wait_changed(vm, deadline_ns);
+    }
+}
+
 void vm_relays_lose(struct kelpie_vm *vm) {
     ASSERT(vm->locked);
     ASSERT(!vm->channel.open);
