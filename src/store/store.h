@@ -120,6 +120,9 @@ KELPIE_CHECKED enum kelpie_status store_vm_read(struct store *store, const char 
 
 struct store_log;
 
+/* For the output of one command, whose offsets begin at 0; what the commands of earlier starts wrote stays before it, as far as
+ * there is room. bytes_max: of all of it, at least STORE_LOG_BYTES_MIN; 0: KELPIE_LOG_BYTES_DEFAULT. The record says that the command has
+ * ended only after its last byte was appended: readers take that for the end. The form is in log_format.h. */
 KELPIE_CHECKED enum kelpie_status store_log_create(struct store_vm *vm, uint64_t bytes_max,
                                                    struct store_log **ret_log,
                                                    struct kelpie_error *err);

@@ -90,6 +90,18 @@ static void end_command(void) {
     assert_int_equal(store_vm_write(&vm, record, &err), KELPIE_OK);
 }
 
+static void fill(struct store_log *log, uint64_t from, uint64_t to) {
+    char piece[128];
+    for (uint64_t offset = from; offset < to; offset += sizeof(piece)) {
+        for (size_t i = 0; i < sizeof(piece); i++) {
+            piece[i] = (char)((offset + i) % 251);
+        }
+        assert_int_equal(
+            store_log_append(log, KELPIE_STREAM_STDOUT, offset, piece, sizeof(piece), &err),
+            KELPIE_OK);
+    }
+}
+
 /* ---- Order and ends --------------------------------------------------------------------------- */
 
 static void pieces_come_as_they_were_written(void **state) {
@@ -202,8 +214,8 @@ static void a_removed_vms_log_ends(void **state) {
     struct store_record *next =
         store_fixture_record(fixture.host, "web", "00000000000000000000000000000001");
     assert_int_equal(store_vm_create(fixture.store, next, &other, &err), KELPIE_OK);
-    assert_int_equal(store_log_create(&other, 0, &log, &err), KELPIE_OK);
-    append(log, KELPIE_STREAM_STDOUT, 0, "of another");
+    assert_int_equal(store_log_create(&other, STORE_LOG_BYTES_MIN, &log, &err), KELPIE_OK);
+    fill(log, 0, SMALL_LOG_BYTES);                        /* its files have higher numbers */
     assert_entry(reader, KELPIE_STREAM_STDOUT, 3, "two"); /* its file is still open */
     assert_none(reader, KELPIE_NOT_FOUND);
     store_log_close(log);
@@ -234,18 +246,6 @@ static void the_next_start_goes_on_in_the_same_log(void **state) {
 }
 
 /* ---- The cap ---------------------------------------------------------------------------------- */
-
-static void fill(struct store_log *log, uint64_t from, uint64_t to) {
-    char piece[128];
-    for (uint64_t offset = from; offset < to; offset += sizeof(piece)) {
-        for (size_t i = 0; i < sizeof(piece); i++) {
-            piece[i] = (char)((offset + i) % 251);
-        }
-        assert_int_equal(
-            store_log_append(log, KELPIE_STREAM_STDOUT, offset, piece, sizeof(piece), &err),
-            KELPIE_OK);
-    }
-}
 
 static void assert_bytes(const struct kelpie_log_entry *entry) {
     for (size_t i = 0; i < entry->size; i++) {
@@ -326,6 +326,43 @@ static void a_rotation_takes_nothing_from_who_keeps_up(void **state) {
     store_log_close(log);
     kelpie_log_close(reader);
     kelpie_log_close(slow);
+}
+
+/* What a writer does just when a reader has read all and is about to look for the next file. */
+static struct {
+    struct host_ops ops; /* the host's, but for file_open */
+    const struct host_ops *inner;
+    struct store_log *log; /* NULL: nothing is done */
+} meanwhile;
+
+static enum kelpie_status open_meanwhile(struct host *host, const char *path, uint32_t flags,
+                                         uint32_t mode, int *ret_fd, struct kelpie_error *error) {
+    const char *name = strrchr(path, '/');
+    if (meanwhile.log && name && strcmp(name + 1, LOG_NAME) == 0) {
+        struct store_log *log = meanwhile.log;
+        meanwhile.log = NULL;
+        append(log, KELPIE_STREAM_STDOUT, 3, "the last of this file");
+        fill(log, 24, 24 + STORE_LOG_BYTES_MIN / 2); /* and a rotation */
+    }
+    return meanwhile.inner->file_open(host, path, flags, mode, ret_fd, error);
+}
+
+static void what_is_written_just_before_a_rotation_is_read(void **state) {
+    (void)state;
+    struct store_log *log = create(STORE_LOG_BYTES_MIN);
+    struct kelpie_log *reader = open_log();
+    append(log, KELPIE_STREAM_STDOUT, 0, "one");
+    assert_entry(reader, KELPIE_STREAM_STDOUT, 0, "one");
+    meanwhile.inner = fixture.host->ops;
+    meanwhile.ops = *fixture.host->ops;
+    meanwhile.ops.file_open = open_meanwhile;
+    meanwhile.log = log;
+    fixture.host->ops = &meanwhile.ops;
+    assert_entry(reader, KELPIE_STREAM_STDOUT, 3, "the last of this file");
+    fixture.host->ops = meanwhile.inner;
+    assert_null(meanwhile.log);
+    store_log_close(log);
+    kelpie_log_close(reader);
 }
 
 /* The same with a writer that does not wait: a reader in another thread, with a log that it cannot be overtaken in. */
@@ -492,6 +529,8 @@ int main(void) {
                                         tear_down),
         cmocka_unit_test_setup_teardown(who_comes_late_gets_what_is_left, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_rotation_takes_nothing_from_who_keeps_up, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(what_is_written_just_before_a_rotation_is_read, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_follower_loses_nothing_at_a_rotation, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_reader_that_waits_is_told, set_up, tear_down),

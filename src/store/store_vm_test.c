@@ -442,6 +442,54 @@ static void hazard_E3_a_lock_of_what_was_removed_is_worth_nothing(void **state) 
     host_close(fixture.host, old);
 }
 
+static void *adopt_web(void *argument) {
+    struct racer *racer = argument;
+    racer->status = store_vm_adopt(fixture.store, "web", &racer->vm, NULL);
+    return NULL;
+}
+
+/* The same while it waits: the lock that it waits for becomes free, but the name is another VM's, which has an owner. */
+static void hazard_E3_who_waits_for_a_lock_looks_again(void **state) {
+    (void)state;
+    struct racer racer = {0};
+    struct store_vm vm = make("web", KELPIE_STATE_STOPPED);
+    assert_int_equal(pthread_create(&racer.thread, NULL, adopt_web, &racer), 0);
+    assert_int_equal(usleep(100000), 0);
+    int old = vm.lock_fd;
+    vm.lock_fd = dup(old); /* held until the other is there */
+    assert_true(vm.lock_fd >= 0);
+    assert_int_equal(store_vm_remove(&vm, &err), KELPIE_OK);
+    vm = make("web", KELPIE_STATE_RUNNING);
+    close(old);
+    assert_int_equal(pthread_join(racer.thread, NULL), 0);
+    assert_int_equal(racer.status, KELPIE_BUSY);
+    store_vm_release(&vm);
+}
+
+/* Looks whether there is an owner, and takes its time. */
+static void *look_slowly(void *argument) {
+    const int *lock = argument;
+    (void)usleep(100000);
+    host_close(fixture.host, *lock);
+    return NULL;
+}
+
+static void hazard_E3_who_only_looks_keeps_no_owner_out(void **state) {
+    (void)state;
+    char path[KELPIE_PATH_SIZE_MAX + 1];
+    pthread_t thread;
+    int lock = HOST_FD_NONE;
+    struct store_vm vm = make("web", KELPIE_STATE_STOPPED);
+    store_vm_release(&vm);
+    assert_int_equal(store_path(fixture.store, STORE_VMS, "web", path, sizeof(path), &err),
+                     KELPIE_OK);
+    assert_int_equal(store_folder_lock(fixture.store, path, false, 0, &lock, &err), KELPIE_OK);
+    assert_int_equal(pthread_create(&thread, NULL, look_slowly, &lock), 0);
+    assert_int_equal(store_vm_adopt(fixture.store, "web", &vm, &err), KELPIE_OK);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    store_vm_release(&vm);
+}
+
 static void a_vm_that_runs_is_removed_by_force_only(void **state) {
     (void)state;
     struct kelpie_vm_info info;
@@ -545,6 +593,10 @@ int main(void) {
                                         tear_down),
         cmocka_unit_test_setup_teardown(hazard_E3_a_lock_of_what_was_removed_is_worth_nothing,
                                         set_up, tear_down),
+        cmocka_unit_test_setup_teardown(hazard_E3_who_waits_for_a_lock_looks_again, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(hazard_E3_who_only_looks_keeps_no_owner_out, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_vm_that_runs_is_removed_by_force_only, set_up, tear_down),
         cmocka_unit_test_setup_teardown(thousands_of_vms_are_listed_at_once, set_up, tear_down),
     };
