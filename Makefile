@@ -157,8 +157,9 @@ $(BUILD)/%_test: $(BUILD)/%_test.o $(SUPPORT_OBJECTS) $(GUEST_TEST_OBJECTS) $(BU
 		$(BUILD)/libkelpie.a
 	$(CC) $(filter %.o,$^) $(BUILD)/libvmm.a $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
 
-$(BUILD)/src/cli/%_test: $(BUILD)/src/cli/%_test.o $(CLI_OBJECTS) $(BUILD)/libkelpie.a
-	$(CC) $< $(filter-out %/main.o,$(CLI_OBJECTS)) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
+$(BUILD)/src/cli/%_test: $(BUILD)/src/cli/%_test.o $(CLI_OBJECTS) $(SUPPORT_OBJECTS) $(BUILD)/libkelpie.a
+	$(CC) $< $(filter-out %/main.o,$(CLI_OBJECTS)) $(SUPPORT_OBJECTS) $(BUILD)/libkelpie.a $(LDLIBS_ALL) \
+		-lcmocka -o $@
 
 $(BUILD)/sim/run/%_test: $(BUILD)/sim/run/%_test.o $(SIM_RUN_OBJECTS) $(BUILD)/libkelpie.a
 	$(CC) $< $(filter-out %/main.o,$(SIM_RUN_OBJECTS)) $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@

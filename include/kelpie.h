@@ -430,6 +430,9 @@ KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_exec_attach(struct kelpie_vm
                                                                 struct kelpie_error *err);
 KELPIE_API uint32_t kelpie_exec_id(const struct kelpie_exec *exec);
 
+/* Whether its command runs on a terminal, whoever started it. */
+KELPIE_API bool kelpie_exec_has_tty(const struct kelpie_exec *exec);
+
 /* Waits for output of either stream. timeout_ms 0: until there is some, or the VM ends.
  * Errors: TIMED_OUT (retriable), CRASHED, CANCELLED, WRONG_STATE (the VM was stopped). */
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_exec_read(struct kelpie_exec *exec,

@@ -3,10 +3,21 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/assert.h"
 #include "cli/output.h"
 #include "cli/suggest.h"
+
+#define NS_PER_S 1000000000ull
+
+uint64_t cli_clock_ns(void) {
+    struct timespec now = {0};
+    int result = clock_gettime(CLOCK_MONOTONIC, &now);
+    ASSERT(result == 0);
+    ASSERT(now.tv_sec >= 0);
+    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
 
 static void table_check(const struct cli_table *table) {
     ASSERT(table);
@@ -23,8 +34,10 @@ const struct cli_command *cli_find(const struct cli_table *table, const char *na
     table_check(table);
     ASSERT(name);
     for (size_t i = 0; i < table->count; i++) {
-        if (strcmp(table->commands[i]->name, name) == 0) {
-            return table->commands[i];
+        const struct cli_command *command = table->commands[i];
+        if (strcmp(command->name, name) == 0 ||
+            (command->alias && strcmp(command->alias, name) == 0)) {
+            return command;
         }
     }
     return NULL;
@@ -37,7 +50,13 @@ int cli_unknown(const struct cli_table *table, const char *name) {
     struct kelpie_error err;
     struct suggestion suggestion = suggestion_init(name, strlen(name));
     for (size_t i = 0; i < table->count; i++) {
-        suggestion_offer(&suggestion, table->commands[i]->name);
+        const struct cli_command *command = table->commands[i];
+        if (!command->hidden) {
+            suggestion_offer(&suggestion, command->name);
+        }
+        if (command->alias) {
+            suggestion_offer(&suggestion, command->alias);
+        }
     }
     if (suggestion.best) {
         error_set(&err, KELPIE_BAD_CONFIG, "there is no command %.60s; did you mean %s?", name,
@@ -62,12 +81,50 @@ static int flushed(void) {
 
 int cli_help_command(const struct cli_command *command) {
     command_check(command);
-    printf("usage: kelpie %s %s\n\n%s.\n\n", command->name, command->synopsis, command->summary);
+    ASSERT(command->name && command->synopsis);
+    ASSERT(command->summary);
+    printf("usage: kelpie %s %s\n", command->name, command->synopsis);
+    if (command->alias) {
+        printf("       kelpie %s %s\n", command->alias, command->synopsis);
+    }
+    printf("\n%s.\n\n", command->summary);
     options_help(command->options, stdout);
     if (command->notes) {
         printf("\n%s", command->notes);
     }
     return flushed();
+}
+
+const char *cli_group_title(enum cli_group group) {
+    static const char *const titles[] = {
+        [CLI_GROUP_COMMANDS] = "Commands in VMs", [CLI_GROUP_VMS] = "VMs",
+        [CLI_GROUP_SNAPSHOTS] = "Snapshots",      [CLI_GROUP_IMAGES] = "Images",
+        [CLI_GROUP_HOST] = "This machine",
+    };
+    static_assert(ARRAY_SIZE(titles) == CLI_GROUP_COUNT, "each group has a title");
+    ASSERT((unsigned)group < CLI_GROUP_COUNT);
+    return titles[group];
+}
+
+static void print_group(const struct cli_table *table, enum cli_group group, FILE *stream) {
+    table_check(table);
+    ASSERT(stream);
+    bool titled = false;
+    for (size_t i = 0; i < table->count; i++) {
+        const struct cli_command *command = table->commands[i];
+        if (command->hidden || command->group != group) {
+            continue;
+        }
+        char name[2 * CLI_NAME_SIZE_MAX];
+        snprintf(name, sizeof(name), "%s%s%s", command->name, command->alias ? ", " : "",
+                 command->alias ? command->alias : "");
+        fprintf(stream, "%s%s  %-14s%s\n", titled ? "" : cli_group_title(group),
+                titled ? "" : ":\n", name, command->summary);
+        titled = true;
+    }
+    if (titled) {
+        fputc('\n', stream);
+    }
 }
 
 static void print_commands(const struct cli_table *table, FILE *stream) {
@@ -78,16 +135,34 @@ static void print_commands(const struct cli_table *table, FILE *stream) {
     fputs("Runs commands in microVMs: Linux machines of their own, over every hypervisor there "
           "is.\n\n",
           stream);
-    for (size_t i = 0; i < table->count; i++) {
-        fprintf(stream, "  %-10s%s\n", table->commands[i]->name, table->commands[i]->summary);
+    for (enum cli_group group = 0; group < CLI_GROUP_COUNT; group++) {
+        print_group(table, group, stream);
     }
-    fputs("\n'kelpie help COMMAND' explains one of them.\n", stream);
+    fputs("'kelpie help COMMAND' explains one of them.\n", stream);
 }
 
 int cli_help_all(const struct cli_table *table) {
     table_check(table);
+    ASSERT(stdout);
     print_commands(table, stdout);
     return flushed();
+}
+
+/* Says what is wrong with the words. */
+static bool refuse(const struct cli_command *command, const struct kelpie_error *err,
+                   int *ret_code) {
+    command_check(command);
+    ASSERT(ret_code);
+    output_error(NULL, err);
+    output_hint("'kelpie %s --help' lists the options", command->name);
+    *ret_code = CLI_EXIT_FAILED;
+    return false;
+}
+
+static enum kelpie_status too_many(const char *word, struct kelpie_error *err) {
+    ASSERT(word);
+    ASSERT(err);
+    return error_set(err, KELPIE_BAD_CONFIG, "there is a word too many: \"%.60s\"", word);
 }
 
 bool cli_parse(const struct cli_command *command, struct option_words *words, void *target,
@@ -102,16 +177,58 @@ bool cli_parse(const struct cli_command *command, struct option_words *words, vo
         return false;
     }
     if (status == KELPIE_OK && words->count - words->index > operand_count_max) {
-        status = error_set(&err, KELPIE_BAD_CONFIG, "there is a word too many: \"%.60s\"",
-                           words->words[words->index + operand_count_max]);
+        status = too_many(words->words[words->index + operand_count_max], &err);
     }
-    if (status == KELPIE_OK) {
-        return true;
+    return status == KELPIE_OK || refuse(command, &err, ret_code);
+}
+
+/* Everything up to `--` is options and operands in any order; behind it all are operands. */
+static enum kelpie_status take_words(const struct cli_command *command, struct option_words *words,
+                                     void *target, struct cli_operands *operands,
+                                     struct kelpie_error *err) {
+    command_check(command);
+    ASSERT(operands->count == 0);
+    while (words->index < words->count) {
+        if (!words->ended) {
+            TRY(options_parse(command->options, words, target, err));
+        }
+        if (words->index == words->count) {
+            break;
+        }
+        const char *word = words->words[words->index++];
+        if (operands->count == ARRAY_SIZE(operands->words)) {
+            return too_many(word, err);
+        }
+        operands->words[operands->count++] = word;
     }
-    output_error(NULL, &err);
-    output_hint("'kelpie %s --help' lists the options", command->name);
-    *ret_code = CLI_EXIT_FAILED;
-    return false;
+    return KELPIE_OK;
+}
+
+bool cli_parse_all(const struct cli_command *command, struct option_words *words, void *target,
+                   struct cli_operands *ret_operands, int *ret_code) {
+    const struct cli_operand_rule *rule = &command->rule;
+    command_check(command);
+    ASSERT(rule->count_min == 0 || rule->missing);
+    ASSERT(rule->count_min <= rule->count_max);
+    struct kelpie_error err;
+    ret_operands->count = 0;
+    enum kelpie_status status = take_words(command, words, target, ret_operands, &err);
+    if (status == KELPIE_OK && words->help_asked) {
+        *ret_code = cli_help_command(command);
+        return false;
+    }
+    if (status == KELPIE_OK && ret_operands->count < rule->count_min) {
+        status = error_set(&err, KELPIE_BAD_CONFIG, "%s is missing: kelpie %s %s", rule->missing,
+                           command->name, command->synopsis);
+    } else if (status == KELPIE_OK && ret_operands->count > rule->count_max) {
+        status = too_many(ret_operands->words[rule->count_max], &err);
+    }
+    for (size_t i = 0; status == KELPIE_OK && i < ret_operands->count; i++) {
+        if (ret_operands->words[i][0] == 0) {
+            status = error_set(&err, KELPIE_BAD_CONFIG, "a word is empty");
+        }
+    }
+    return status == KELPIE_OK || refuse(command, &err, ret_code);
 }
 
 int cli_main(const struct cli_table *table, struct option_words *words) {

@@ -175,4 +175,5 @@ const struct cli_command cli_doctor = {
         "The exit code is 0 when a backend other than the mock can run a guest here, else 1.\n",
     .options = &doctor_table,
     .run = doctor_run,
+    .group = CLI_GROUP_HOST,
 };

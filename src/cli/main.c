@@ -7,9 +7,41 @@
 #include "cli/image.h"
 #include "cli/output.h"
 
+/* clang-format off */
 static const struct cli_command *const commands[] = {
-    &cli_run, &cli_image, &cli_images, &cli_doctor, &cli_version, &cli_help, &cli_supervise,
+    &cli_run,
+    &cli_exec,
+    &cli_shell,
+    &cli_attach,
+    &cli_create,
+    &cli_start,
+    &cli_stop,
+    &cli_kill,
+    &cli_restart,
+    &cli_pause,
+    &cli_resume,
+    &cli_rm,
+    &cli_ls,
+    &cli_inspect,
+    &cli_logs,
+    &cli_cp,
+    &cli_stats,
+    &cli_wait,
+    &cli_snapshot,
+    &cli_restore,
+    &cli_snapshots,
+    &cli_fork,
+    &cli_verify,
+    &cli_prune,
+    &cli_image,
+    &cli_images,
+    &cli_doctor,
+    &cli_completion,
+    &cli_version,
+    &cli_help,
+    &cli_supervise,
 };
+/* clang-format on */
 
 int main(int argc, char **argv) {
     static const struct cli_table table = {commands, ARRAY_SIZE(commands)};

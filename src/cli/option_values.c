@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* The values of options: what each kind accepts, and where it is put. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -125,5 +126,37 @@ enum kelpie_status option_add_text(void *field, const char *value, struct kelpie
                          ARRAY_SIZE(list->values) - 1);
     }
     list->values[list->count++] = value;
+    return KELPIE_OK;
+}
+
+void option_pass_term(struct option_list *env, char *buffer, size_t size) {
+    static const char prefix[] = "TERM=";
+    ASSERT(env->count < ARRAY_SIZE(env->values));
+    ASSERT(buffer);
+    const char *term = getenv("TERM");
+    bool given = false;
+    for (size_t i = 0; i < env->count; i++) {
+        given |= strncmp(env->values[i], prefix, sizeof(prefix) - 1) == 0;
+    }
+    bool fits = term && term[0] != 0 && strlen(term) + sizeof(prefix) <= size;
+    if (!given && fits && env->count + 1 < ARRAY_SIZE(env->values)) {
+        snprintf(buffer, size, "%s%s", prefix, term);
+        env->values[env->count++] = buffer;
+    }
+}
+
+enum kelpie_status option_check_pairs(const struct option_list *list, const char *name,
+                                      struct kelpie_error *err) {
+    ASSERT(list->count < ARRAY_SIZE(list->values));
+    ASSERT(name);
+    char field[CLI_NAME_SIZE_MAX];
+    snprintf(field, sizeof(field), "--%s", name);
+    for (size_t i = 0; i < list->count; i++) {
+        const char *equals = strchr(list->values[i], '=');
+        if (!equals || equals == list->values[i]) {
+            return error_set_field(err, KELPIE_BAD_CONFIG, field, "%s: \"%.100s\" is not KEY=VALUE",
+                                   field, list->values[i]);
+        }
+    }
     return KELPIE_OK;
 }

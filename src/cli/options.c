@@ -25,40 +25,59 @@ static void words_check(const struct option_words *words) {
 
 /* ---- Finding ---------------------------------------------------------------------------------- */
 
-static const struct option_spec *find_short(const struct option_table *table, char name) {
+struct option_found options_at(const struct option_table *table, size_t index) {
     table_check(table);
-    ASSERT(name != 0);
     for (size_t i = 0; i < table->count; i++) {
-        if (table->specs[i].short_name == name) {
-            return &table->specs[i];
+        const struct option_spec *spec = &table->specs[i];
+        size_t count = spec->include ? spec->include->count : 1;
+        if (index >= count) {
+            index -= count;
+        } else if (!spec->include) {
+            return (struct option_found){.spec = spec};
+        } else {
+            ASSERT(!spec->include->specs[index].include);
+            return (struct option_found){&spec->include->specs[index], spec->offset};
         }
     }
-    return NULL;
+    return (struct option_found){NULL, 0};
 }
 
-static const struct option_spec *find_long(const struct option_table *table, const char *name,
-                                           size_t size) {
+static struct option_found find_short(const struct option_table *table, char name) {
+    table_check(table);
+    ASSERT(name != 0);
+    struct option_found found = options_at(table, 0);
+    for (size_t i = 1; found.spec && found.spec->short_name != name; i++) {
+        found = options_at(table, i);
+    }
+    return found;
+}
+
+static struct option_found find_long(const struct option_table *table, const char *name,
+                                     size_t size) {
     table_check(table);
     ASSERT(name);
-    for (size_t i = 0; i < table->count; i++) {
-        const char *candidate = table->specs[i].name;
-        if (strlen(candidate) == size && strncmp(candidate, name, size) == 0) {
-            return &table->specs[i];
+    struct option_found found = options_at(table, 0);
+    for (size_t i = 1; found.spec; i++) {
+        if (strlen(found.spec->name) == size && strncmp(found.spec->name, name, size) == 0) {
+            break;
         }
+        found = options_at(table, i);
     }
-    return NULL;
+    return found;
 }
 
 const struct option_spec *options_by_field(const struct option_table *table, const char *field) {
     table_check(table);
     ASSERT(field);
     size_t size = strcspn(field, "[.");
-    for (size_t i = 0; i < table->count; i++) {
-        const char *candidate = table->specs[i].field;
+    struct option_found found = options_at(table, 0);
+    for (size_t i = 1; found.spec; i++) {
+        const char *candidate = found.spec->field;
         if (size > 0 && candidate && strlen(candidate) == size &&
             strncmp(candidate, field, size) == 0) {
-            return &table->specs[i];
+            return found.spec;
         }
+        found = options_at(table, i);
     }
     return NULL;
 }
@@ -68,8 +87,10 @@ static enum kelpie_status unknown_long(const struct option_table *table, const c
     table_check(table);
     ASSERT(name);
     struct suggestion suggestion = suggestion_init(name, size);
-    for (size_t i = 0; i < table->count; i++) {
-        suggestion_offer(&suggestion, table->specs[i].name);
+    struct option_found found = options_at(table, 0);
+    for (size_t i = 1; found.spec; i++) {
+        suggestion_offer(&suggestion, found.spec->name);
+        found = options_at(table, i);
     }
     suggestion_offer(&suggestion, "help");
     char field[CLI_NAME_SIZE_MAX];
@@ -83,12 +104,13 @@ static enum kelpie_status unknown_long(const struct option_table *table, const c
 
 /* ---- Parsing ---------------------------------------------------------------------------------- */
 
-static enum kelpie_status set_option(const struct option_spec *spec, void *target,
-                                     const char *value, struct kelpie_error *err) {
+static enum kelpie_status set_option(struct option_found found, void *target, const char *value,
+                                     struct kelpie_error *err) {
+    const struct option_spec *spec = found.spec;
     spec_check(spec);
     ASSERT(spec->set);
     ASSERT((value == NULL) == (spec->value_name == NULL));
-    if (spec->set((char *)target + spec->offset, value, err) == KELPIE_OK) {
+    if (spec->set((char *)target + found.offset + spec->offset, value, err) == KELPIE_OK) {
         return KELPIE_OK;
     }
     char reason[sizeof(err->message)];
@@ -124,7 +146,8 @@ static enum kelpie_status parse_long(const struct option_table *table, struct op
     const char *name = words->words[words->index] + 2;
     size_t size = strcspn(name, "=");
     const char *value = name[size] == '=' ? name + size + 1 : NULL;
-    const struct option_spec *spec = find_long(table, name, size);
+    struct option_found found = find_long(table, name, size);
+    const struct option_spec *spec = found.spec;
     if (!spec && size == 4 && strncmp(name, "help", 4) == 0 && !value) {
         words->help_asked = true;
         return KELPIE_OK;
@@ -143,7 +166,7 @@ static enum kelpie_status parse_long(const struct option_table *table, struct op
             return no_value(spec, err);
         }
     }
-    return set_option(spec, target, value, err);
+    return set_option(found, target, value, err);
 }
 
 static enum kelpie_status unknown_short(char name, struct kelpie_error *err) {
@@ -159,7 +182,8 @@ static enum kelpie_status parse_short(const struct option_table *table, struct o
     table_check(table);
     words_check(words);
     for (const char *name = words->words[words->index] + 1; *name; name++) {
-        const struct option_spec *spec = find_short(table, *name);
+        struct option_found found = find_short(table, *name);
+        const struct option_spec *spec = found.spec;
         if (!spec && *name == 'h') {
             words->help_asked = true;
             continue;
@@ -168,11 +192,11 @@ static enum kelpie_status parse_short(const struct option_table *table, struct o
             return unknown_short(*name, err);
         }
         if (!spec->value_name) {
-            TRY(set_option(spec, target, NULL, err));
+            TRY(set_option(found, target, NULL, err));
             continue;
         }
         const char *value = name[1] != 0 ? name + 1 : next_word(words);
-        return value ? set_option(spec, target, value, err) : no_value(spec, err);
+        return value ? set_option(found, target, value, err) : no_value(spec, err);
     }
     return KELPIE_OK;
 }
@@ -216,8 +240,9 @@ static void help_line(FILE *stream, const char *left, const char *help) {
 void options_help(const struct option_table *table, FILE *stream) {
     table_check(table);
     ASSERT(stream);
-    for (size_t i = 0; i < table->count; i++) {
-        const struct option_spec *spec = &table->specs[i];
+    struct option_found found = options_at(table, 0);
+    for (size_t i = 1; found.spec; i++) {
+        const struct option_spec *spec = found.spec;
         char left[2 * CLI_NAME_SIZE_MAX];
         char start[] = "      ";
         if (spec->short_name) {
@@ -226,6 +251,7 @@ void options_help(const struct option_table *table, FILE *stream) {
         snprintf(left, sizeof(left), "%s--%s%s%s", start, spec->name, spec->value_name ? " " : "",
                  spec->value_name ? spec->value_name : "");
         help_line(stream, left, spec->help);
+        found = options_at(table, i);
     }
     help_line(stream, "  -h, --help", "show this help");
 }

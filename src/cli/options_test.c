@@ -10,6 +10,11 @@
 
 #include "base/assert.h"
 
+struct fragment {
+    bool shared;
+    const char *name;
+};
+
 struct settings {
     bool flag;
     bool other;
@@ -18,17 +23,31 @@ struct settings {
     uint32_t memory_mib;
     uint32_t duration_ms;
     struct option_list list;
+    struct fragment fragment;
 };
 
+static const struct option_spec fragment_specs[] = {
+    {'s', "shared", NULL, "a flag of several commands", option_set_flag,
+     offsetof(struct fragment, shared), NULL, NULL},
+    {0, "name", "NAME", "a name", option_set_text, offsetof(struct fragment, name), "name", NULL},
+};
+static const struct option_table fragment_table = {fragment_specs, ARRAY_SIZE(fragment_specs)};
+
+#define ROW(letter, long_name, value, text, setter, member, config_field)                          \
+    {                                                                                              \
+        letter, long_name, value, text, setter, offsetof(struct settings, member), config_field,   \
+            NULL                                                                                   \
+    }
+
 static const struct option_spec specs[] = {
-    {'f', "flag", NULL, "a flag", option_set_flag, offsetof(struct settings, flag), NULL},
-    {'o', "other", NULL, "another", option_set_flag, offsetof(struct settings, other), NULL},
-    {'t', "text", "TEXT", "a text", option_set_text, offsetof(struct settings, text), "text_field"},
-    {0, "count", "N", "a number", option_set_count, offsetof(struct settings, count), NULL},
-    {0, "memory", "SIZE", "a size", option_set_memory, offsetof(struct settings, memory_mib), NULL},
-    {0, "duration", "TIME", "a time", option_set_duration, offsetof(struct settings, duration_ms),
-     NULL},
-    {'l', "list", "TEXT", "texts", option_add_text, offsetof(struct settings, list), NULL},
+    ROW('f', "flag", NULL, "a flag", option_set_flag, flag, NULL),
+    ROW('o', "other", NULL, "another", option_set_flag, other, NULL),
+    ROW('t', "text", "TEXT", "a text", option_set_text, text, "text_field"),
+    {.include = &fragment_table, .offset = offsetof(struct settings, fragment)},
+    ROW(0, "count", "N", "a number", option_set_count, count, NULL),
+    ROW(0, "memory", "SIZE", "a size", option_set_memory, memory_mib, NULL),
+    ROW(0, "duration", "TIME", "a time", option_set_duration, duration_ms, NULL),
+    ROW('l', "list", "TEXT", "texts", option_add_text, list, NULL),
 };
 static const struct option_table table = {specs, ARRAY_SIZE(specs)};
 
@@ -223,6 +242,21 @@ static void test_durations(void **state) {
     }
 }
 
+static void test_an_included_table_is_part_of_the_table(void **state) {
+    (void)state;
+    struct parsed parsed = PARSE("-fs", "--name", "x", "--count=3");
+    assert_int_equal(parsed.status, KELPIE_OK);
+    assert_true(parsed.settings.flag);
+    assert_true(parsed.settings.fragment.shared);
+    assert_string_equal(parsed.settings.fragment.name, "x");
+    assert_int_equal(parsed.settings.count, 3);
+    assert_string_equal(options_by_field(&table, "name")->name, "name");
+    assert_string_equal(options_at(&table, 2).spec->name, "text");
+    assert_string_equal(options_at(&table, 3).spec->name, "shared");
+    assert_string_equal(options_at(&table, 5).spec->name, "count");
+    assert_null(options_at(&table, 9).spec);
+}
+
 static void test_a_field_of_the_library_has_its_option(void **state) {
     (void)state;
     assert_ptr_equal(options_by_field(&table, "text_field"), &specs[2]);
@@ -246,6 +280,7 @@ int main(void) {
         cmocka_unit_test(test_counts),
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_durations),
+        cmocka_unit_test(test_an_included_table_is_part_of_the_table),
         cmocka_unit_test(test_a_field_of_the_library_has_its_option),
     };
     return cmocka_run_group_tests_name("cli/options", tests, NULL, NULL);

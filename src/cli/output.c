@@ -76,6 +76,13 @@ void output_clean(char *text) {
     }
 }
 
+bool output_has_colour(int fd) {
+    ASSERT(fd >= 0);
+    const char *term = getenv("TERM");
+    const char *refused = getenv("NO_COLOR");
+    return isatty(fd) == 1 && term && strcmp(term, "dumb") != 0 && !(refused && refused[0] != 0);
+}
+
 void output_hint(const char *format, ...) {
     ASSERT(format);
     char text[1024];
@@ -85,6 +92,11 @@ void output_hint(const char *format, ...) {
     va_end(args);
     output_clean(text);
     fprintf(stderr, "hint: %s\n", text);
+}
+
+int output_no_memory(void) {
+    fputs("kelpie: no memory\n", stderr);
+    return CLI_EXIT_FAILED;
 }
 
 void output_error(const struct option_table *table, const struct kelpie_error *err) {

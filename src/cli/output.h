@@ -24,8 +24,14 @@ KELPIE_CHECKED enum kelpie_status output_write(int fd, const void *data, size_t 
  * wrong. */
 void output_error(const struct option_table *table, const struct kelpie_error *err);
 
+/* Says that there is no memory. Returns CLI_EXIT_FAILED. */
+int output_no_memory(void);
+
 /* "hint: text" on standard error. */
 void output_hint(const char *format, ...) ERROR_PRINTF(1, 2);
+
+/* Whether colour is welcome there: a terminal, not a dumb one, and NO_COLOR is not set (no-color.org). */
+bool output_has_colour(int fd);
 
 /* What of a message is safe on a terminal and fits one line: control characters become spaces. */
 void output_clean(char *text);

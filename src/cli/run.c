@@ -2,10 +2,7 @@
 /* kelpie run: a command in a VM of its own. Theory: run.h. */
 #include "cli/run.h"
 
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "base/assert.h"
@@ -13,66 +10,53 @@
 #include "cli/cli.h"
 #include "cli/output.h"
 
+static void run_check(const struct run *run) {
+    ASSERT(run);
+    ASSERT(run->options);
+}
+
 /* ---- Phases ----------------------------------------------------------------------------------- */
 
-/* From here on signals cancel what waits on this VM. */
-static void publish_vm(struct run *run, struct kelpie_vm *vm) {
-    run_check_parts(run);
+void run_publish_vm(struct run *run, struct kelpie_vm *vm) {
+    run_check(run);
     ASSERT(vm);
-    ASSERT(!run->vm);
-    run_lock(run);
-    run->vm = vm;
-    run_unlock(run);
+    talk_set_vm(&run->talk, vm);
     snprintf(run->report.id, sizeof(run->report.id), "%s", kelpie_vm_id(vm));
     snprintf(run->report.backend, sizeof(run->report.backend), "%s", kelpie_vm_backend(vm));
 }
 
 static enum kelpie_status boot(struct run *run, struct kelpie_error *err) {
-    const struct run_options *options = run->options;
-    run_check_parts(run);
+    run_check(run);
     ASSERT(!run->options->from);
-    struct kelpie_config config = {
-        .name = options->name,
-        .backend = options->backend,
-        .vcpu_count = options->cpus,
-        .memory_mib = options->memory_mib,
-        .kernel = options->kernel,
-        .disks = options->disks.disks,
-        .disk_count = options->disks.count,
-        .env = options->env.values,
-        .working_dir = options->working_dir,
-        .hostname = options->hostname,
-        .console_log = options->console,
-        .network = run_options_network(options),
-    };
+    struct kelpie_config config = run_config(run);
     struct kelpie_vm *vm = NULL;
-    progress_show(&run->progress, "booting a VM");
+    progress_show(&run->talk.progress, "booting a VM");
     TRY(kelpie_vm_create(&config, &vm, err));
-    publish_vm(run, vm);
-    TRY(run_check(run, err));
+    run_publish_vm(run, vm);
+    TRY(talk_check(&run->talk, err));
     return kelpie_vm_start(vm, err);
 }
 
 static enum kelpie_status restore(struct run *run, struct kelpie_error *err) {
     const struct run_options *options = run->options;
-    run_check_parts(run);
-    ASSERT(run->options->from);
+    run_check(run);
+    ASSERT(options->from);
     struct kelpie_config config = {
-        .name = options->name,
-        .backend = options->backend,
-        .hostname = options->hostname,
-        .console_log = options->console,
-        .network = run_options_network(options),
+        .name = options->machine.name,
+        .backend = options->machine.backend,
+        .hostname = options->machine.hostname,
+        .console_log = options->machine.console,
+        .network = machine_options_network(&options->machine),
     };
     struct kelpie_restore_options restore_options = {
         .allow_incomplete = options->allow_incomplete,
         .verify_memory = options->verify,
     };
     struct kelpie_vm *vm = NULL;
-    progress_show(&run->progress, "restoring %s", options->from);
+    progress_show(&run->talk.progress, "restoring %s", options->from);
     /* There is no handle to cancel yet: a signal is heard when the restore, which is bounded, is over. */
     TRY(kelpie_vm_create_from_snapshot(options->from, &config, &restore_options, &vm, err));
-    publish_vm(run, vm);
+    run_publish_vm(run, vm);
     run->report.restored = true;
     struct kelpie_error ignored;
     run->report.report_known =
@@ -82,109 +66,155 @@ static enum kelpie_status restore(struct run *run, struct kelpie_error *err) {
 
 static enum kelpie_status write_bundle(struct run *run, struct kelpie_error *err) {
     const struct run_options *options = run->options;
-    run_check_parts(run);
-    ASSERT(run->vm);
-    ASSERT(options->snapshot);
-    ASSERT(run->session_count == 0);
-    uint64_t start_ns = run_clock_ns();
+    run_check(run);
+    ASSERT(run->talk.session_count == 0);
+    uint64_t start_ns = cli_clock_ns();
     struct kelpie_snapshot_options snapshot_options = {.kind = KELPIE_SNAPSHOT_SUSPEND};
-    progress_show(&run->progress, "writing %s", options->snapshot);
-    TRY(kelpie_vm_snapshot(run->vm, options->snapshot, &snapshot_options, &run->report.snapshot,
-                           err));
+    progress_show(&run->talk.progress, "writing %s", options->snapshot);
+    TRY(kelpie_vm_snapshot(run->talk.vm, options->snapshot, &snapshot_options,
+                           &run->report.snapshot, err));
     run->report.snapshotted = true;
-    run->report.snapshot_ns = run_clock_ns() - start_ns;
+    run->report.snapshot_ns = cli_clock_ns() - start_ns;
     return KELPIE_OK;
 }
 
+/* ---- Sessions --------------------------------------------------------------------------------- */
+
+static enum kelpie_status start_command(struct run *run, struct kelpie_command *command,
+                                        struct kelpie_error *err) {
+    run_check(run);
+    ASSERT(command->argv);
+    if (command->tty) {
+        talk_size(&run->talk, command);
+    }
+    struct kelpie_exec *exec = NULL;
+    TRY(kelpie_exec_start(run->talk.vm, command, &exec, err));
+    talk_add(&run->talk, exec);
+    return KELPIE_OK;
+}
+
+/* What -i and -t talk to must be one command. */
+static enum kelpie_status check_attach(const struct run *run, size_t count,
+                                       struct kelpie_error *err) {
+    const struct run_options *options = run->options;
+    run_check(run);
+    ASSERT(run->options->from);
+    if (count == 0 && !options->snapshot) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "command",
+                               "there is no command, and the bundle %s holds no session to go on "
+                               "with",
+                               options->from);
+    }
+    if (count != 1 && (options->interactive || options->tty)) {
+        return error_set_field(
+            err, KELPIE_BAD_CONFIG, options->tty ? "--tty" : "--interactive",
+            "%s: the bundle %s holds %zu sessions, and only one can be talked to",
+            options->tty ? "--tty" : "--interactive", options->from, count);
+    }
+    if (count > KELPIE_EXEC_COUNT_MAX) {
+        return error_set(err, KELPIE_INTERNAL, "the guest claims to hold %zu sessions", count);
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status attach_sessions(struct run *run, struct kelpie_error *err) {
+    run_check(run);
+    ASSERT(run->talk.vm);
+    uint32_t ids[KELPIE_EXEC_COUNT_MAX];
+    size_t count = 0;
+    TRY(kelpie_exec_list(run->talk.vm, ids, ARRAY_SIZE(ids), &count, err));
+    TRY(check_attach(run, count, err));
+    for (size_t i = 0; i < count; i++) {
+        struct kelpie_exec *exec = NULL;
+        TRY(kelpie_exec_attach(run->talk.vm, ids[i], &exec, err));
+        talk_add(&run->talk, exec);
+    }
+    return KELPIE_OK;
+}
+
+static enum kelpie_status open_sessions(struct run *run, struct kelpie_error *err) {
+    run_check(run);
+    ASSERT(run->talk.session_count == 0);
+    TRY(talk_check(&run->talk, err));
+    struct kelpie_command command = run_command(run);
+    if (command.argv) {
+        return start_command(run, &command, err);
+    }
+    return run->options->from ? attach_sessions(run, err) : KELPIE_OK;
+}
+
 static enum kelpie_status perform(struct run *run, struct kelpie_error *err) {
-    run_check_parts(run);
-    ASSERT(!run->vm);
+    run_check(run);
+    ASSERT(!run->talk.vm);
+    struct talk *talk = &run->talk;
+    TRY(run->options->machine.image ? run_image_load(run, err) : KELPIE_OK);
+    if (run->options->detach) {
+        return run_detached(run, err);
+    }
     TRY(run->options->from ? restore(run, err) : boot(run, err));
-    run->report.ready_ns = run_clock_ns() - run->report.start_ns;
-    enum kelpie_status status = run_open_sessions(run, err);
-    progress_clear(&run->progress);
+    run->report.ready_ns = cli_clock_ns() - run->report.start_ns;
+    enum kelpie_status status = open_sessions(run, err);
+    progress_clear(&talk->progress);
     if (status != KELPIE_OK) {
-        run_give_up(run, err);
+        talk_give_up(talk, err);
     }
     /* Sessions that were opened before one failed are let go there too. */
-    if (run->session_count > 0) {
-        TRY(run_pump_sessions(run, err));
+    if (talk->session_count > 0) {
+        TRY(talk_pump(talk, err));
     }
     TRY(status);
-    TRY(run_check(run, err));
+    TRY(talk_check(talk, err));
     return run->options->snapshot ? write_bundle(run, err) : KELPIE_OK;
 }
 
-static void end_vm(struct run *run) {
-    run_check_parts(run);
-    ASSERT(run->session_count == 0);
-    run_lock(run);
-    struct kelpie_vm *vm = TAKE(run->vm);
-    run_unlock(run);
-    kelpie_vm_destroy(vm);
-}
-
 void run_perform(struct run *run) {
-    ASSERT(run->options);
-    ASSERT(!run->vm);
-    struct run_report *report = &run->report;
-    report->start_ns = run_clock_ns();
-    run->progress = progress_init(!run->options->json);
-    run->terminal = terminal_init(STDIN_FILENO);
-    pthread_mutex_init(&run->lock, NULL);
-    pthread_mutex_init(&run->output_lock, NULL);
-    run->signals = (struct signals){
-        .on_signal = run_on_signal,
-        .on_tick = run_on_tick,
-        .context = run,
+    const struct run_options *options = run->options;
+    run_check(run);
+    ASSERT(!run->talk.vm);
+    struct talk_options talk_options = {
+        .kind = options->snapshot ? TALK_BUNDLE : TALK_RUN,
+        .interactive = options->interactive,
+        .tty = options->tty,
+        .collect = options->json,
+        .quiet = options->json,
+        .pump_ms = options->snapshot_after_ms,
     };
-    run->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (run->stop_event < 0) {
-        error_set_os(&report->err, errno, "cannot make an event");
-        return;
+    struct kelpie_error err;
+    run->report.start_ns = cli_clock_ns();
+    run->env = options->machine.env;
+    if (options->tty) {
+        option_pass_term(&run->env, run->term, sizeof(run->term));
     }
-    if (signals_start(&run->signals, &report->err) == KELPIE_OK) {
-        struct kelpie_error err;
+    if (talk_init(&run->talk, &talk_options, &run->talk.outcome.err) == KELPIE_OK) {
         error_clear(&err);
         enum kelpie_status status = perform(run, &err);
-        progress_clear(&run->progress);
-        end_vm(run);
-        signals_stop(&run->signals);
-        /* What made us give up is the reason, not what came of it. */
-        if (status != KELPIE_OK && report->err.status == KELPIE_OK) {
-            report->err = err;
-        }
+        progress_clear(&run->talk.progress);
+        kelpie_vm_destroy(talk_take_vm(&run->talk));
+        talk_note(&run->talk, status, &err);
+        talk_deinit(&run->talk);
     }
-    close(run->stop_event);
+}
+
+void run_deinit(struct run *run) {
+    run_check(run);
+    ASSERT(!run->talk.vm);
+    free(run->argv);
+    kelpie_list_free(run->image);
+    outcome_deinit(&run->talk.outcome);
 }
 
 /* ---- The command ------------------------------------------------------------------------------ */
 
 static int report_run(struct run *run) {
-    const struct run_report *report = &run->report;
-    ASSERT(run->options);
-    ASSERT(!run->vm);
-    int code = run_report_exit_code(report);
-    bool told_to_end = report->reader_gone || report->signal != 0;
-    if (report->err.status != KELPIE_OK && !told_to_end) {
-        output_error(&run_option_table, &report->err);
-    } else if (report->exit.timed_out && !told_to_end) {
-        fprintf(stderr, "kelpie: the command ran longer than %u ms and was killed\n",
-                run->options->timeout_ms);
-    }
-    return run->options->json ? output_json(run_report_json(report), code) : code;
-}
-
-static enum kelpie_status check_terminal(const struct run_options *options,
-                                         struct kelpie_error *err) {
-    ASSERT(options);
-    ASSERT(err);
-    struct terminal terminal = terminal_init(STDIN_FILENO);
-    if (options->tty && !terminal_present(&terminal)) {
-        return error_set_field(err, KELPIE_BAD_CONFIG, "--tty",
-                               "--tty: standard input is not a terminal");
-    }
-    return KELPIE_OK;
+    const struct outcome *outcome = &run->talk.outcome;
+    run_check(run);
+    ASSERT(!run->talk.vm);
+    int code = outcome_exit_code(outcome);
+    outcome_say(outcome, &run_option_table, run->options->timeout_ms);
+    bool printed = run->options->detach && outcome->err.status == KELPIE_OK;
+    return run->options->json && !printed
+               ? output_json(run_report_json(&run->report, outcome), code)
+               : code;
 }
 
 static int run_with_options(struct run_options *options, const struct option_words *words) {
@@ -196,13 +226,13 @@ static int run_with_options(struct run_options *options, const struct option_wor
         return CLI_EXIT_FAILED;
     }
     run->options = options;
-    struct kelpie_error *err = &run->report.err;
+    struct kelpie_error *err = &run->talk.outcome.err;
     if (run_options_complete(options, words, err) == KELPIE_OK &&
-        check_terminal(options, err) == KELPIE_OK) {
+        (options->detach || talk_check_terminal(options->tty, err) == KELPIE_OK)) {
         run_perform(run);
     }
     int code = report_run(run);
-    run_report_deinit(&run->report);
+    run_deinit(run);
     return code;
 }
 
@@ -225,11 +255,18 @@ static int run_run(const struct cli_table *table, struct option_words *words) {
 const struct cli_command cli_run = {
     .name = "run",
     .summary = "Runs a command in a VM of its own, which is gone when the command has ended",
-    .synopsis = "[OPTIONS] [--] COMMAND [ARGUMENT...]",
+    .synopsis = "[OPTIONS] [IMAGE] [-- COMMAND ARGUMENT...]",
     .notes =
-        "With --from and no command, the sessions that the bundle holds go on where they were.\n"
+        "  kelpie run -- uname -a                 a command, without an image\n"
+        "  kelpie run debian                      the image's own command\n"
+        "  kelpie run debian -- python3 -c 'print(1)'\n"
+        "  kelpie run -d --name box debian        goes on in a VM with that name\n"
+        "\n"
+        "Without --detach the VM is always gone afterwards, as with --rm. With --from and no\n"
+        "command, the sessions that the bundle holds go on where they were.\n"
         "Exit codes: the command's own; 124 timed out; 125 kelpie failed; 126 the command cannot\n"
         "be executed; 127 it does not exist; 128 and N: ended by signal N.\n",
     .options = &run_option_table,
     .run = run_run,
+    .operands = {CLI_OPERAND_IMAGE},
 };

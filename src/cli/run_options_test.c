@@ -34,11 +34,11 @@ static void test_disks(void **state) {
         struct run_options *options = calloc(1, sizeof(*options));
         assert_non_null(options);
         struct kelpie_error err;
-        enum kelpie_status status = run_add_disk(&options->disks, rows[i].value, &err);
+        enum kelpie_status status = machine_add_disk(&options->machine.disks, rows[i].value, &err);
         assert_int_equal(status, rows[i].path ? KELPIE_OK : KELPIE_BAD_CONFIG);
-        assert_int_equal(options->disks.count, rows[i].path ? 1 : 0);
+        assert_int_equal(options->machine.disks.count, rows[i].path ? 1 : 0);
         if (rows[i].path) {
-            const struct kelpie_disk *disk = &options->disks.disks[0];
+            const struct kelpie_disk *disk = &options->machine.disks.disks[0];
             assert_string_equal(disk->path, rows[i].path);
             assert_int_equal(disk->read_only, rows[i].read_only);
             assert_string_equal(disk->mount ? disk->mount : "none",
@@ -87,7 +87,7 @@ static void test_the_command_is_what_follows(void **state) {
     assert_true(options->interactive);
     assert_true(options->tty);
     assert_int_equal(options->timeout_ms, 120000);
-    assert_string_equal(options->env.values[0], "A=1");
+    assert_string_equal(options->machine.env.values[0], "A=1");
     assert_string_equal(options->command[0], "ls");
     assert_string_equal(options->command[1], "-l");
     assert_null(options->command[2]);

@@ -49,7 +49,7 @@ static void *signals_main(void *argument) {
 /* Whoever started us may have said that we ignore a signal, as nohup does: then we do. */
 static void choose_signals(sigset_t *ret_set) {
     ASSERT(ret_set);
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGPIPE};
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGCONT, SIGPIPE};
     sigemptyset(ret_set);
     for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
         struct sigaction action = {0};

@@ -23,7 +23,7 @@ struct signals {
     pthread_t thread;
 };
 
-/* Takes INT, TERM, HUP, QUIT and WINCH (those that were not ignored) and PIPE (never told). The caller
+/* Takes INT, TERM, HUP, QUIT, WINCH and CONT (those that were not ignored) and PIPE (never told). The caller
  * fills on_signal, on_tick and context. For the whole process: nothing puts them back. */
 KELPIE_CHECKED enum kelpie_status signals_start(struct signals *signals, struct kelpie_error *err);
 void signals_tick(struct signals *signals);

@@ -51,4 +51,6 @@ const struct cli_command cli_supervise = {
     .synopsis = "",
     .options = &no_options,
     .run = supervise_run,
+    .group = CLI_GROUP_HOST,
+    .hidden = true,
 };

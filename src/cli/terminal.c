@@ -26,11 +26,21 @@ enum kelpie_status terminal_make_raw(struct terminal *terminal, struct kelpie_er
     }
     struct termios raw = terminal->saved;
     cfmakeraw(&raw);
-    if (tcsetattr(terminal->fd, TCSADRAIN, &raw) != 0) {
+    if (tcsetattr(terminal->fd, TCSANOW, &raw) != 0) {
         return error_set_os(err, errno, "cannot make the terminal raw");
     }
     terminal->raw = true;
     return KELPIE_OK;
+}
+
+void terminal_renew(struct terminal *terminal) {
+    ASSERT(terminal);
+    ASSERT(terminal->fd >= 0);
+    if (terminal->raw) {
+        struct termios raw = terminal->saved;
+        cfmakeraw(&raw);
+        (void)tcsetattr(terminal->fd, TCSANOW, &raw);
+    }
 }
 
 void terminal_restore(struct terminal *terminal) {
@@ -38,7 +48,7 @@ void terminal_restore(struct terminal *terminal) {
     ASSERT(terminal);
     if (terminal->raw) {
         /* A terminal that was hung up has nothing to restore. */
-        (void)tcsetattr(terminal->fd, TCSADRAIN, &terminal->saved);
+        (void)tcsetattr(terminal->fd, TCSANOW, &terminal->saved);
         terminal->raw = false;
     }
 }

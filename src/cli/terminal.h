@@ -25,6 +25,8 @@ bool terminal_present(const struct terminal *terminal);
 /* Raw: each key goes to the command at once, Ctrl-C too. Errors: IO_FAILED. */
 KELPIE_CHECKED enum kelpie_status terminal_make_raw(struct terminal *terminal,
                                                     struct kelpie_error *err);
+/* Raw again, if it is to be and somebody changed it: a shell does when we were stopped. */
+void terminal_renew(struct terminal *terminal);
 void terminal_restore(struct terminal *terminal);
 
 /* False when it has no size, such as a serial line; then the outputs stay as they are. */

@@ -39,5 +39,7 @@ const struct cli_command cli_version = {
     .summary = "Prints the version",
     .synopsis = "[--json]",
     .options = &version_table,
+    .group = CLI_GROUP_HOST,
+    .json = "version  of kelpie, major.minor.patch\n",
     .run = version_run,
 };

@@ -251,7 +251,7 @@ bool snapshot_is_mostly_holes(struct host *host, int fd, uint64_t size) {
     struct host_file_info info;
     ASSERT(fd != HOST_FD_NONE);
     ASSERT(size <= SNAPSHOT_PART_SIZE_MAX);
-    return host_file_stat(host, fd, &info, NULL) == KELPIE_OK &&
+    return size >= SNAPSHOT_HOLES_SIZE_MIN && host_file_stat(host, fd, &info, NULL) == KELPIE_OK &&
            info.allocated_size < size / SNAPSHOT_HOLES_RATIO;
 }
 

@@ -54,7 +54,7 @@ void snapshot_partial_remove(struct host *host, const char *folder) {
     (void)ignored;
 }
 
-static bool is_partial_name(const char *name) {
+bool snapshot_is_partial(const char *name) {
     size_t size = strlen(name);
     size_t ending = strlen(SNAPSHOT_PARTIAL_MARK) + KELPIE_ID_SIZE - 1;
     ASSERT(ending > 0);
@@ -66,21 +66,27 @@ static bool is_partial_name(const char *name) {
            snapshot_is_hexadecimal(mark + strlen(SNAPSHOT_PARTIAL_MARK), KELPIE_ID_SIZE - 1);
 }
 
-static void sweep_one(struct host *host, const char *folder) {
+bool snapshot_partial_sweep_one(struct host *host, const char *folder, bool dry_run) {
     struct snapshot_path path;
     AUTO_FD struct host_fd fd = {host, HOST_FD_NONE};
     ASSERT(host);
-    ASSERT(is_partial_name(folder));
+    ASSERT(snapshot_is_partial(folder));
     if (snapshot_path_format(&path, NULL, "%s/" SNAPSHOT_MANIFEST_NAME, folder) != KELPIE_OK) {
-        return;
+        return false;
     }
     enum kelpie_status status = host_file_open(
         host, path.text, HOST_OPEN_READ | HOST_OPEN_WRITE | HOST_OPEN_NO_FOLLOW, 0, &fd.fd, NULL);
     if (status == KELPIE_NOT_FOUND) {
-        status = host_path_rmdir(host, folder, NULL); /* Fails when it is not empty. */
-    } else if (status == KELPIE_OK && host_file_lock(host, fd.fd, true, NULL) == KELPIE_OK) {
+        /* Fails when it is not empty. */
+        return dry_run || host_path_rmdir(host, folder, NULL) == KELPIE_OK;
+    }
+    if (status != KELPIE_OK || host_file_lock(host, fd.fd, true, NULL) != KELPIE_OK) {
+        return false;
+    }
+    if (!dry_run) {
         snapshot_partial_remove(host, folder);
     }
+    return true;
 }
 
 void snapshot_partial_sweep(struct host *host, const char *parent) {
@@ -96,9 +102,9 @@ void snapshot_partial_sweep(struct host *host, const char *parent) {
     }
     for (size_t i = 0; i < count && seen < SNAPSHOT_STALE_COUNT_MAX; i++) {
         struct snapshot_path path;
-        if (is_partial_name(entries[i].name) &&
+        if (snapshot_is_partial(entries[i].name) &&
             snapshot_path_format(&path, NULL, "%s/%s", parent, entries[i].name) == KELPIE_OK) {
-            sweep_one(host, path.text);
+            (void)snapshot_partial_sweep_one(host, path.text, false);
             seen++;
         }
     }

@@ -196,6 +196,12 @@ KELPIE_CHECKED enum kelpie_status snapshot_writer_read(struct snapshot_writer *w
                                                        struct snapshot_reader **ret_reader,
                                                        struct kelpie_error *err);
 
+/* Whether this is the name of a folder that a bundle is written in. */
+bool snapshot_is_partial(const char *name);
+
+/* Removes such a folder if its writer is gone (dry_run: only looks). True: it is, or would be, gone. */
+bool snapshot_partial_sweep_one(struct host *host, const char *folder, bool dry_run);
+
 /* Removes what is not published. NULL is allowed. */
 void snapshot_writer_destroy(struct snapshot_writer *writer);
 

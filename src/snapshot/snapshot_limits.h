@@ -15,7 +15,8 @@
 #define SNAPSHOT_PART_SIZE_MAX 281474976710656ull /* 256 TiB */
 #define SNAPSHOT_COPY_CHUNK_SIZE 262144
 #define SNAPSHOT_HOLE_CHUNK_SIZE                                                                   \
-    67108864                   /* bytes of a hole that are hashed without a look at the time */
+    67108864 /* bytes of a hole that are hashed without a look at the time */
+#define SNAPSHOT_HOLES_SIZE_MIN 1073741824 /* hashing less than this takes no time that counts */
 #define SNAPSHOT_HOLES_RATIO 8 /* a file of which less than this part is no hole is mostly holes */
 #define SNAPSHOT_WORKING_SET_HEADER_SIZE 64
 #define SNAPSHOT_WORKING_SET_MEMORY_MAX                                                            \

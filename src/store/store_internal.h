@@ -12,6 +12,15 @@ struct store {
     char folders[STORE_ROOM_COUNT][KELPIE_PATH_SIZE_MAX + 1];
 };
 
+/* Hands on an error that was looked at before. */
+static inline enum kelpie_status store_error_pass(struct kelpie_error *err,
+                                                  const struct kelpie_error *why) {
+    if (err) {
+        *err = *why;
+    }
+    return why->status;
+}
+
 /* As a VM's name. */
 bool store_name_is_good(const char *name);
 

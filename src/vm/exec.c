@@ -30,6 +30,7 @@ static enum kelpie_status open_session(struct kelpie_vm *vm, const struct kelpie
     TRY(vm_channel_await_unheld(vm, &wait, err));
     TRY(vm_session_create(vm, VM_SESSION_COMMAND, 0, ret_exec, err));
     (*ret_exec)->input_refused = !with_stdin;
+    (*ret_exec)->tty = command->tty;
     TRY(vm_command_send(*ret_exec, command, &wait, err));
     return vm_session_await_start(*ret_exec, &wait, err);
 }
@@ -182,6 +183,13 @@ uint32_t kelpie_exec_id(const struct kelpie_exec *exec) {
     check_exec(exec);
     ASSERT(exec->id != 0);
     return exec->id;
+}
+
+bool kelpie_exec_has_tty(const struct kelpie_exec *exec) {
+    check_exec(exec);
+    ASSERT(exec->vm);
+    ASSERT(!exec->closed);
+    return exec->tty;
 }
 
 void kelpie_exec_close(struct kelpie_exec *exec) {

@@ -437,6 +437,7 @@ static bool handle_attached(struct kelpie_exec *exec, const struct protocol_fram
     }
     exec->started = true;
     exec->input_refused = (attached.flags & PROTOCOL_EXEC_STDIN) == 0;
+    exec->tty = (attached.flags & PROTOCOL_EXEC_TTY) != 0;
     exec->input.acked = attached.stdin_offset;
     exec->input.sent = attached.stdin_offset;
     protocol_receiver_init(&exec->outputs[0].receiver, attached.stdout_offset);

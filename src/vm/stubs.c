@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* To be replaced, one by one. */
-#include <stdlib.h>
-
+/* To be replaced. */
 #include "base/assert.h"
 #include "base/error.h"
 #include "kelpie_store.h"

@@ -152,6 +152,7 @@ struct kelpie_exec {
     struct protocol_sender input;
     struct vm_output outputs[VM_OUTPUT_COUNT];
     bool input_refused; /* the command closed its stdin, or never had one */
+    bool tty;           /* on a terminal; does not change once the handle is the caller's */
     bool started;
     struct protocol_started started_info;
     bool ended;

@@ -230,6 +230,21 @@ static void test_the_second_signal_kills(void **state) {
     finish_with(command, 128 + SIGKILL);
 }
 
+static void test_the_third_signal_ends_although_nobody_reads(void **state) {
+    (void)state;
+    struct command *command = command_start(&(struct command_spec){
+        .argv = WORDS(RUN, SH("trap '' TERM; while true; do echo y; done"))});
+    assert_true(command_await(command, "y\ny\n"));
+    assert_false(command_await_end(command, 300)); /* the pipe is full now */
+    for (int i = 0; i < 2; i++) {
+        command_signal(command, SIGTERM);
+        assert_false(command_await_end(command, 200));
+    }
+    command_signal(command, SIGTERM);
+    assert_true(command_await_end(command, 5000));
+    finish_with(command, 128 + SIGTERM);
+}
+
 static void test_hang_up_ends_the_run(void **state) {
     (void)state;
     struct command *command = command_start(
@@ -504,6 +519,7 @@ int main(void) {
         cmocka_unit_test(test_the_first_signal_is_the_commands),
         cmocka_unit_test(test_a_command_may_ignore_the_signal),
         cmocka_unit_test(test_the_second_signal_kills),
+        cmocka_unit_test(test_the_third_signal_ends_although_nobody_reads),
         cmocka_unit_test(test_hang_up_ends_the_run),
         cmocka_unit_test(test_json_tells_all),
         cmocka_unit_test(test_json_of_bytes_that_are_no_text),

@@ -158,6 +158,7 @@ static void the_command_keeps_images(void **state) {
     COMMAND(0, "box: sha256:", NULL, "image", "build", "box", "--oci", layout);
     COMMAND(0, "\"name\":\"other\"", NULL, "image", "build", "--json", "--oci", layout, "other");
     COMMAND(0, "NAME   DIGEST", NULL, "images");
+    COMMAND(0, "box\nother\n", NULL, "images", "-q");
     COMMAND(0, "\nbox    sha256:", NULL, "image", "ls");
     COMMAND(0, "\"env\":[\"FROM=image\"]", NULL, "images", "--json");
     COMMAND(0, "user          1000:1000\n", NULL, "image", "inspect", "box");
@@ -165,7 +166,7 @@ static void the_command_keeps_images(void **state) {
             "box");
     COMMAND(0, NULL, NULL, "image", "rm", "other");
     COMMAND(125, NULL, "there is no image other", "image", "rm", "other", "box");
-    COMMAND(0, "{\"images\":[]}\n", NULL, "images", "--json");
+    COMMAND(0, "[]\n", NULL, "images", "--json");
 }
 
 static void the_command_says_what_is_wrong(void **state) {

@@ -305,6 +305,21 @@ bool command_await(struct command *command, const char *text) {
     return false;
 }
 
+bool command_await_end(struct command *command, unsigned milliseconds) {
+    long long deadline_ms = now_ms() + milliseconds;
+    while (now_ms() < deadline_ms) {
+        siginfo_t info = {0};
+        int result = waitid(P_PID, (id_t)command->pid, &info, WEXITED | WNOHANG | WNOWAIT);
+        ASSERT(result == 0);
+        if (info.si_pid == command->pid) {
+            return true;
+        }
+        struct timespec pause = {.tv_nsec = 5000000};
+        nanosleep(&pause, NULL);
+    }
+    return false;
+}
+
 void command_signal(struct command *command, int number) {
     int result = kill(command->pid, number);
     ASSERT(result == 0);

@@ -54,6 +54,9 @@ void command_resize(struct command *command, unsigned short rows, unsigned short
 /* Waits until standard output holds `text`; false when it ended or ten seconds passed without. */
 bool command_await(struct command *command, const char *text);
 
+/* Waits for its end and reads nothing meanwhile; false when it still runs after so long. */
+bool command_await_end(struct command *command, unsigned milliseconds);
+
 /* Closes our end of its standard output, as `head` does. */
 void command_close_output(struct command *command);
 

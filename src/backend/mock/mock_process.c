@@ -341,7 +341,9 @@ void mock_process_signal(struct mock_process *process, uint32_t number) {
     mock_process_check(process);
     ASSERT(number >= 1);
     ASSERT(number <= SIGNAL_COUNT_MAX);
-    bool is_ignored = process->ignored & (1ull << (number - 1));
+    bool of_keyboard = number == SIGINT || number == SIGQUIT || number == SIGTERM;
+    bool is_ignored = (process->ignored & (1ull << (number - 1))) ||
+                      (of_keyboard && process->shell && process->shell->interactive);
     bool harmless = number == SIGCHLD || number == SIGCONT || number == SIGURG ||
                     number == SIGWINCH || number == SIGSTOP || number == SIGTSTP ||
                     number == SIGTTIN || number == SIGTTOU;

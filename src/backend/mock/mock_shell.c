@@ -67,11 +67,45 @@ static void script_complete(struct mock_process *process) {
     shell->ready = true;
 }
 
-/* sh -c LINE [NAME ARGUMENT…], sh FILE [ARGUMENT…], or sh with its script on standard input. */
+/* An interactive shell's line is over: it asks for the next one. */
+static void script_next(struct mock_process *process) {
+    mock_process_check(process);
+    struct mock_shell *shell = process->shell;
+    ASSERT(shell->interactive);
+    shell->script.size = 0;
+    shell->position = 0;
+    shell->depth = 0;
+    shell->last = MOCK_SHELL_THEN;
+    shell->ready = false;
+    shell->prompted = false;
+}
+
+/* What was read of it; of an interactive shell's, whether it ends. */
+static void script_append(struct mock_process *process, const uint8_t *data, size_t size) {
+    mock_process_check(process);
+    struct mock_shell *shell = process->shell;
+    ASSERT(size > 0);
+    mock_bytes_append(&shell->script, data, size);
+    if (shell->script.failed || shell->script.size > MOCK_SCRIPT_SIZE_MAX) {
+        shell_error(process, "the script is too long");
+    } else if (shell->interactive && data[size - 1] == '\n') {
+        script_complete(process);
+    }
+}
+
+/* sh -c LINE [NAME ARGUMENT…], sh FILE [ARGUMENT…], or sh [-l] with its script on standard input. */
 static bool script_load(struct mock_process *process) {
     mock_process_check(process);
     struct mock_shell *shell = process->shell;
     const char *first = mock_strings_at(&process->argv, 1);
+    if (first && strcmp(first, "-l") == 0) {
+        first = NULL;
+    }
+    shell->interactive = !first && !process->input_path && mock_session_is_tty(process->session);
+    if (shell->interactive && !shell->prompted) {
+        shell->prompted = true;
+        mock_process_print(process, MOCK_ERR, "$ ");
+    }
     bool is_line = first && strcmp(first, "-c") == 0;
     if (is_line) {
         const char *line = mock_strings_at(&process->argv, 2);
@@ -92,13 +126,12 @@ static bool script_load(struct mock_process *process) {
     if (result == MOCK_READ_FAILED) {
         mock_process_print(process, MOCK_ERR, "sh: can't open '%s'\n", first ? first : "stdin");
         mock_process_exit(process, STATUS_SYNTAX);
+    } else if (result == MOCK_READ_END && shell->interactive) {
+        mock_process_exit(process, shell->status);
     } else if (result == MOCK_READ_END) {
         script_complete(process);
     } else if (result == MOCK_READ_BYTES) {
-        mock_bytes_append(&shell->script, buffer, size);
-        if (shell->script.failed || shell->script.size > MOCK_SCRIPT_SIZE_MAX) {
-            shell_error(process, "the script is too long");
-        }
+        script_append(process, buffer, size);
     }
     return result != MOCK_READ_WAIT;
 }
@@ -403,7 +436,10 @@ bool mock_shell_step(struct mock_process *process) {
             command_run(process, &command);
         }
         bool waits = shell->child != MOCK_PROCESS_NONE || shell->waits;
-        if (is_end && is_empty && !process->exited && !waits) {
+        bool is_over = is_end && is_empty && !process->exited && !waits;
+        if (is_over && shell->interactive) {
+            script_next(process);
+        } else if (is_over) {
             bool is_open = shell->depth > 0;
             mock_process_exit(process, is_open ? STATUS_SYNTAX : shell->status);
         }

@@ -11,6 +11,8 @@
  * child, for which it then waits. `if` and `while` are frames on a small stack: `done` goes back to where its loop's
  * condition begins, and a branch not taken is skipped by reading its commands without running them. So
  * everything a shell is, is a few numbers and strings, which a snapshot holds.
+ *
+ * On a terminal, without a script, it shows a prompt and runs line by line, and signals from the keyboard are not its own.
  */
 #ifndef KELPIE_BACKEND_MOCK_MOCK_SHELL_H
 #define KELPIE_BACKEND_MOCK_MOCK_SHELL_H
@@ -41,6 +43,8 @@ enum mock_shell_operator {
 
 struct mock_shell {
     struct mock_bytes script; /* with a zero at its end */
+    bool interactive;         /* sh [-l] on a terminal: each line is a script */
+    bool prompted;            /* interactive: the prompt for this line was shown */
     bool ready;               /* the script is complete */
     size_t position;
     uint32_t status;               /* $? */

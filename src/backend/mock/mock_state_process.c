@@ -37,6 +37,8 @@ static void shell_visit(struct mock_state_visitor *visitor, struct mock_shell *s
     uint64_t position = shell->position;
     uint32_t last = shell->last;
     mock_state_blob(visitor, &shell->script, MOCK_SCRIPT_SIZE_MAX + MOCK_CHUNK_SIZE);
+    mock_state_bool(visitor, &shell->interactive);
+    mock_state_bool(visitor, &shell->prompted);
     mock_state_bool(visitor, &shell->ready);
     mock_state_u64(visitor, &position, MOCK_SCRIPT_SIZE_MAX);
     mock_state_u32(visitor, &shell->status, UINT32_MAX);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-#include "cli/run_report.h"
+#include "cli/outcome.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -19,7 +19,7 @@
 static void test_exit_codes(void **state) {
     (void)state;
     static const struct {
-        struct run_report report;
+        struct outcome outcome;
         int code;
     } rows[] = {
         {{.ended = true}, 0},
@@ -37,30 +37,32 @@ static void test_exit_codes(void **state) {
         {{.err = {.status = KELPIE_CANCELLED}, .signal = SIGINT}, 130},
         {{.err = {.status = KELPIE_CANCELLED}, .signal = SIGTERM}, 143},
         {{.err = {.status = KELPIE_IO_FAILED}, .reader_gone = true}, 141},
+        {{.let_go = true}, 0},
+        {{.let_go = true, .signal = SIGHUP}, 129},
         /* The command had ended well, but its bundle could not be written. */
         {{.ended = true, .err = {.status = KELPIE_NO_SPACE}}, 125},
     };
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-        assert_int_equal(run_report_exit_code(&rows[i].report), rows[i].code);
+        assert_int_equal(outcome_exit_code(&rows[i].outcome), rows[i].code);
     }
 }
 
 static void test_collecting_stops_at_its_limit(void **state) {
     (void)state;
-    struct run_report report = {0};
+    struct outcome outcome = {0};
     struct kelpie_error err;
     char *data = calloc(1, CLI_COLLECT_SIZE_MAX);
     assert_non_null(data);
-    assert_int_equal(run_collect(&report.stdout_bytes, "ab", 2, &err), KELPIE_OK);
-    assert_int_equal(run_collect(&report.stdout_bytes, data, CLI_COLLECT_SIZE_MAX - 2, &err),
+    assert_int_equal(outcome_collect(&outcome.stdout_bytes, "ab", 2, &err), KELPIE_OK);
+    assert_int_equal(outcome_collect(&outcome.stdout_bytes, data, CLI_COLLECT_SIZE_MAX - 2, &err),
                      KELPIE_OK);
-    assert_false(report.stdout_bytes.truncated);
-    assert_int_equal(report.stdout_bytes.size, CLI_COLLECT_SIZE_MAX);
-    assert_int_equal(run_collect(&report.stdout_bytes, "x", 1, &err), KELPIE_OK);
-    assert_true(report.stdout_bytes.truncated);
-    assert_int_equal(report.stdout_bytes.size, CLI_COLLECT_SIZE_MAX);
-    assert_memory_equal(report.stdout_bytes.data, "ab", 2);
-    run_report_deinit(&report);
+    assert_false(outcome.stdout_bytes.truncated);
+    assert_int_equal(outcome.stdout_bytes.size, CLI_COLLECT_SIZE_MAX);
+    assert_int_equal(outcome_collect(&outcome.stdout_bytes, "x", 1, &err), KELPIE_OK);
+    assert_true(outcome.stdout_bytes.truncated);
+    assert_int_equal(outcome.stdout_bytes.size, CLI_COLLECT_SIZE_MAX);
+    assert_memory_equal(outcome.stdout_bytes.data, "ab", 2);
+    outcome_deinit(&outcome);
     free(data);
 }
 
@@ -138,5 +140,5 @@ int main(void) {
         cmocka_unit_test(test_messages_are_safe_on_a_terminal),
         cmocka_unit_test(test_suggestions),
     };
-    return cmocka_run_group_tests_name("cli/run_report", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("cli/outcome", tests, NULL, NULL);
 }

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* What an image brings to a run, and what the options say instead. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "cli/run.h"
+
+static size_t count_words(const char *const *words) {
+    size_t count = 0;
+    while (words && words[count]) {
+        count++;
+    }
+    ASSERT(count < SIZE_MAX);
+    return count;
+}
+
+/* The entrypoint, and behind it the user's words or the image's own. */
+static enum kelpie_status join_words(struct run *run, struct kelpie_error *err) {
+    const struct kelpie_image *image = run->image;
+    const char *const *command = run->options->command;
+    ASSERT(image);
+    size_t image_count = count_words(image->argv);
+    size_t kept = image_count;
+    if (command) {
+        kept = image->entrypoint_count < image_count ? image->entrypoint_count : image_count;
+    }
+    size_t command_count = count_words(command);
+    run->argv = calloc(kept + command_count + 1, sizeof(*run->argv));
+    if (!run->argv) {
+        return error_set(err, KELPIE_NO_MEMORY, "no memory for the command");
+    }
+    for (size_t i = 0; i < kept; i++) {
+        run->argv[i] = image->argv[i];
+    }
+    for (size_t i = 0; i < command_count; i++) {
+        run->argv[kept + i] = command[i];
+    }
+    ASSERT(!run->argv[kept + command_count]);
+    return KELPIE_OK;
+}
+
+enum kelpie_status run_image_load(struct run *run, struct kelpie_error *err) {
+    const struct run_options *options = run->options;
+    ASSERT(options->machine.image);
+    ASSERT(!run->image && !run->argv);
+    enum kelpie_status status = kelpie_image_find(NULL, options->machine.image, &run->image, err);
+    if (status == KELPIE_NOT_FOUND) {
+        return error_wrap(err, KELPIE_NOT_FOUND,
+                          "cannot run the image (a command without one stands behind --)");
+    }
+    TRY(status);
+    TRY(join_words(run, err));
+    if (!run->argv[0] && !options->snapshot && !options->detach) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "command",
+                               "the image %s names no command: try 'kelpie run %s -- COMMAND'",
+                               options->machine.image, options->machine.image);
+    }
+    return KELPIE_OK;
+}
+
+struct kelpie_command run_command(struct run *run) {
+    const struct run_options *options = run->options;
+    ASSERT(options);
+    ASSERT(!run->argv || run->image);
+    struct kelpie_command command = {
+        .argv = run->argv ? (run->argv[0] ? run->argv : NULL) : options->command,
+        .env = run->env.values,
+        .working_dir = options->machine.working_dir,
+        .tty = options->tty,
+        .stdin_open = options->interactive,
+        .timeout_ms = options->timeout_ms,
+    };
+    if (options->user.given) {
+        command.uid = options->user.uid;
+        command.gid = options->user.gid;
+    } else if (run->image) {
+        command.uid = run->image->uid;
+        command.gid = run->image->gid;
+    }
+    return command;
+}
+
+/* With an image, environment and folder of the config stay the image's: those of the options are the command's. */
+struct kelpie_config run_config(const struct run *run) {
+    const struct run_options *options = run->options;
+    ASSERT(options);
+    ASSERT(!options->from);
+    return (struct kelpie_config){
+        .name = options->machine.name,
+        .backend = options->machine.backend,
+        .vcpu_count = options->machine.cpus,
+        .memory_mib = options->machine.memory_mib,
+        .kernel = options->machine.kernel,
+        .disks = options->machine.disks.disks,
+        .disk_count = options->machine.disks.count,
+        .env = options->machine.image ? NULL : options->machine.env.values,
+        .working_dir = options->machine.image ? NULL : options->machine.working_dir,
+        .hostname = options->machine.hostname,
+        .console_log = options->machine.console,
+        .network = machine_options_network(&options->machine),
+        .image = options->machine.image,
+        .image_disk_mib = options->machine.disk_mib,
+        .warm = options->machine.image && !options->machine.cold,
+    };
+}
