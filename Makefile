@@ -12,6 +12,10 @@ CLANG ?= clang
 GUEST_CC ?= musl-gcc
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
+MANDIR ?= $(PREFIX)/share/man
+BASH_COMPLETIONS := $(PREFIX)/share/bash-completion/completions
+ZSH_COMPLETIONS := $(PREFIX)/share/zsh/site-functions
+FISH_COMPLETIONS := $(PREFIX)/share/fish/vendor_completions.d
 VERSION := 1.1.0
 SOVERSION := 1
 
@@ -218,6 +222,11 @@ unit: $(UNIT_TESTS) ## run the unit tests
 suites: all $(SUITE_TESTS) ## run the suites in tests/: conformance, the command
 	@$(call RUN_BESIDE,$(SUITE_TESTS))
 
+# The command and the owner are killed at each of their system calls, or at every KELPIE_STRIDEth.
+.PHONY: owned
+owned: all $(BUILD)/tests/conformance/conformance_test ## test VMs with owners: conformance on the mock, deaths at each system call
+	@BUILD=$(BUILD) KELPIE_STRIDE=$(or $(KELPIE_STRIDE),1) $(RUN_TESTS) -j 2 tests/conformance/owned tests/crash/each-call
+
 LAB_PROGRAMS := $(BUILD)/tests/conformance/conformance_test $(BUILD)/src/host/host_linux_kvm_test \
                 $(BUILD)/tests/payload/payload_test
 .PHONY: lab
@@ -370,9 +379,10 @@ lint: ## the checks of tools/ that need no build, and the format
 	done; exit $$failed
 
 .PHONY: lint-objects
-lint-objects: all ## the checks of tools/ that look at what was built
+lint-objects: all $(BUILD)/man/made ## the checks of tools/ that look at what was built
 	@failed=0; tools/check-calls $(BUILD) || failed=1; \
-		tools/check-symbols $(BUILD)/libkelpie.so || failed=1; exit $$failed
+		tools/check-symbols $(BUILD)/libkelpie.so || failed=1; \
+		tools/check-docs $(BUILD)/kelpie $(BUILD)/man || failed=1; exit $$failed
 
 .PHONY: format
 format: ## format the sources
@@ -392,6 +402,17 @@ tidy: ## run clang-tidy over the library, the command and the guest
 	@clang-tidy --quiet $(LIB_SOURCES) $(CLI_SOURCES) $(filter guest/%,$(GUEST_SOURCES)) -- \
 		$(filter-out -MMD -MP -Werror,$(CFLAGS_COMMON)) $(shell pkg-config --cflags $(PACKAGES))
 
+# ---- manual pages --------------------------------------------------------------------------------
+
+MAN_TOOLS := tools/make-man tools/headerdoc.py
+$(BUILD)/man/made: $(BUILD)/kelpie $(MAN_TOOLS) $(wildcard include/*.h)
+	@rm -rf $(BUILD)/man
+	tools/make-man $(BUILD)/kelpie $(BUILD)/man $(sort $(wildcard include/*.h))
+	@touch $@
+
+.PHONY: man
+man: $(BUILD)/man/made ## make the manual pages, in build/man: MANPATH=$PWD/build/man man kelpie
+
 # ---- installing ----------------------------------------------------------------------------------
 
 # Always made anew: the paths may be others than the last time.
@@ -402,7 +423,7 @@ $(BUILD)/kelpie.pc: kelpie.pc.in
 		-e 's|@PACKAGES@|$(PACKAGES)|' kelpie.pc.in > $@
 
 .PHONY: install
-install: all $(BUILD)/kelpie.pc ## install to $(DESTDIR)$(PREFIX)
+install: all $(BUILD)/kelpie.pc $(BUILD)/man/made ## install to $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 755 $(BUILD)/kelpie $(DESTDIR)$(PREFIX)/bin/kelpie
 	install -m 644 include/*.h $(DESTDIR)$(PREFIX)/include/
@@ -411,6 +432,13 @@ install: all $(BUILD)/kelpie.pc ## install to $(DESTDIR)$(PREFIX)
 	ln -sf libkelpie.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so.$(SOVERSION)
 	ln -sf libkelpie.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so
 	install -m 644 $(BUILD)/kelpie.pc $(DESTDIR)$(LIBDIR)/pkgconfig/kelpie.pc
+	install -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man3
+	install -m 644 $(BUILD)/man/man1/* $(DESTDIR)$(MANDIR)/man1/
+	install -m 644 $(BUILD)/man/man3/* $(DESTDIR)$(MANDIR)/man3/
+	install -d $(DESTDIR)$(BASH_COMPLETIONS) $(DESTDIR)$(ZSH_COMPLETIONS) $(DESTDIR)$(FISH_COMPLETIONS)
+	$(BUILD)/kelpie completion bash > $(DESTDIR)$(BASH_COMPLETIONS)/kelpie
+	$(BUILD)/kelpie completion zsh > $(DESTDIR)$(ZSH_COMPLETIONS)/_kelpie
+	$(BUILD)/kelpie completion fish > $(DESTDIR)$(FISH_COMPLETIONS)/kelpie.fish
 
 .PHONY: uninstall
 uninstall: ## remove what install put there
@@ -419,6 +447,9 @@ uninstall: ## remove what install put there
 		$(DESTDIR)$(LIBDIR)/libkelpie.a $(DESTDIR)$(LIBDIR)/libkelpie.so \
 		$(DESTDIR)$(LIBDIR)/libkelpie.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkelpie.so.$(VERSION) \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/kelpie.pc
+	rm -f $(DESTDIR)$(MANDIR)/man[13]/kelpie.1 $(DESTDIR)$(MANDIR)/man[13]/kelpie[-_]*.[13] \
+		$(DESTDIR)$(BASH_COMPLETIONS)/kelpie $(DESTDIR)$(ZSH_COMPLETIONS)/_kelpie \
+		$(DESTDIR)$(FISH_COMPLETIONS)/kelpie.fish
 
 .PHONY: clean
 clean: ## remove everything that was built

@@ -447,7 +447,9 @@ void session_attach(struct agent *agent, uint32_t id, const struct protocol_atta
     struct protocol_attached attached = {.os_error = (uint32_t)attach(session, message)};
     if (attached.os_error == 0) {
         ASSERT(session);
-        attached.flags = session->flags;
+        /* What has ended is no stream any more: bytes to it would break the protocol. */
+        bool ended = session->input.receiver.ended;
+        attached.flags = session->flags & ~(ended ? (uint32_t)PROTOCOL_EXEC_STDIN : 0u);
         attached.stdin_offset = session->input.receiver.received;
         attached.stdout_offset = session->outputs[0].sender.sent;
         attached.stderr_offset = session->outputs[1].sender.sent;

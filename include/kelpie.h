@@ -206,17 +206,15 @@ struct kelpie_config {
                           env and working_dir are the image's where the config's are NULL. NULL: none */
     uint32_t image_disk_mib; /* of that disk, sparse; 0: KELPIE_IMAGE_DISK_MIB_DEFAULT */
     bool
-        warm; /* kelpie_vm_start() may restore from a template of this very machine, and makes one if
-                 there is none (kelpie_store.h). Where it cannot be done, it is a start like any other */
+        warm; /* a start may restore a template of this very machine, or make one (kelpie_store.h) */
     const struct kelpie_share *shares; /* folders of this host in the guest (kelpie_store.h) */
     size_t share_count;
     const struct kelpie_secret
         *secrets; /* files that only the guest's memory has (kelpie_store.h) */
     size_t secret_count;
     const char *
-        disk_folder; /* an absolute path: where the disks are kept that are the VM's own (over an image, and what a
-                        restore brings), as files disk-N, for starts to come, also in other processes. NULL: they go
-                        with the VM. A VM with an owner has a folder of its own in the store */
+        disk_folder; /* absolute: keeps the VM's own disks (over an image, or of a restore) for later starts,
+                        also by other processes, as disk-N, and which image. NULL: they go with the VM */
     uint64_t reserved[7];
 };
 
@@ -318,9 +316,13 @@ KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_wait(struct kelpie_vm *vm
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_ping(struct kelpie_vm *vm, uint64_t *ret_ns,
                                                             struct kelpie_error *err);
 
+/* The state now; a crash is seen at once. */
 KELPIE_API enum kelpie_state kelpie_vm_state(struct kelpie_vm *vm);
+/* The VM's id, 32 hexadecimal digits. Lives as long as the handle. */
 KELPIE_API const char *kelpie_vm_id(const struct kelpie_vm *vm);
+/* The name of the backend that was chosen. Lives as long as the library. */
 KELPIE_API const char *kelpie_vm_backend(const struct kelpie_vm *vm);
+/* Bits of enum kelpie_capability. */
 KELPIE_API uint32_t kelpie_vm_capabilities(const struct kelpie_vm *vm);
 
 /* The config in force, defaults filled in. Lives as long as the handle. */
@@ -397,7 +399,6 @@ KELPIE_API void kelpie_output_free(struct kelpie_output *output);
 /* A command that runs while its output is read: an exec session. It outlives pause, snapshot and
  * restore: after a restore elsewhere, kelpie_exec_attach() goes on at the next byte. */
 struct kelpie_exec;
-
 enum kelpie_stream {
     KELPIE_STREAM_NONE = 0, /* both streams have ended */
     KELPIE_STREAM_STDOUT = 1,
@@ -412,6 +413,7 @@ struct kelpie_chunk {
     enum kelpie_stream stream; /* out: which stream; NONE: both have ended, size is 0 */
 };
 
+/* Starts a command whose output is read while it runs. Errors: as kelpie_vm_exec(), without EXEC_TIMED_OUT. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_exec_start(struct kelpie_vm *vm,
                                                                const struct kelpie_command *command,
                                                                struct kelpie_exec **ret_exec,
@@ -429,9 +431,7 @@ KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_exec_attach(struct kelpie_vm
                                                                 struct kelpie_exec **ret_exec,
                                                                 struct kelpie_error *err);
 KELPIE_API uint32_t kelpie_exec_id(const struct kelpie_exec *exec);
-
-/* Whether its command runs on a terminal, whoever started it. */
-KELPIE_API bool kelpie_exec_has_tty(const struct kelpie_exec *exec);
+KELPIE_API bool kelpie_exec_has_tty(const struct kelpie_exec *exec); /* whoever started it */
 
 /* Waits for output of either stream. timeout_ms 0: until there is some, or the VM ends.
  * Errors: TIMED_OUT (retriable), CRASHED, CANCELLED, WRONG_STATE (the VM was stopped). */
@@ -627,7 +627,7 @@ kelpie_vm_create_from_snapshot(const char *directory, const struct kelpie_config
                                const struct kelpie_restore_options *options,
                                struct kelpie_vm **ret_vm, struct kelpie_error *err);
 
-/* The report of this VM's last restore. Errors: WRONG_STATE when it was never restored. */
+/* The report of this VM's last restore, which a warm start may be. WRONG_STATE: its last start was no restore. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_vm_restore_report(struct kelpie_vm *vm, struct kelpie_restore_report *ret_report,
                          struct kelpie_error *err);

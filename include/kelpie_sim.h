@@ -163,6 +163,7 @@ KELPIE_API enum kelpie_status kelpie_sim_mutex_unlock(struct kelpie_sim_mutex *m
 KELPIE_API enum kelpie_status kelpie_sim_mutex_destroy(struct kelpie_sim_mutex *mutex,
                                                        struct kelpie_error *err);
 
+/* A condition of the simulated machine, as pthread_cond_t is one. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_sim_condition_create(struct kelpie_sim *sim, struct kelpie_sim_condition **ret_condition,
                             struct kelpie_error *err);

@@ -90,6 +90,7 @@ struct kelpie_vm_info {
     uint64_t reserved[8];
 };
 
+/* Frees what a function of this header handed out as a list, an image or an array. NULL is allowed. */
 KELPIE_API void kelpie_list_free(void *list);
 
 /* Every VM of this user with an owner of its own, the oldest first. What a dead owner left in sockets is cleaned on the way. */
@@ -259,6 +260,7 @@ struct kelpie_snapshot_info {
     uint64_t reserved[4];
 };
 
+/* Every snapshot that has a name in the store; one that cannot be used is there too, and says why. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_snapshot_list(void *host, struct kelpie_snapshot_info **ret_list, size_t *ret_count,
                      struct kelpie_error *err);
@@ -293,6 +295,8 @@ struct kelpie_prune_report {
     uint64_t reserved[4];
 };
 
+/* Removes what the options say, and always what killed processes left. *ret_report says what went or, with dry_run, what
+ * would. Errors: IO_FAILED, NO_MEMORY. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_prune(void *host, const struct kelpie_prune_options *options,
              struct kelpie_prune_report *ret_report, struct kelpie_error *err);

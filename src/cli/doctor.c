@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "cli/cli.h"
+#include "cli/doctor_parts.h"
 #include "cli/output.h"
 
 struct doctor_options {
@@ -104,7 +105,7 @@ static void print_finding(const struct finding *finding) {
     print_kernel_mode(probe);
 }
 
-static void print_findings(const struct finding *findings, size_t count, bool usable) {
+static void print_findings(const struct finding *findings, size_t count) {
     ASSERT(findings);
     ASSERT(count <= KELPIE_BACKEND_COUNT_MAX);
     printf("kelpie %s\n\n", kelpie_version());
@@ -112,8 +113,6 @@ static void print_findings(const struct finding *findings, size_t count, bool us
     for (size_t i = 0; i < count; i++) {
         print_finding(&findings[i]);
     }
-    printf("\n%s\n", usable ? "This machine can run guests: try 'kelpie run -- uname -a'."
-                            : "This machine cannot run a guest yet: see \"to do\" above.");
 }
 
 static json_t *json_of_finding(const struct finding *finding) {
@@ -158,10 +157,19 @@ static int doctor_run(const struct cli_table *table, struct option_words *words)
         usable |= findings[i].probe.usable && is_real(&findings[i]);
     }
     code = usable ? CLI_EXIT_OK : CLI_EXIT_NOT_USABLE;
+    struct doctor_part parts[DOCTOR_PART_COUNT];
+    doctor_find_parts(parts);
     if (options.json) {
-        return output_json(json_of_findings(findings, count, usable), code);
+        json_t *object = json_of_findings(findings, count, usable);
+        if (object) {
+            json_object_set_new(object, "parts", doctor_json_parts(parts));
+        }
+        return output_json(object, code);
     }
-    print_findings(findings, count, usable);
+    print_findings(findings, count);
+    doctor_print_parts(parts);
+    printf("\n%s\n", usable ? "This machine can run guests: try 'kelpie run -- uname -a'."
+                            : "This machine cannot run a guest yet: see \"to do\" above.");
     return fflush(stdout) == 0 ? code : CLI_EXIT_FAILED;
 }
 
@@ -176,4 +184,10 @@ const struct cli_command cli_doctor = {
     .options = &doctor_table,
     .run = doctor_run,
     .group = CLI_GROUP_HOST,
+    .json = "version   of kelpie\n"
+            "usable    a backend other than the mock can run a guest here\n"
+            "backends  each with name, description, usable, reason, install, version, accelerator, "
+            "ring0_ns (how long a "
+            "short kernel-mode payload took; 0: not run) and capabilities\n"
+            "parts     each with name, purpose, present, detail and install\n",
 };

@@ -146,8 +146,10 @@ enum kelpie_status exec_open_session(struct exec *exec, struct kelpie_exec **ret
 static void say_left(const struct exec *exec) {
     exec_check(exec);
     ASSERT(exec->exec_id != 0);
-    fprintf(stderr, "kelpie: session %u goes on: 'kelpie attach %s %u' takes it up again\n",
-            (unsigned)exec->exec_id, exec->options.vm, (unsigned)exec->exec_id);
+    /* On a terminal its last line has hardly ended. */
+    fprintf(stderr, "%skelpie: session %u goes on: 'kelpie attach %s %u' takes it up again\n",
+            exec->options.tty ? "\n" : "", (unsigned)exec->exec_id, exec->options.vm,
+            (unsigned)exec->exec_id);
 }
 
 static enum kelpie_status leave(struct exec *exec, struct kelpie_exec *session,
@@ -307,6 +309,9 @@ const struct cli_command cli_exec = {
         "be executed; 127 it does not exist; 128 and N: ended by signal N.\n",
     .options = &exec_option_table,
     .run = exec_run,
+    .json = "exec_id        the session's number\n"
+            "exit_code, signal, timed_out, stdout, stderr, timings, error\n"
+            "               as kelpie-run(1) has them\n",
     .operands = {CLI_OPERAND_VM},
 };
 

@@ -29,6 +29,10 @@ static const struct option_spec specs[] = {
            "none (the default), user, user,loopback or tap:NAME"),
     OPTION('p', "publish", "HOST:GUEST[/udp]", machine_add_forward, network, NULL,
            "a port of 127.0.0.1 that leads to one of the guest; may be repeated"),
+    OPTION('v', "volume", "HOST:GUEST[:ro][:copy]", given_add_share, given, "shares",
+           "a folder of this host in the guest; copy: only its content; may be repeated"),
+    OPTION(0, "secret", "NAME=PATH|NAME=fd:N", given_add_secret, given, "secrets",
+           "a file's or descriptor's bytes at /run/secrets/NAME, in memory; may be repeated"),
     OPTION(0, "kernel", "FILE", option_set_text, kernel, "kernel",
            "the guest's kernel: a bzImage or libkrunfw.so"),
     OPTION('e', "env", "KEY=VALUE", option_add_text, env, "env",
@@ -267,7 +271,7 @@ struct kelpie_config machine_options_config(const struct machine_options *option
     options_check(options);
     ASSERT(options->disks.count <= KELPIE_DISK_COUNT_MAX);
     const char *const *env = options->env.count > 0 ? options->env.values : NULL;
-    return (struct kelpie_config){
+    struct kelpie_config config = {
         .name = options->name,
         .backend = options->backend,
         .vcpu_count = options->cpus,
@@ -284,6 +288,8 @@ struct kelpie_config machine_options_config(const struct machine_options *option
         .image_disk_mib = options->disk_mib,
         .warm = options->image && !options->cold,
     };
+    given_options_fill(&options->given, &config);
+    return config;
 }
 
 void machine_options_deinit(struct machine_options *options) {
@@ -293,5 +299,6 @@ void machine_options_deinit(struct machine_options *options) {
         free(options->disks.texts[i]);
     }
     options->disks.count = 0;
+    given_options_deinit(&options->given);
     free(TAKE(options->joined_env));
 }

@@ -3,6 +3,7 @@
 #ifndef KELPIE_CLI_MACHINE_OPTIONS_H
 #define KELPIE_CLI_MACHINE_OPTIONS_H
 
+#include "cli/given_options.h"
 #include "cli/options.h"
 #include "kelpie_store.h"
 
@@ -24,6 +25,7 @@ struct machine_options {
     uint32_t memory_mib;
     struct machine_disks disks;
     struct machine_network network;
+    struct given_options given;
     const char *kernel;
     struct option_list env;
     const char *working_dir;

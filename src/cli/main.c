@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* The command `kelpie`: a table of commands. What a command is: cli.h. */
 #include <stddef.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "base/assert.h"
 #include "cli/cli.h"
@@ -43,9 +45,24 @@ static const struct cli_command *const commands[] = {
 };
 /* clang-format on */
 
+/* VMs that outlive us are owned by this very program, wherever it lies, unless the user names another. */
+static void name_owner_program(void) {
+    char path[KELPIE_PATH_SIZE_MAX + 1];
+    ssize_t size = readlink("/proc/self/exe", path, sizeof(path) - 1);
+    ASSERT(size < (ssize_t)sizeof(path));
+    if (size > 0) {
+        path[size] = 0;
+        ASSERT(path[0] != 0);
+        if (access(path, X_OK) == 0) {
+            (void)setenv("KELPIE_PROGRAM", path, 0);
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     static const struct cli_table table = {commands, ARRAY_SIZE(commands)};
     output_init();
+    name_owner_program();
     struct option_words words = {
         .words = (const char *const *)argv,
         .count = (size_t)argc,

@@ -69,6 +69,7 @@ void outcome_say(const struct outcome *outcome, const struct option_table *table
                  uint32_t timeout_ms) {
     outcome_check(outcome);
     ASSERT(table);
+    ASSERT(timeout_ms <= KELPIE_TIMEOUT_MS_MAX);
     bool told_to_end = outcome->reader_gone || outcome->signal != 0;
     if (told_to_end) {
         return;

@@ -211,6 +211,11 @@ static int report_run(struct run *run) {
     ASSERT(!run->talk.vm);
     int code = outcome_exit_code(outcome);
     outcome_say(outcome, &run_option_table, run->options->timeout_ms);
+    const char *image = run->options->machine.image;
+    bool no_image = image && !run->image && outcome->err.status == KELPIE_NOT_FOUND;
+    if (no_image && !run->options->command) {
+        output_hint("'kelpie run -- %.60s' runs a command without an image", image);
+    }
     bool printed = run->options->detach && outcome->err.status == KELPIE_OK;
     return run->options->json && !printed
                ? output_json(run_report_json(&run->report, outcome), code)
@@ -269,4 +274,19 @@ const struct cli_command cli_run = {
     .options = &run_option_table,
     .run = run_run,
     .operands = {CLI_OPERAND_IMAGE},
+    .json = "id, backend    of the VM\n"
+            "exit_code      what kelpie ends with\n"
+            "signal         that ended the command; 0: none did\n"
+            "timed_out      it ran longer than --timeout\n"
+            "stdout, stderr  each with encoding (utf-8, or base64 for bytes that are not that or "
+            "hold a zero), data, "
+            "bytes and truncated\n"
+            "timings        boot_ms, restore_ms, exec_ms, snapshot_ms, total_ms; null: that was "
+            "not done\n"
+            "restore        null, or the report: entropy, generation, clock, network, hostname, "
+            "machine_id, each done, "
+            "failed, unsupported or pending, and clock_skew_ns\n"
+            "snapshot       null, or id, parent_id, quiesced, bytes and created_unix_ms\n"
+            "error          null, or an object with status, field, message and os_error\n"
+            "name, exec_id  of --detach, which prints these, id and backend only\n",
 };

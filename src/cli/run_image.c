@@ -44,12 +44,7 @@ enum kelpie_status run_image_load(struct run *run, struct kelpie_error *err) {
     const struct run_options *options = run->options;
     ASSERT(options->machine.image);
     ASSERT(!run->image && !run->argv);
-    enum kelpie_status status = kelpie_image_find(NULL, options->machine.image, &run->image, err);
-    if (status == KELPIE_NOT_FOUND) {
-        return error_wrap(err, KELPIE_NOT_FOUND,
-                          "cannot run the image (a command without one stands behind --)");
-    }
-    TRY(status);
+    TRY(kelpie_image_find(NULL, options->machine.image, &run->image, err));
     TRY(join_words(run, err));
     if (!run->argv[0] && !options->snapshot && !options->detach) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "command",
@@ -86,7 +81,7 @@ struct kelpie_config run_config(const struct run *run) {
     const struct run_options *options = run->options;
     ASSERT(options);
     ASSERT(!options->from);
-    return (struct kelpie_config){
+    struct kelpie_config config = {
         .name = options->machine.name,
         .backend = options->machine.backend,
         .vcpu_count = options->machine.cpus,
@@ -103,4 +98,6 @@ struct kelpie_config run_config(const struct run *run) {
         .image_disk_mib = options->machine.disk_mib,
         .warm = options->machine.image && !options->machine.cold,
     };
+    given_options_fill(&options->machine.given, &config);
+    return config;
 }

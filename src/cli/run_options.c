@@ -82,11 +82,13 @@ static enum kelpie_status refuse(const char *option, const char *why, struct kel
 static enum kelpie_status check_from(const struct run_options *options, struct kelpie_error *err) {
     options_check(options);
     ASSERT(options->from);
-    const char *option = options->machine.cpus != 0         ? "--cpus"
-                         : options->machine.memory_mib != 0 ? "--memory"
-                         : options->machine.disks.count > 0 ? "--disk"
-                         : options->machine.kernel          ? "--kernel"
-                                                            : NULL;
+    const char *option = options->machine.cpus != 0                ? "--cpus"
+                         : options->machine.memory_mib != 0        ? "--memory"
+                         : options->machine.disks.count > 0        ? "--disk"
+                         : options->machine.given.share_count > 0  ? "--volume"
+                         : options->machine.given.secret_count > 0 ? "--secret"
+                         : options->machine.kernel                 ? "--kernel"
+                                                                   : NULL;
     if (option) {
         return refuse(option, "the bundle brings its own: leave it out with --from", err);
     }

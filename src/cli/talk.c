@@ -77,6 +77,7 @@ static void let_go_locked(struct talk *talk) {
 
 void talk_let_go(struct talk *talk) {
     talk_check_parts(talk);
+    ASSERT(talk->options.kind != TALK_RUN);
     talk_lock(talk);
     let_go_locked(talk);
     talk_unlock(talk);
@@ -111,6 +112,7 @@ void talk_note(struct talk *talk, enum kelpie_status status, const struct kelpie
 static bool on_tick(void *context) {
     struct talk *talk = context;
     talk_check_parts(talk);
+    ASSERT(talk->signals.context == talk);
     talk_lock(talk);
     bool again = talk->stopping && talk->vm;
     if (again) {
@@ -124,6 +126,7 @@ static bool on_tick(void *context) {
 
 static bool vm_is_ours(const struct talk *talk) {
     talk_check_parts(talk);
+    ASSERT(talk->options.kind != TALK_KIND_COUNT);
     return talk->options.kind == TALK_RUN || talk->options.kind == TALK_BUNDLE;
 }
 
@@ -155,6 +158,7 @@ static void hang_up_locked(struct talk *talk) {
 
 void talk_hang_up(struct talk *talk) {
     talk_check_parts(talk);
+    ASSERT(talk->session_count <= KELPIE_EXEC_COUNT_MAX);
     talk_lock(talk);
     hang_up_locked(talk);
     talk_unlock(talk);

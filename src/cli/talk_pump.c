@@ -38,6 +38,7 @@ static enum kelpie_status pass_chunk(struct talk *talk, const struct kelpie_chun
 /* How long a wait may take: 0 is for ever, which is how the library reads it. */
 static bool time_left(const struct talk *talk, uint32_t *ret_ms) {
     ASSERT(talk);
+    ASSERT(ret_ms);
     *ret_ms = 0;
     if (talk->deadline_ns == 0) {
         return true;
@@ -134,6 +135,7 @@ static bool feed(struct talk_session *session, const char *data, size_t size) {
 /* Waits until there is input. False: the talk is over. */
 static bool await_input(struct talk *talk) {
     talk_check_parts(talk);
+    ASSERT(talk->options.interactive);
     for (;;) {
         struct pollfd items[] = {{.fd = STDIN_FILENO, .events = POLLIN},
                                  {.fd = talk->stop_event, .events = POLLIN}};

@@ -189,9 +189,12 @@ static void take_head_bytes(struct protocol_tree_reader *reader, const uint8_t *
                             size_t *size) {
     ASSERT(*size > 0);
     ASSERT(reader->head_size == 0 || reader->used < reader->head_size);
-    uint8_t *to = reader->head + reader->used;
-    size_t room = PROTOCOL_TREE_HEADER_SIZE - reader->used;
-    if (reader->head_size > 0) {
+    uint8_t *to = NULL;
+    size_t room = 0;
+    if (reader->head_size == 0) {
+        to = reader->head + reader->used;
+        room = PROTOCOL_TREE_HEADER_SIZE - reader->used;
+    } else {
         size_t done = reader->used - PROTOCOL_TREE_HEADER_SIZE;
         size_t name_size = name_size_of(reader);
         bool in_name = done < name_size;

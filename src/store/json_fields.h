@@ -4,6 +4,9 @@
  * one that is zero, NULL or empty is left out. What comes in is from outside: a member of another type or out of
  * range is BAD_CONFIG, with its name as the field; one that the table does not have is ignored.
  *
+ * A text of C may be no UTF-8 (a file's name, what a guest said), and JSON has no other: such a one is {"hex": "…"}. Decoding puts the
+ * text itself in its place in the JSON, where it is kept: what was decoded is for reading, not for being written again.
+ *
  *     static const struct json_field fields[] = {JSON_FIELD(struct spot, x, JSON_U32, 0)};
  *     TRY(json_fields_encode(fields, ARRAY_SIZE(fields), &spot, object, err));
  */
@@ -37,7 +40,7 @@ struct json_field {
 #define JSON_FIELD(type, member, kind, max)                                                        \
     { #member, kind, offsetof(type, member), sizeof(((type *)0)->member), max }
 
-/* Adds the members to an object. BAD_CONFIG: a text that is not UTF-8, a number beyond JSON's. */
+/* Adds the members to an object. BAD_CONFIG: a number beyond JSON's. */
 KELPIE_CHECKED enum kelpie_status json_fields_encode(const struct json_field *fields, size_t count,
                                                      const void *value, json_t *object,
                                                      struct kelpie_error *err);
@@ -56,6 +59,13 @@ KELPIE_CHECKED enum kelpie_status json_texts_encode(json_t *object, const char *
 KELPIE_CHECKED enum kelpie_status json_texts_decode(const json_t *object, const char *name,
                                                     size_t count_max, const char ***ret_texts,
                                                     struct kelpie_error *err);
+
+/* {name: text}, and back into a buffer; what is not there is an empty text. BAD_CONFIG: it is no text, or too long. */
+KELPIE_CHECKED enum kelpie_status json_put_text(json_t *object, const char *name, const char *text,
+                                                struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status json_take_text(const json_t *object, const char *name,
+                                                 char *ret_text, size_t size,
+                                                 struct kelpie_error *err);
 
 /* Puts value into the object and takes it over; NULL is NO_MEMORY. */
 KELPIE_CHECKED enum kelpie_status json_put(json_t *object, const char *name, json_t *value,

@@ -2,17 +2,18 @@
 /* Where things are: the folders of a user, found, checked and made. */
 #include "store/store.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "store/store_folder.h"
 #include "store/store_internal.h"
 
 #define FOLDER_MODE 0700u
-#define OTHERS_MASK 0077u
+#define WRITABLE_BY_ALL 0002u
+#define STICKY 01000u
 
 /* Where a room's folder is: below which variable, or what stands for it; and the names of our own below that. */
 static const struct {
@@ -27,35 +28,6 @@ static const struct {
     [STORE_SOCKETS] = {"XDG_RUNTIME_DIR", NULL, ""},
 };
 static_assert(ARRAY_SIZE(rooms) == STORE_ROOM_COUNT, "each room has a place");
-
-/* A folder of ours is made, or is there and nobody else's business (hazard E4). */
-static enum kelpie_status check_folder(struct host *host, const char *path,
-                                       struct kelpie_error *err) {
-    ASSERT(host);
-    ASSERT(path[0] == '/');
-    struct kelpie_error why;
-    enum kelpie_status status = host_path_mkdir(host, path, FOLDER_MODE, &why);
-    if (status != KELPIE_OK && why.os_error != EEXIST) {
-        if (err) {
-            *err = why;
-        }
-        return status;
-    }
-    struct host_file_info info;
-    TRY(host_path_stat(host, path, &info, err));
-    const char *what = NULL;
-    if (info.type != HOST_FILE_FOLDER) {
-        what = "is no folder";
-    } else if (info.uid != host_user_id(host)) {
-        what = "belongs to somebody else";
-    } else if (info.mode & OTHERS_MASK) {
-        what = "is open to others; it must have mode 0700";
-    }
-    if (what) {
-        return error_set_field(err, KELPIE_IO_FAILED, "folder", "%s %s", path, what);
-    }
-    return KELPIE_OK;
-}
 
 static enum kelpie_status format_path(char *path, size_t size, struct kelpie_error *err,
                                       const char *format, ...)
@@ -112,6 +84,21 @@ static enum kelpie_status room_base(struct host *host, enum store_room room, cha
     return format_path(path, size, err, "%s/%s/kelpie", home, rooms[room].below_home);
 }
 
+/* A folder of ours can be swapped for another by whoever may write to the one that it is in. A sticky one (/tmp) is no danger. */
+static enum kelpie_status check_parent(struct host *host, const char *path,
+                                       struct kelpie_error *err) {
+    struct host_file_info info;
+    ASSERT(host);
+    ASSERT(path[0] == '/');
+    TRY(host_path_stat(host, path, &info, err));
+    if (info.type == HOST_FILE_FOLDER && (info.mode & WRITABLE_BY_ALL) && !(info.mode & STICKY)) {
+        return error_set_field(err, KELPIE_IO_FAILED, "folder",
+                               "everybody may write to %s, and so swap what Kelpie keeps in it",
+                               path);
+    }
+    return KELPIE_OK;
+}
+
 static enum kelpie_status open_room(struct store *store, enum store_room room,
                                     struct kelpie_error *err) {
     ASSERT(store);
@@ -122,12 +109,13 @@ static enum kelpie_status open_room(struct store *store, enum store_room room,
     ASSERT(slash && slash > base);
     *slash = 0;
     TRY(host_path_mkdir_all(store->host, base, FOLDER_MODE, err));
+    TRY(check_parent(store->host, base, err));
     *slash = '/';
-    TRY(check_folder(store->host, base, err));
+    TRY(store_folder_check(store->host, base, err));
     char *folder = store->folders[room];
     TRY(format_path(folder, sizeof(store->folders[room]), err, "%s%s%s", base,
                     rooms[room].name[0] ? "/" : "", rooms[room].name));
-    return rooms[room].name[0] ? check_folder(store->host, folder, err) : KELPIE_OK;
+    return rooms[room].name[0] ? store_folder_check(store->host, folder, err) : KELPIE_OK;
 }
 
 enum kelpie_status store_open(struct host *host, struct store **ret_store,
@@ -151,12 +139,15 @@ enum kelpie_status store_open(struct host *host, struct store **ret_store,
 }
 
 void store_close(struct store *store) {
+    ASSERT(!store || store->host);
+    ASSERT(!store || store->folders[STORE_VMS][0] == '/');
     free(store);
 }
 
 bool store_name_is_good(const char *name) {
     ASSERT(name);
     static const char others[] = "_.-";
+    ASSERT(!strchr(others, '/'));
     size_t size = strlen(name);
     if (size == 0 || size > KELPIE_NAME_SIZE_MAX) {
         return false;

@@ -5,7 +5,7 @@
  *
  * THEORY OF OPERATION
  *
- *     $XDG_STATE_HOME/kelpie/vms/<name>/    record.json, lock, log, log.1, console, owner.log, disk
+ *     $XDG_STATE_HOME/kelpie/vms/<name>/    record.json, lock, log, log.1, console, owner.log, disk-N, image
  *     $XDG_STATE_HOME/kelpie/snapshots/<name>/     bundles (snapshot.h)
  *     $XDG_STATE_HOME/kelpie/templates/<key>/      bundles, and when each was last used
  *     $XDG_DATA_HOME/kelpie/images/         <name>.json, and file systems by digest
@@ -63,13 +63,14 @@ struct store_record {
     struct kelpie_vm_info info;
     struct store_config *config;                  /* no secrets, no host */
     char restored_from[KELPIE_PATH_SIZE_MAX + 1]; /* the bundle that it was made of; or empty */
+    bool had_secrets; /* its config has some, which only its first owner knows */
 };
 
 void store_record_destroy(
     struct store_record *record); /* frees it and what it holds; NULL is allowed */
 
-/* What ran when its owner died is crashed. */
-void store_info_bury(struct kelpie_vm_info *info);
+/* What is true of a VM whose owner is gone: what ran is crashed. True: the record said something else. */
+bool store_info_bury(struct kelpie_vm_info *info);
 
 /* A VM whose owner is this process: it holds the lock until release. */
 struct store_vm {
@@ -85,15 +86,17 @@ KELPIE_CHECKED enum kelpie_status store_vm_create(struct store *store,
                                                   struct store_vm *ret_vm,
                                                   struct kelpie_error *err);
 
-/* Becomes the owner of a VM that has none. NOT_FOUND; BUSY: an owner lives. */
+/* Becomes the owner of a VM that has none. What its record says is true afterwards: if its owner died, that it crashed. NOT_FOUND;
+ * BUSY: an owner lives; INTERNAL: the record is damaged. */
 KELPIE_CHECKED enum kelpie_status store_vm_adopt(struct store *store, const char *name,
                                                  struct store_vm *ret_vm, struct kelpie_error *err);
 
-/* Replaces the record, through to the disk. */
+/* Replaces the record, through to the disk. BAD_CONFIG: it is longer than STORE_RECORD_SIZE_MAX. */
 KELPIE_CHECKED enum kelpie_status
 store_vm_write(struct store_vm *vm, const struct store_record *record, struct kelpie_error *err);
 
-/* Removes the folder and all in it, and lets go of it. */
+/* Removes the folder and all in it, and its owner's socket, and lets go of it. After a failure the lock is still held, and the VM may
+ * be gone; what is left of it then goes with the next kelpie_prune(). */
 KELPIE_CHECKED enum kelpie_status store_vm_remove(struct store_vm *vm, struct kelpie_error *err);
 
 /* Lets go of the lock; the VM stays on disk. Of one that was never taken: nothing. */

@@ -130,6 +130,15 @@ enum kelpie_status store_folder_lock(struct store *store, const char *path, bool
     return error_set(err, KELPIE_BUSY, "'%s' is removed and made all the time", path);
 }
 
+bool store_folder_is(struct store *store, const char *path, int lock_fd) {
+    char name[KELPIE_PATH_SIZE_MAX + 1];
+    bool same = false;
+    ASSERT(store);
+    ASSERT(lock_fd >= 0);
+    return store_folder_file(path, STORE_LOCK_NAME, name, NULL) == KELPIE_OK &&
+           check_same(store->host, lock_fd, name, &same, NULL) == KELPIE_OK && same;
+}
+
 /* ---- Making ----------------------------------------------------------------------------------- */
 
 static bool has_prefix(const char *path, const char *prefix) {

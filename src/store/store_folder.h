@@ -46,6 +46,9 @@ KELPIE_CHECKED enum kelpie_status store_folder_lock(struct store *store, const c
                                                     bool exclusive, uint64_t wait_ms, int *ret_lock,
                                                     struct kelpie_error *err);
 
+/* Whether the lock is of the folder that has this path now. */
+bool store_folder_is(struct store *store, const char *path, int lock_fd);
+
 /* Removes a folder of the room, through to the disk. From the moment when it is renamed it is gone; what cannot be removed of it
  * then is a leftover, and an error. The caller holds the lock, where there is one. NOT_FOUND: there is none. */
 KELPIE_CHECKED enum kelpie_status store_folder_remove(struct store *store, enum store_room room,

@@ -3,7 +3,7 @@
  * store_json.h: structures of kelpie.h and kelpie_store.h as JSON and back, for records and for what an owner and its
  * handles say to each other. Members have the names that they have in the headers; what is NULL, zero or empty is left out.
  *
- * Encoders hand out a new object. BAD_CONFIG: a text that is not UTF-8 (JSON has no other). Decoders take what comes from outside:
+ * Encoders hand out a new object; a text that is no UTF-8 is {"hex": "…"}. Decoders take what comes from outside:
  * BAD_CONFIG names the member. They check types and ranges, not sense: what they hand out is given to the library, which does.
  */
 #ifndef KELPIE_STORE_STORE_JSON_H
@@ -14,6 +14,23 @@
 #include "base/error.h"
 #include "host/host.h"
 #include "kelpie_store.h"
+#include "store/store_limits.h"
+
+static inline void store_json_cleanup(json_t **value) {
+    json_decref(*value); /* NULL is fine */
+}
+
+/* Lets go of the value when the scope ends. */
+#define AUTO_STORE_JSON __attribute__((cleanup(store_json_cleanup)))
+
+/* Parses an object that comes from outside: at most size_max bytes, STORE_JSON_DEPTH_MAX levels deep, no key twice.
+ * BAD_CONFIG: the message says where. */
+KELPIE_CHECKED enum kelpie_status store_json_parse(const char *text, size_t size, size_t size_max,
+                                                   json_t **ret_object, struct kelpie_error *err);
+
+/* One line without the newline; *ret_text is for free(). */
+KELPIE_CHECKED enum kelpie_status store_json_format(const json_t *object, char **ret_text,
+                                                    struct kelpie_error *err);
 
 /* A config, and what its pointers point to. */
 struct store_config {

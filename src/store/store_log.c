@@ -1,146 +1,223 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/*
- * A VM's log: what its detached command wrote, in pieces, capped.
- *
- * Two files: "log", which grows, and "log.1", which "log" becomes when it has half of the bytes; what was log.1 is gone
- * then. A record is a header of LOG_HEADER_SIZE bytes, little-endian, and the piece:
- *
- *     u32 magic | u8 stream | u8[3] zero | u64 unix_ms | u64 offset in the stream | u32 size | u32 XXH32 of the piece
- *
- * A record is one write. After a kill the last may be cut short: its reader waits for the rest, and the next writer cuts it
- * off. A reader keeps its file open, so that a rotation takes nothing away from under it.
- */
-#include <stdio.h>
+/* Writing a VM's log. The theory is in log_format.h. */
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "base/assert.h"
+#include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/cursor.h"
-#include "store/store_internal.h"
+#include "store/log_format.h"
 
-#define LOG_MAGIC 0x474f4c4bu /* "KLOG" */
-#define LOG_HEADER_SIZE 32
-#define LOG_PIECE_SIZE_MAX 65536
-#define LOG_FILE "log"
-#define LOG_OLD_FILE "log.1"
-#define LOG_FILE_MODE 0600u
-#define LOG_STREAM_COUNT 2
-#define LOG_POLL_MS 20 /* how often a reader that waits looks */
+#define FILE_MAGIC 0x31464c4bu   /* "KLF1" */
+#define RECORD_MAGIC 0x31524c4bu /* "KLR1" */
+#define FILE_MODE 0600u
+#define CHECKSUM_OFFSET (LOG_HEADER_SIZE - 4)
 
-struct record {
-    uint64_t unix_ms;
-    uint64_t offset;
-    uint32_t stream; /* 0 stdout, 1 stderr */
-    uint32_t size;
-    uint32_t sum;
-};
+/* ---- Format ----------------------------------------------------------------------------------- */
 
-static void record_encode(const struct record *record, uint8_t bytes[LOG_HEADER_SIZE]) {
-    ASSERT(record->size <= LOG_PIECE_SIZE_MAX);
+static uint32_t checksum_of(const uint8_t header[LOG_HEADER_SIZE], const void *data, size_t size) {
+    ASSERT(header);
+    ASSERT(data && size > 0);
+    return XXH32(data, size, XXH32(header, CHECKSUM_OFFSET, 0));
+}
+
+void log_record_encode(const struct log_record *record, const void *data,
+                       uint8_t ret_header[LOG_HEADER_SIZE]) {
+    ASSERT(record->size > 0 && record->size <= STORE_LOG_PIECE_SIZE_MAX);
     ASSERT(record->stream < LOG_STREAM_COUNT);
-    struct cursor_writer writer = cursor_writer_init(bytes, LOG_HEADER_SIZE);
-    cursor_write_u32(&writer, LOG_MAGIC);
+    struct cursor_writer writer = cursor_writer_init(ret_header, LOG_HEADER_SIZE);
+    cursor_write_u32(&writer, RECORD_MAGIC);
     cursor_write_u32(&writer, record->stream);
     cursor_write_u64(&writer, record->unix_ms);
     cursor_write_u64(&writer, record->offset);
     cursor_write_u32(&writer, record->size);
-    cursor_write_u32(&writer, record->sum);
+    cursor_write_u32(&writer, checksum_of(ret_header, data, record->size));
     ASSERT(!writer.failed);
 }
 
-/* False: it is none. */
-static bool record_decode(const uint8_t bytes[LOG_HEADER_SIZE], struct record *ret_record) {
-    ASSERT(bytes);
+bool log_record_decode(const uint8_t header[LOG_HEADER_SIZE], struct log_record *ret_record) {
+    struct log_record record;
+    ASSERT(header);
     ASSERT(ret_record);
-    struct cursor_reader reader = cursor_reader_init(bytes, LOG_HEADER_SIZE);
-    if (cursor_read_u32(&reader) != LOG_MAGIC) {
+    struct cursor_reader reader = cursor_reader_init(header, LOG_HEADER_SIZE);
+    if (cursor_read_u32(&reader) != RECORD_MAGIC) {
         return false;
     }
-    ret_record->stream = cursor_read_u32(&reader);
-    ret_record->unix_ms = cursor_read_u64(&reader);
-    ret_record->offset = cursor_read_u64(&reader);
-    ret_record->size = cursor_read_u32(&reader);
-    ret_record->sum = cursor_read_u32(&reader);
-    return ret_record->stream < LOG_STREAM_COUNT && ret_record->size > 0 &&
-           ret_record->size <= LOG_PIECE_SIZE_MAX;
-}
-
-/* Reads the record at an offset of a file. NOT_FOUND: there is none, or not all of it. */
-static enum kelpie_status record_read(struct host *host, int fd, uint64_t at,
-                                      struct record *ret_record, uint8_t *piece,
-                                      struct kelpie_error *err) {
-    ASSERT(host);
-    ASSERT(piece);
-    uint8_t header[LOG_HEADER_SIZE];
-    size_t size = 0;
-    TRY(host_file_read_at(host, fd, header, sizeof(header), at, &size, err));
-    if (size < sizeof(header)) {
-        return error_set(err, KELPIE_NOT_FOUND, "the log ends here");
-    }
-    struct record record;
-    if (!record_decode(header, &record)) {
-        return error_set(err, KELPIE_INTERNAL, "the log is damaged at byte %llu",
-                         (unsigned long long)at);
-    }
-    TRY(host_file_read_at(host, fd, piece, record.size, at + sizeof(header), &size, err));
-    if (size < record.size) {
-        return error_set(err, KELPIE_NOT_FOUND, "the log ends here");
-    }
-    if (XXH32(piece, size, 0) != record.sum) {
-        return error_set(err, KELPIE_INTERNAL, "the log is damaged at byte %llu",
-                         (unsigned long long)at);
+    record.stream = cursor_read_u32(&reader);
+    record.unix_ms = cursor_read_u64(&reader);
+    record.offset = cursor_read_u64(&reader);
+    record.size = cursor_read_u32(&reader);
+    record.checksum = cursor_read_u32(&reader);
+    if (record.stream >= LOG_STREAM_COUNT || record.size == 0 ||
+        record.size > STORE_LOG_PIECE_SIZE_MAX) {
+        return false;
     }
     *ret_record = record;
-    return KELPIE_OK;
+    return true;
 }
 
-/* ---- Writing ----------------------------------------------------------------------------------- */
+bool log_record_is_whole(const uint8_t header[LOG_HEADER_SIZE], const void *data, size_t size) {
+    struct log_record record;
+    ASSERT(data);
+    ASSERT(size > 0);
+    return log_record_decode(header, &record) && record.size == size &&
+           record.checksum == checksum_of(header, data, size);
+}
+
+void log_file_encode(uint64_t number, uint8_t ret_header[LOG_FILE_HEADER_SIZE]) {
+    ASSERT(number > 0);
+    ASSERT(ret_header);
+    struct cursor_writer writer = cursor_writer_init(ret_header, LOG_FILE_HEADER_SIZE);
+    cursor_write_u32(&writer, FILE_MAGIC);
+    cursor_write_u32(&writer, 0);
+    cursor_write_u64(&writer, number);
+    ASSERT(!writer.failed);
+}
+
+uint64_t log_file_number(struct host *host, int fd) {
+    uint8_t header[LOG_FILE_HEADER_SIZE];
+    size_t size = 0;
+    ASSERT(host);
+    ASSERT(fd >= 0);
+    if (host_file_read_at(host, fd, header, sizeof(header), 0, &size, NULL) != KELPIE_OK ||
+        size != sizeof(header)) {
+        return 0;
+    }
+    struct cursor_reader reader = cursor_reader_init(header, sizeof(header));
+    uint32_t magic = cursor_read_u32(&reader);
+    (void)cursor_read_u32(&reader);
+    uint64_t number = cursor_read_u64(&reader);
+    return magic == FILE_MAGIC ? number : 0;
+}
+
+/* ---- The writer ------------------------------------------------------------------------------- */
 
 struct store_log {
     struct host *host;
     char path[KELPIE_PATH_SIZE_MAX + 1];
     char old_path[KELPIE_PATH_SIZE_MAX + 1];
     uint64_t file_bytes_max;
+    size_t piece_size_max;
     int fd;
-    uint64_t size;
+    uint64_t number;                 /* of the file that grows */
+    uint64_t size;                   /* of it: where the next record begins */
     uint64_t next[LOG_STREAM_COUNT]; /* offset of the first byte that is not there yet */
-    uint8_t record[LOG_HEADER_SIZE + LOG_PIECE_SIZE_MAX];
+    uint8_t record[LOG_HEADER_SIZE + STORE_LOG_PIECE_SIZE_MAX];
 };
 
 void store_log_close(struct store_log *log) {
     if (log) {
+        ASSERT(log->host);
+        ASSERT(log->fd >= 0 || log->fd == HOST_FD_NONE);
         host_close(log->host, log->fd);
         free(log);
     }
 }
 
+/* Begins a new file in the place of "log", whatever is there. */
+static enum kelpie_status begin_file(struct store_log *log, uint64_t number,
+                                     struct kelpie_error *err) {
+    uint8_t header[LOG_FILE_HEADER_SIZE];
+    AUTO_FD struct host_fd fd = {log->host, HOST_FD_NONE};
+    ASSERT(number > log->number);
+    ASSERT(log->path[0] == '/');
+    TRY(host_file_open(log->host, log->path,
+                       HOST_OPEN_READ | HOST_OPEN_WRITE | HOST_OPEN_CREATE | HOST_OPEN_TRUNCATE |
+                           HOST_OPEN_NO_FOLLOW,
+                       FILE_MODE, &fd.fd, err));
+    log_file_encode(number, header);
+    TRY(host_file_write_at(log->host, fd.fd, header, sizeof(header), 0, err));
+    host_close(log->host, log->fd);
+    log->fd = host_fd_take(&fd);
+    log->number = number;
+    log->size = sizeof(header);
+    return KELPIE_OK;
+}
+
+/* Where the last whole record ends: behind it, a writer that was killed may have left a piece of one. Headers are looked at, and
+ * not what is behind them: the reader does that. */
+static enum kelpie_status find_end(struct store_log *log, int fd, uint64_t *ret_end,
+                                   struct kelpie_error *err) {
+    struct host_file_info info;
+    uint64_t end = LOG_FILE_HEADER_SIZE;
+    uint64_t buffer_start = 0;
+    size_t buffer_size = 0;
+    ASSERT(fd >= 0);
+    ASSERT(ret_end);
+    TRY(host_file_stat(log->host, fd, &info, err));
+    while (end + LOG_HEADER_SIZE <= info.size) {
+        struct log_record record;
+        if (end + LOG_HEADER_SIZE > buffer_start + buffer_size) {
+            buffer_start = end;
+            TRY(host_file_read_at(log->host, fd, log->record, sizeof(log->record), end,
+                                  &buffer_size, err));
+        }
+        if (buffer_size < LOG_HEADER_SIZE ||
+            !log_record_decode(log->record + (end - buffer_start), &record) ||
+            end + LOG_HEADER_SIZE + record.size > info.size) {
+            break;
+        }
+        end += LOG_HEADER_SIZE + record.size;
+    }
+    *ret_end = end;
+    return KELPIE_OK;
+}
+
+/* The number of a file; 0: there is none, or it is no log. */
+static uint64_t number_at(struct host *host, const char *path, struct host_fd *fd) {
+    ASSERT(host);
+    ASSERT(fd->fd == HOST_FD_NONE);
+    return host_file_open(host, path, HOST_OPEN_READ | HOST_OPEN_WRITE | HOST_OPEN_NO_FOLLOW, 0,
+                          &fd->fd, NULL) == KELPIE_OK
+               ? log_file_number(host, fd->fd)
+               : 0;
+}
+
+/* Goes on with the file that is there, or begins one. */
+static enum kelpie_status continue_file(struct store_log *log, struct kelpie_error *err) {
+    AUTO_FD struct host_fd fd = {log->host, HOST_FD_NONE};
+    AUTO_FD struct host_fd old_fd = {log->host, HOST_FD_NONE};
+    uint64_t end = 0;
+    ASSERT(log->fd == HOST_FD_NONE);
+    ASSERT(log->number == 0);
+    uint64_t number = number_at(log->host, log->path, &fd);
+    if (number == 0 || number == UINT64_MAX) {
+        uint64_t old_number = number_at(log->host, log->old_path, &old_fd);
+        return begin_file(log, old_number == UINT64_MAX ? 1 : old_number + 1, err);
+    }
+    TRY(find_end(log, fd.fd, &end, err));
+    TRY(host_file_truncate(log->host, fd.fd, end, err));
+    log->fd = host_fd_take(&fd);
+    log->number = number;
+    log->size = end;
+    return KELPIE_OK;
+}
+
 enum kelpie_status store_log_create(struct store_vm *vm, uint64_t bytes_max,
                                     struct store_log **ret_log, struct kelpie_error *err) {
+    struct store *store = vm->store;
     ASSERT(vm->lock_fd != HOST_FD_NONE);
-    ASSERT(bytes_max > 0);
-    struct host *host = vm->store->host;
-    struct store_log *log = host_allocate(host, sizeof(*log), err);
+    ASSERT(ret_log);
+    struct store_log *log = host_allocate(store->host, sizeof(*log), err);
     if (!log) {
         return KELPIE_NO_MEMORY;
     }
-    log->host = host;
+    log->host = store->host;
     log->fd = HOST_FD_NONE;
-    log->file_bytes_max = bytes_max / 2;
-    struct kelpie_error ignored;
+    uint64_t bytes = bytes_max ? bytes_max : KELPIE_LOG_BYTES_DEFAULT;
+    log->file_bytes_max = (bytes < STORE_LOG_BYTES_MIN ? STORE_LOG_BYTES_MIN : bytes) / 2;
+    log->piece_size_max = (size_t)min_u64(
+        STORE_LOG_PIECE_SIZE_MAX, log->file_bytes_max - LOG_FILE_HEADER_SIZE - LOG_HEADER_SIZE);
     enum kelpie_status status =
-        store_vm_path(vm->store, vm->name, LOG_FILE, log->path, sizeof(log->path), err);
+        store_vm_path(store, vm->name, LOG_NAME, log->path, sizeof(log->path), err);
     if (status == KELPIE_OK) {
-        status = store_vm_path(vm->store, vm->name, LOG_OLD_FILE, log->old_path,
-                               sizeof(log->old_path), err);
+        status =
+            store_vm_path(store, vm->name, LOG_OLD_NAME, log->old_path, sizeof(log->old_path), err);
     }
     if (status == KELPIE_OK) {
-        (void)!host_path_unlink(host, log->old_path, &ignored); /* of the command before */
-        (void)!host_path_unlink(host, log->path, &ignored);
-        status = host_file_open(host, log->path,
-                                HOST_OPEN_WRITE | HOST_OPEN_CREATE | HOST_OPEN_EXCLUSIVE,
-                                LOG_FILE_MODE, &log->fd, err);
+        status = continue_file(log, err);
     }
     if (status != KELPIE_OK) {
         store_log_close(log);
@@ -152,231 +229,55 @@ enum kelpie_status store_log_create(struct store_vm *vm, uint64_t bytes_max,
 
 static enum kelpie_status rotate(struct store_log *log, struct kelpie_error *err) {
     ASSERT(log->fd != HOST_FD_NONE);
-    ASSERT(log->size > 0);
-    int fd = HOST_FD_NONE;
-    TRY(host_path_rename(log->host, log->path, log->old_path, true, err));
-    TRY(host_file_open(log->host, log->path,
-                       HOST_OPEN_WRITE | HOST_OPEN_CREATE | HOST_OPEN_TRUNCATE, LOG_FILE_MODE, &fd,
-                       err));
-    host_close(log->host, log->fd);
-    log->fd = fd;
-    log->size = 0;
-    return KELPIE_OK;
+    ASSERT(log->size > LOG_FILE_HEADER_SIZE);
+    enum kelpie_status status = host_path_rename(log->host, log->path, log->old_path, true, err);
+    if (status !=
+        KELPIE_NOT_FOUND) { /* it was renamed before, and the new file could not be made */
+        TRY(status);
+    }
+    return begin_file(log, log->number + 1, err);
 }
 
-static enum kelpie_status append_piece(struct store_log *log, uint32_t stream, uint64_t offset,
-                                       const uint8_t *data, uint32_t size,
-                                       struct kelpie_error *err) {
-    ASSERT(size > 0 && size <= LOG_PIECE_SIZE_MAX);
-    ASSERT(stream < LOG_STREAM_COUNT);
-    if (log->size > 0 && log->size + LOG_HEADER_SIZE + size > log->file_bytes_max) {
+static enum kelpie_status append_piece(struct store_log *log, struct log_record *record,
+                                       const uint8_t *data, struct kelpie_error *err) {
+    size_t size = LOG_HEADER_SIZE + record->size;
+    ASSERT(record->size > 0 && record->size <= log->piece_size_max);
+    ASSERT(record->stream < LOG_STREAM_COUNT);
+    if (log->size > LOG_FILE_HEADER_SIZE && log->size + size > log->file_bytes_max) {
         TRY(rotate(log, err));
     }
-    const struct record record = {
-        .unix_ms = host_realtime_ns(log->host) / HOST_NS_PER_MS,
-        .offset = offset,
-        .stream = stream,
-        .size = size,
-        .sum = XXH32(data, size, 0),
-    };
-    record_encode(&record, log->record);
-    memcpy(log->record + LOG_HEADER_SIZE, data, size);
-    TRY(host_file_write_at(log->host, log->fd, log->record, LOG_HEADER_SIZE + size, log->size,
-                           err));
-    log->size += LOG_HEADER_SIZE + size;
-    log->next[stream] = offset + size;
+    record->unix_ms = host_realtime_ns(log->host) / HOST_NS_PER_MS;
+    log_record_encode(record, data, log->record);
+    memcpy(log->record + LOG_HEADER_SIZE, data, record->size);
+    enum kelpie_status status =
+        host_file_write_at(log->host, log->fd, log->record, size, log->size, err);
+    if (status != KELPIE_OK) {
+        (void)!host_file_truncate(log->host, log->fd, log->size, NULL);
+        return status;
+    }
+    log->size += size;
+    log->next[record->stream] = record->offset + record->size;
     return KELPIE_OK;
 }
 
 enum kelpie_status store_log_append(struct store_log *log, enum kelpie_stream stream,
                                     uint64_t offset, const void *data, size_t size,
                                     struct kelpie_error *err) {
-    ASSERT(log);
-    ASSERT(stream == KELPIE_STREAM_STDOUT || stream == KELPIE_STREAM_STDERR);
     const uint8_t *bytes = data;
-    uint32_t index = stream == KELPIE_STREAM_STDOUT ? 0 : 1;
-    if (offset < log->next[index]) {
-        uint64_t known = log->next[index] - offset;
-        if (known >= size) {
-            return KELPIE_OK;
-        }
-        bytes += known;
-        size -= known;
-        offset += known;
-    }
+    ASSERT(stream == KELPIE_STREAM_STDOUT || stream == KELPIE_STREAM_STDERR);
+    ASSERT(data || size == 0);
+    struct log_record record = {.stream = stream == KELPIE_STREAM_STDOUT ? 0 : 1, .offset = offset};
+    uint64_t next = log->next[record.stream];
+    uint64_t known = offset < next ? min_u64(next - offset, size) : 0;
+    bytes += known;
+    size -= known;
+    record.offset += known;
     while (size > 0) {
-        uint32_t piece = (uint32_t)(size < LOG_PIECE_SIZE_MAX ? size : LOG_PIECE_SIZE_MAX);
-        TRY(append_piece(log, index, offset, bytes, piece, err));
-        bytes += piece;
-        offset += piece;
-        size -= piece;
+        record.size = (uint32_t)min_size(size, log->piece_size_max);
+        TRY(append_piece(log, &record, bytes, err));
+        bytes += record.size;
+        size -= record.size;
+        record.offset += record.size;
     }
     return KELPIE_OK;
-}
-
-/* ---- Reading ----------------------------------------------------------------------------------- */
-
-struct kelpie_log {
-    struct store_session session;
-    char name[KELPIE_NAME_SIZE_MAX + 1];
-    char id[KELPIE_ID_SIZE];
-    int fd;         /* the file that is being read; HOST_FD_NONE: none yet */
-    uint64_t inode; /* its */
-    uint64_t at;
-    bool begun; /* the oldest file was looked for */
-    uint8_t piece[LOG_PIECE_SIZE_MAX];
-};
-
-enum kelpie_status kelpie_log_open(void *host, const char *name, struct kelpie_log **ret_log,
-                                   struct kelpie_error *err) {
-    ASSERT(name);
-    ASSERT(ret_log);
-    struct store_session session = {0};
-    TRY(store_session_open(host, &session, err));
-    struct store_record *record = NULL;
-    bool owned = false;
-    enum kelpie_status status = store_vm_read(session.store, name, &record, &owned, err);
-    struct kelpie_log *log =
-        status == KELPIE_OK ? host_allocate(session.host, sizeof(*log), err) : NULL;
-    if (!log) {
-        store_record_destroy(record);
-        store_session_close(&session);
-        return status == KELPIE_OK ? KELPIE_NO_MEMORY : status;
-    }
-    log->session = session;
-    log->fd = HOST_FD_NONE;
-    memcpy(log->name, record->info.name, sizeof(log->name));
-    memcpy(log->id, record->info.id, sizeof(log->id));
-    store_record_destroy(record);
-    *ret_log = log;
-    return KELPIE_OK;
-}
-
-void kelpie_log_close(struct kelpie_log *log) {
-    if (log) {
-        host_close(log->session.host, log->fd);
-        store_session_close(&log->session);
-        free(log);
-    }
-}
-
-/* Goes on with a file of the VM's folder, if it is there and another than the one that is open. */
-static bool turn_to(struct kelpie_log *log, const char *file) {
-    ASSERT(log);
-    ASSERT(file);
-    struct host *host = log->session.host;
-    char path[KELPIE_PATH_SIZE_MAX + 1];
-    int fd = HOST_FD_NONE;
-    struct host_file_info info;
-    struct kelpie_error ignored;
-    if (store_vm_path(log->session.store, log->name, file, path, sizeof(path), &ignored) !=
-            KELPIE_OK ||
-        host_file_open(host, path, HOST_OPEN_READ | HOST_OPEN_NO_FOLLOW, 0, &fd, &ignored) !=
-            KELPIE_OK) {
-        return false;
-    }
-    if (host_file_stat(host, fd, &info, &ignored) != KELPIE_OK ||
-        (log->fd != HOST_FD_NONE && info.inode == log->inode)) {
-        host_close(host, fd);
-        return false;
-    }
-    host_close(host, log->fd);
-    log->fd = fd;
-    log->inode = info.inode;
-    log->at = 0;
-    return true;
-}
-
-/* Whether the file that is open has this name now. */
-static bool is_file(struct kelpie_log *log, const char *file) {
-    ASSERT(log->fd != HOST_FD_NONE);
-    ASSERT(file);
-    char path[KELPIE_PATH_SIZE_MAX + 1];
-    struct host_file_info info;
-    struct kelpie_error ignored;
-    return store_vm_path(log->session.store, log->name, file, path, sizeof(path), &ignored) ==
-               KELPIE_OK &&
-           host_path_stat(log->session.host, path, &info, &ignored) == KELPIE_OK &&
-           info.inode == log->inode;
-}
-
-/* The file was read to its end: another may follow. Who was overtaken by two rotations has missed what was between. */
-static bool next_file(struct kelpie_log *log) {
-    ASSERT(log);
-    ASSERT(log->session.store);
-    if (!log->begun) {
-        log->begun = true;
-        return turn_to(log, LOG_OLD_FILE) || turn_to(log, LOG_FILE);
-    }
-    if (log->fd == HOST_FD_NONE) {
-        return turn_to(log, LOG_FILE);
-    }
-    if (is_file(log, LOG_FILE)) {
-        return false;
-    }
-    return is_file(log, LOG_OLD_FILE) ? turn_to(log, LOG_FILE)
-                                      : turn_to(log, LOG_OLD_FILE) || turn_to(log, LOG_FILE);
-}
-
-/* Whether more may come. */
-static bool is_written(struct kelpie_log *log) {
-    ASSERT(log);
-    struct store_record *record = NULL;
-    bool owned = false;
-    struct kelpie_error ignored;
-    if (store_vm_read(log->session.store, log->name, &record, &owned, &ignored) != KELPIE_OK) {
-        return false;
-    }
-    bool same = strcmp(record->info.id, log->id) == 0;
-    bool ended = record->info.command_ended;
-    store_record_destroy(record);
-    return owned && same && !ended;
-}
-
-static enum kelpie_status try_read(struct kelpie_log *log, struct kelpie_log_entry *ret_entry,
-                                   struct kelpie_error *err) {
-    ASSERT(log);
-    ASSERT(ret_entry);
-    struct record record;
-    if (log->fd == HOST_FD_NONE && !next_file(log)) {
-        return error_set(err, KELPIE_NOT_FOUND, "there is no log yet");
-    }
-    enum kelpie_status status =
-        record_read(log->session.host, log->fd, log->at, &record, log->piece, err);
-    /* Two files at most follow. */
-    for (int i = 0; i < 2 && status == KELPIE_NOT_FOUND && next_file(log); i++) {
-        status = record_read(log->session.host, log->fd, log->at, &record, log->piece, err);
-    }
-    TRY(status);
-    log->at += LOG_HEADER_SIZE + record.size;
-    *ret_entry = (struct kelpie_log_entry){
-        .unix_ms = record.unix_ms,
-        .stream = record.stream == 0 ? KELPIE_STREAM_STDOUT : KELPIE_STREAM_STDERR,
-        .offset = record.offset,
-        .data = (const char *)log->piece,
-        .size = record.size,
-    };
-    return KELPIE_OK;
-}
-
-enum kelpie_status kelpie_log_read(struct kelpie_log *log, uint32_t timeout_ms,
-                                   struct kelpie_log_entry *ret_entry, struct kelpie_error *err) {
-    ASSERT(log);
-    ASSERT(ret_entry);
-    struct host *host = log->session.host;
-    const struct host_wait end = host_wait_ms(host, timeout_ms, HOST_FD_NONE);
-    for (;;) { /* until the deadline */
-        /* Asked before: what is written after the answer is found by the read. */
-        bool written = is_written(log);
-        enum kelpie_status status = try_read(log, ret_entry, err);
-        if (status != KELPIE_NOT_FOUND || !written) {
-            return status;
-        }
-        if (host_monotonic_ns(host) >= end.deadline_ns) {
-            return error_set(err, KELPIE_TIMED_OUT, "nothing more was written to the log of %s",
-                             log->name);
-        }
-        struct host_wait wait = host_wait_ms(host, LOG_POLL_MS, HOST_FD_NONE);
-        TRY(host_sleep(host, &wait, err));
-    }
 }

@@ -16,6 +16,8 @@
 
 void store_record_destroy(struct store_record *record) {
     if (record) {
+        ASSERT(memchr(record->info.name, '\0', sizeof(record->info.name)));
+        ASSERT(memchr(record->restored_from, '\0', sizeof(record->restored_from)));
         store_config_destroy(record->config);
         free(record);
     }
@@ -31,6 +33,9 @@ static enum kelpie_status record_encode(const struct store_record *record, json_
     TRY(json_put(json, "info", part, err));
     TRY(store_json_config(&record->config->config, &part, err));
     TRY(json_put(json, "config", part, err));
+    if (record->had_secrets) {
+        TRY(json_put(json, "had_secrets", json_true(), err));
+    }
     return record->restored_from[0] == '\0'
                ? KELPIE_OK
                : json_put_text(json, "restored_from", record->restored_from, err);
@@ -60,8 +65,8 @@ enum kelpie_status store_record_write(struct store *store, const char *folder,
 
 static bool is_id(const char *id) {
     ASSERT(id);
-    ASSERT(KELPIE_ID_SIZE > 1);
-    return strlen(id) == KELPIE_ID_SIZE - 1 && id[strspn(id, "0123456789abcdef")] == '\0';
+    ASSERT(strlen(id) < KELPIE_ID_SIZE);
+    return id[0] != '\0' && id[strspn(id, "0123456789abcdef")] == '\0';
 }
 
 static enum kelpie_status record_decode(struct host *host, const json_t *json,
@@ -82,6 +87,7 @@ static enum kelpie_status record_decode(struct host *host, const json_t *json,
     if (!is_id(record->info.id)) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "id", "its id is none");
     }
+    record->had_secrets = json_is_true(json_object_get(json, "had_secrets"));
     TRY(json_take_text(json, "restored_from", record->restored_from, sizeof(record->restored_from),
                        err));
     return store_json_to_config(host, config, &record->config, err);

@@ -203,7 +203,10 @@ void store_template_discard(struct store_template *template) {
     if (template) {
         ASSERT(template->store);
         ASSERT(template->lock_fd != HOST_FD_NONE);
-        (void)!store_folder_remove(template->store, STORE_TEMPLATES, template->folder, NULL);
+        /* Somebody else may have thrown it away already, and another may be in its place. */
+        if (store_folder_is(template->store, template->folder, template->lock_fd)) {
+            (void)!store_folder_remove(template->store, STORE_TEMPLATES, template->folder, NULL);
+        }
         template_free(template);
     }
 }

@@ -13,6 +13,7 @@ static void log_append(struct owner *owner, enum kelpie_stream stream, uint64_t 
     struct detached *detached = &owner->detached;
     struct kelpie_error ignored;
     ASSERT(size > 0);
+    ASSERT(detached->log_mutex);
     host_mutex_lock(detached->log_mutex);
     if (detached->log) {
         /* A disk that is full costs the log, not the command. */
@@ -24,6 +25,7 @@ static void log_append(struct owner *owner, enum kelpie_stream stream, uint64_t 
 void detached_output(void *context, const struct vm_relay_piece *piece) {
     struct owner *owner = context;
     ASSERT(owner);
+    ASSERT(piece);
     if (piece->exec_id == owner->detached.exec_id && piece->size > 0) {
         log_append(owner, piece->stream, piece->offset, piece->data, piece->size);
     }
@@ -34,6 +36,7 @@ static enum kelpie_status read_all(struct owner *owner, struct kelpie_exit *ret_
                                    struct kelpie_error *err) {
     struct kelpie_exec *exec = owner->detached.exec;
     ASSERT(exec);
+    ASSERT(ret_exit);
     AUTO_MEM char *buffer = host_allocate(owner->host, READ_SIZE, err);
     if (!buffer) {
         return KELPIE_NO_MEMORY;
@@ -78,6 +81,7 @@ static void detached_main(void *argument) {
     struct owner *owner = argument;
     struct kelpie_exec *exec = owner->detached.exec;
     ASSERT(exec);
+    ASSERT(owner->vm);
     struct kelpie_exit ended_so = {0};
     struct kelpie_error err;
     bool ended = read_all(owner, &ended_so, &err) == KELPIE_OK;
@@ -92,6 +96,7 @@ static void detached_main(void *argument) {
 
 static enum kelpie_status open_log(struct owner *owner, struct kelpie_error *err) {
     ASSERT(owner->record->config->config.owner);
+    ASSERT(owner->place.lock_fd != HOST_FD_NONE);
     struct store_log *log = NULL;
     uint64_t bytes_max = owner->record->config->config.owner->log_bytes_max;
     TRY(store_log_create(&owner->place, bytes_max ? bytes_max : KELPIE_LOG_BYTES_DEFAULT, &log,
@@ -106,6 +111,7 @@ static enum kelpie_status open_log(struct owner *owner, struct kelpie_error *err
 static void note_start(struct owner *owner, struct kelpie_exec *exec) {
     struct kelpie_vm_info *info = &owner->record->info;
     ASSERT(exec);
+    ASSERT(!owner->detached.exec);
     owner_lock(owner);
     owner->detached.exec = exec;
     owner->detached.exec_id = kelpie_exec_id(exec);

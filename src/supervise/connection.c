@@ -59,6 +59,8 @@ void connection_greeted(struct connection *connection) {
     connection->greeted = true;
     connection_send(connection, owner_state_message(owner), HOST_FD_NONE, SUPERVISE_TELL_MS);
     owner_give_channel(owner, connection);
+    connection_send(connection, json_pack("{s:s}", "event", "ready"), HOST_FD_NONE,
+                    SUPERVISE_TELL_MS);
     owner_unlock(owner);
 }
 
@@ -66,6 +68,7 @@ void connection_greeted(struct connection *connection) {
 
 static void request_free(struct request *request) {
     ASSERT(request->finished);
+    ASSERT(request->json);
     host_thread_join(request->thread);
     json_decref(request->json);
     free(request);
@@ -76,6 +79,7 @@ static struct request **requests_collect(struct connection *connection) {
     struct owner *owner = connection->owner;
     struct request **place = NULL;
     ASSERT(owner);
+    ASSERT(connection->greeted);
     for (size_t i = 0; i < SUPERVISE_REQUEST_COUNT_MAX; i++) {
         struct request *request = connection->requests[i];
         owner_lock(owner);
@@ -145,6 +149,7 @@ static void request_cancel(struct request *request) {
 static void cancel_by_id(struct connection *connection, uint64_t id) {
     struct owner *owner = connection->owner;
     ASSERT(owner);
+    ASSERT(connection->greeted);
     owner_lock(owner);
     for (size_t i = 0; i < SUPERVISE_REQUEST_COUNT_MAX; i++) {
         struct request *request = connection->requests[i];
@@ -159,6 +164,7 @@ static void cancel_by_id(struct connection *connection, uint64_t id) {
 static void requests_end(struct connection *connection) {
     struct owner *owner = connection->owner;
     ASSERT(owner);
+    ASSERT(connection->reader_thread || !connection->greeted);
     for (size_t i = 0; i < SUPERVISE_REQUEST_COUNT_MAX; i++) {
         owner_lock(owner);
         struct request *request = connection->requests[i];
@@ -183,6 +189,7 @@ static enum kelpie_status greet(struct connection *connection, const json_t *jso
                                 struct kelpie_error *err) {
     struct owner *owner = connection->owner;
     ASSERT(!connection->greeted);
+    ASSERT(owner);
     uint64_t version = control_number(json, "version");
     if (strcmp(control_text(json, "op"), "hello") != 0 || version != CONTROL_VERSION) {
         return error_set(err, KELPIE_INTERNAL,
@@ -221,6 +228,7 @@ static bool take_message(struct connection *connection, const struct control_mes
 static enum kelpie_status read_messages(struct connection *connection, struct kelpie_error *err) {
     struct host *host = connection->owner->host;
     ASSERT(host);
+    ASSERT(connection->fd != HOST_FD_NONE);
     for (;;) { /* until the handle goes, or the owner does */
         struct host_wait wait =
             host_wait_ms(host, connection->greeted ? SUPERVISE_WATCH_MS : SUPERVISE_GREET_MS,
@@ -243,6 +251,7 @@ static void reader_main(void *argument) {
     struct connection *connection = argument;
     struct owner *owner = connection->owner;
     ASSERT(owner);
+    ASSERT(connection->send_mutex);
     struct kelpie_error ignored;
     (void)!read_messages(connection, &ignored);
     host_mutex_lock(connection->send_mutex);
@@ -260,6 +269,7 @@ static void reader_main(void *argument) {
 static void connection_free(struct connection *connection) {
     struct host *host = connection->owner->host;
     ASSERT(host);
+    ASSERT(connection->fd != HOST_FD_NONE);
     control_reader_deinit(&connection->reader);
     host_mutex_destroy(connection->send_mutex);
     host_close(host, connection->stop_event);
@@ -270,6 +280,7 @@ static void connection_free(struct connection *connection) {
 static enum kelpie_status connection_init(struct connection *connection, struct kelpie_error *err) {
     struct host *host = connection->owner->host;
     ASSERT(connection->fd != HOST_FD_NONE);
+    ASSERT(connection->owner);
     TRY(host_event_create(host, &connection->stop_event, err));
     TRY(host_mutex_create(host, &connection->send_mutex, err));
     struct owner *owner = connection->owner;
@@ -290,6 +301,7 @@ static enum kelpie_status connection_init(struct connection *connection, struct 
 static void displace(struct connection *connection) {
     struct owner *owner = connection->owner;
     ASSERT(owner);
+    ASSERT(owner->mutex);
     owner_lock(owner);
     for (size_t i = 0; i < SUPERVISE_CONNECTION_COUNT_MAX; i++) {
         if (owner->connections[i] == connection) {

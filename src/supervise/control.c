@@ -19,12 +19,15 @@ void control_message_clear(struct host *host, struct control_message *message) {
 }
 
 static void put_size(uint8_t bytes[SIZE_SIZE], size_t size) {
+    ASSERT(bytes);
+    ASSERT(size <= CONTROL_MESSAGE_SIZE_MAX);
     for (size_t i = 0; i < SIZE_SIZE; i++) {
         bytes[i] = (uint8_t)(size >> (8 * i));
     }
 }
 
 static size_t get_size(const uint8_t bytes[SIZE_SIZE]) {
+    ASSERT(bytes);
     size_t size = 0;
     for (size_t i = 0; i < SIZE_SIZE; i++) {
         size |= (size_t)bytes[i] << (8 * i);
@@ -63,6 +66,8 @@ void control_reader_init(struct control_reader *reader, struct host *host, int f
 }
 
 void control_reader_deinit(struct control_reader *reader) {
+    ASSERT(reader);
+    ASSERT(reader->fd_count <= CONTROL_FD_COUNT_MAX);
     for (size_t i = 0; i < reader->fd_count; i++) {
         host_close(reader->host, reader->fds[i]);
     }

@@ -18,19 +18,16 @@ struct brood {
     const char *bundle;
     const char *prefix;
     size_t count;
-    size_t next; /* guarded by the owner's mutex, as is children */
+    size_t next;   /* guarded by the owner's mutex, as are the others */
+    size_t number; /* the last that a child was to be called by */
     json_t *children;
 };
 
-static enum kelpie_status make_child(const struct brood *brood, size_t number, char *name,
-                                     size_t size, struct kelpie_error *err) {
+static enum kelpie_status make_child(const struct brood *brood, const char *name,
+                                     struct kelpie_error *err) {
     struct owner *owner = brood->owner;
     ASSERT(owner->record->config);
-    ASSERT(number > 0);
-    if (snprintf(name, size, "%s-%zu", brood->prefix, number) >= (int)size) {
-        return error_set_field(err, KELPIE_BAD_CONFIG, "name_prefix", "the name %s... is too long",
-                               name);
-    }
+    ASSERT(name);
     const struct kelpie_config *own = &owner->record->config->config;
     const struct kelpie_config config = {
         .name = name,
@@ -51,10 +48,32 @@ static enum kelpie_status make_child(const struct brood *brood, size_t number, c
     return KELPIE_OK;
 }
 
+/* The next number whose name is free: another fork of the same VM has had some. */
+static enum kelpie_status make_named_child(struct brood *brood, char *name, size_t size,
+                                           struct kelpie_error *err) {
+    ASSERT(name);
+    ASSERT(brood->prefix);
+    enum kelpie_status status = KELPIE_OK;
+    do {
+        owner_lock(brood->owner);
+        size_t number = ++brood->number;
+        owner_unlock(brood->owner);
+        error_clear(err);
+        if (number > KELPIE_VM_COUNT_MAX + brood->count ||
+            snprintf(name, size, "%s-%zu", brood->prefix, number) >= (int)size) {
+            return error_set_field(err, KELPIE_BAD_CONFIG, "name_prefix",
+                                   "there is no free name that begins with %s", brood->prefix);
+        }
+        status = make_child(brood, name, err);
+    } while (status == KELPIE_BAD_CONFIG && strcmp(err->field, "name") == 0);
+    return status;
+}
+
 static void brood_main(void *argument) {
     struct brood *brood = argument;
     struct owner *owner = brood->owner;
     ASSERT(brood->count > 0);
+    ASSERT(brood->children);
     for (;;) { /* until all have been taken */
         owner_lock(owner);
         size_t index = brood->next++;
@@ -65,7 +84,7 @@ static void brood_main(void *argument) {
         struct kelpie_error err = {0};
         char name[KELPIE_NAME_SIZE_MAX + 1];
         json_t *error = NULL;
-        if (make_child(brood, index + 1, name, sizeof(name), &err) == KELPIE_OK) {
+        if (make_named_child(brood, name, sizeof(name), &err) == KELPIE_OK) {
             err = (struct kelpie_error){.status = KELPIE_OK};
         } else {
             name[0] = 0;
@@ -100,6 +119,8 @@ static void make_children(struct brood *brood) {
 
 /* An array of so many nulls: of a child for which there is no memory nothing is said. */
 static json_t *nulls(size_t count) {
+    ASSERT(count > 0);
+    ASSERT(count <= KELPIE_FORK_COUNT_MAX);
     json_t *array = json_array();
     for (size_t i = 0; array && i < count; i++) {
         if (json_array_append_new(array, json_null()) != 0) {
@@ -114,12 +135,15 @@ enum kelpie_status owner_fork(struct owner *owner, const struct kelpie_fork_opti
                               size_t count, json_t **ret_children, struct kelpie_error *err) {
     ASSERT(count > 0 && count <= KELPIE_FORK_COUNT_MAX);
     ASSERT(ret_children);
+    ASSERT(owner->record);
+    ASSERT(options);
     if (!(kelpie_vm_capabilities(owner->vm) & KELPIE_CAN_FORK)) {
         return error_set(err, KELPIE_UNSUPPORTED, "backend %s cannot fork a VM",
                          kelpie_vm_backend(owner->vm));
     }
     char folder[KELPIE_PATH_SIZE_MAX + 1];
     char bundle[KELPIE_PATH_SIZE_MAX + 1];
+    const char *prefix = options->name_prefix ? options->name_prefix : owner->record->info.name;
     TRY(store_path(owner->store, STORE_SNAPSHOTS, NULL, folder, sizeof(folder), err));
     if (snprintf(bundle, sizeof(bundle), "%s/.fork-%s", folder, owner->record->info.id) >=
         (int)sizeof(bundle)) {
@@ -134,7 +158,7 @@ enum kelpie_status owner_fork(struct owner *owner, const struct kelpie_fork_opti
         .owner = owner,
         .options = options,
         .bundle = bundle,
-        .prefix = options->name_prefix ? options->name_prefix : owner->record->info.name,
+        .prefix = prefix,
         .count = count,
         .children = nulls(count),
     };

@@ -25,6 +25,7 @@
 #define KELPIE_SUPERVISE_OWNER_H
 
 #include "store/store.h"
+#include "store/store_secrets.h"
 #include "supervise/control.h"
 #include "vm/relay.h"
 
@@ -74,6 +75,7 @@ struct owner {
     int stop_event; /* set: the main thread looks why */
     int signal_fd;  /* readable: it ends in order; not the owner's; or HOST_FD_NONE */
     bool is_new;    /* made, not adopted */
+    struct store_secrets *secrets; /* until the VM has them */
     struct host_thread *watcher;
 
     struct host_mutex *mutex; /* of all that follows */

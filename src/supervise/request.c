@@ -9,6 +9,7 @@
 
 json_t *request_answer(uint64_t id, const struct kelpie_error *err) {
     ASSERT(err);
+    ASSERT(err->status < KELPIE_STATUS_COUNT);
     json_t *error = NULL;
     json_t *answer = json_pack("{s:I}", "id", (json_int_t)id);
     if (!answer || store_json_of(STORE_JSON_ERROR, err, &error, NULL) != KELPIE_OK ||
@@ -53,7 +54,14 @@ static enum kelpie_status run_start(struct request *request, json_t *answer,
                                     struct kelpie_error *err) {
     ASSERT(request);
     ASSERT(answer);
-    TRY(kelpie_vm_start(owner_of(request)->vm, err));
+    const struct owner *owner = owner_of(request);
+    if (owner->record->had_secrets && !owner->is_new) {
+        return error_set(
+            err, KELPIE_UNSUPPORTED,
+            "the VM cannot start: its secrets were known to the owner that is gone, and "
+            "to nobody else; make it anew");
+    }
+    TRY(kelpie_vm_start(owner->vm, err));
     owner_note_machine(owner_of(request));
     return KELPIE_OK;
 }
@@ -160,6 +168,7 @@ static enum kelpie_status run_console(struct request *request, json_t *answer,
                                       struct kelpie_error *err) {
     struct owner *owner = owner_of(request);
     ASSERT(answer);
+    ASSERT(owner->vm);
     enum { CONSOLE_SIZE = 65536 };
     AUTO_MEM uint8_t *bytes = host_allocate(owner->host, CONSOLE_SIZE, err);
     AUTO_MEM char *text = host_allocate(owner->host, 2 * CONSOLE_SIZE + 1, err);
@@ -201,6 +210,7 @@ static enum kelpie_status run_detached(struct request *request, json_t *answer,
                                        struct kelpie_error *err) {
     struct owner *owner = owner_of(request);
     ASSERT(answer);
+    ASSERT(owner->vm);
     json_t *wanted = json_object_get(request->json, "command");
     if (!wanted) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "command", "there is no command");
@@ -218,6 +228,7 @@ static enum kelpie_status run_detached(struct request *request, json_t *answer,
 static enum kelpie_status detached_outcome(struct owner *owner, struct kelpie_error *err) {
     const struct kelpie_vm_info *info = &owner->record->info;
     ASSERT(info->state < KELPIE_STATE_COUNT);
+    ASSERT(owner->record);
     if (!info->command_known) {
         return error_set(err, KELPIE_NOT_FOUND, "the VM has had no detached command");
     }
@@ -299,6 +310,7 @@ static enum kelpie_status turn_begin(struct request *request, struct kelpie_erro
     const uint64_t deadline_ns = host_wait_ms(owner->host, timeout_ms, HOST_FD_NONE).deadline_ns;
     enum kelpie_status status = KELPIE_OK;
     ASSERT(timeout_ms > 0);
+    ASSERT(owner->operating != request);
     owner_lock(owner);
     while (status == KELPIE_OK && owner->operating) {
         if (request->cancelled) {
@@ -322,6 +334,7 @@ static void turn_end(struct request *request) {
     struct owner *owner = owner_of(request);
     owner_lock(owner);
     ASSERT(owner->operating == request);
+    ASSERT(!request->finished);
     owner->operating = NULL;
     host_condition_broadcast(owner->changed);
     owner_unlock(owner);
@@ -329,6 +342,8 @@ static void turn_end(struct request *request) {
 
 static enum kelpie_status request_do(struct request *request, json_t *answer,
                                      struct kelpie_error *err) {
+    ASSERT(request->json);
+    ASSERT(answer);
     const char *name = control_text(request->json, "op");
     for (size_t i = 0; i < ARRAY_SIZE(operations); i++) {
         if (strcmp(operations[i].name, name) != 0) {
@@ -351,6 +366,7 @@ void request_main(void *argument) {
     struct owner *owner = owner_of(request);
     struct kelpie_error err = {0};
     ASSERT(request->json);
+    ASSERT(!request->finished);
     json_t *answer = json_object();
     enum kelpie_status status = answer
                                     ? request_do(request, answer, &err)

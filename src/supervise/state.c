@@ -7,10 +7,12 @@
 #include "supervise/owner.h"
 
 void owner_lock(struct owner *owner) {
+    ASSERT(owner->mutex);
     host_mutex_lock(owner->mutex);
 }
 
 void owner_unlock(struct owner *owner) {
+    ASSERT(owner->mutex);
     host_mutex_unlock(owner->mutex);
 }
 
@@ -54,6 +56,7 @@ json_t *owner_state_message(struct owner *owner) {
 }
 
 static bool is_up(enum kelpie_state state) {
+    ASSERT(state < KELPIE_STATE_COUNT);
     return state == KELPIE_STATE_RUNNING || state == KELPIE_STATE_PAUSED;
 }
 
@@ -89,6 +92,7 @@ static bool take_state(struct owner *owner) {
 static enum kelpie_status open_relay(struct owner *owner, struct connection *connection,
                                      json_t *message, int *ret_theirs, struct kelpie_error *err) {
     ASSERT(!connection->relay);
+    ASSERT(ret_theirs);
     ASSERT(message);
     int fds[2];
     TRY(host_socket_pair(owner->host, fds, err));
@@ -115,6 +119,7 @@ static enum kelpie_status open_relay(struct owner *owner, struct connection *con
 void owner_give_channel(struct owner *owner, struct connection *connection) {
     ASSERT(owner->vm);
     ASSERT(connection);
+    ASSERT(owner->record);
     if (!connection->greeted || !is_up(owner->record->info.state) ||
         connection->machine_number == owner->machine_number) {
         return;
@@ -152,6 +157,7 @@ static void tell_all(struct owner *owner, bool state_changed) {
 
 void owner_note_state(struct owner *owner) {
     ASSERT(owner);
+    ASSERT(owner->mutex);
     owner_lock(owner);
     bool changed = take_state(owner);
     tell_all(owner, changed);
@@ -175,6 +181,7 @@ void owner_note_machine(struct owner *owner) {
 void owner_watch(void *argument) {
     struct owner *owner = argument;
     ASSERT(owner->vm);
+    ASSERT(owner->mutex);
     enum kelpie_state known = kelpie_vm_state(owner->vm);
     for (;;) { /* until the owner ends */
         owner_lock(owner);

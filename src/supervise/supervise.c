@@ -28,6 +28,7 @@ static void owner_deinit(struct owner *owner) {
     ASSERT(!owner->vm);
     ASSERT(!owner->watcher);
     store_vm_release(&owner->place);
+    store_secrets_destroy(owner->secrets);
     store_record_destroy(owner->record);
     store_close(owner->store);
     host_close(host, owner->listen_fd);
@@ -80,7 +81,29 @@ static enum kelpie_status make_vm(struct owner *owner, struct kelpie_error *err)
     config.host = owner->host;
     config.disk_folder = config.disk_folder ? config.disk_folder : folder;
     config.console_log = config.console_log ? config.console_log : console;
-    return kelpie_vm_create(&config, &owner->vm, err);
+    if (owner->secrets) {
+        config.secrets = owner->secrets->secrets;
+        config.secret_count = owner->secrets->count;
+    }
+    enum kelpie_status status = kelpie_vm_create(&config, &owner->vm, err);
+    store_secrets_destroy(owner->secrets); /* the VM has a copy of its own */
+    owner->secrets = NULL;
+    return status;
+}
+
+/* Of a message: the texts in it are overwritten. */
+static enum kelpie_status take_secrets(struct owner *owner, const json_t *json,
+                                       struct kelpie_error *err) {
+    json_t *secrets = json_incref(json_object_get(json, "secrets"));
+    ASSERT(owner->record);
+    ASSERT(!owner->secrets);
+    if (!secrets) {
+        return KELPIE_OK;
+    }
+    enum kelpie_status status = store_secrets_decode(owner->host, secrets, &owner->secrets, err);
+    store_secrets_forget(secrets);
+    owner->record->had_secrets = status == KELPIE_OK && owner->secrets->count > 0;
+    return status;
 }
 
 /* A new id; and the name, which is the id when none is wanted. */
@@ -90,6 +113,7 @@ static enum kelpie_status name_it(struct owner *owner, struct kelpie_error *err)
     uint8_t bytes[ID_SIZE];
     static_assert(2 * ID_SIZE + 1 == KELPIE_ID_SIZE, "an id has two digits for each byte");
     ASSERT(info->id[0] == 0);
+    ASSERT(!owner->vm);
     TRY(host_random(owner->host, bytes, sizeof(bytes), err));
     for (size_t i = 0; i < sizeof(bytes); i++) {
         snprintf(info->id + 2 * i, 3, "%02x", bytes[i]);
@@ -125,7 +149,9 @@ static enum kelpie_status take_config(struct owner *owner, json_t *json, struct 
 static enum kelpie_status create_new(struct owner *owner, json_t *json, struct kelpie_error *err) {
     ASSERT(owner->store);
     ASSERT(json);
+    ASSERT(owner->is_new);
     TRY(take_config(owner, json, err));
+    TRY(take_secrets(owner, json, err));
     TRY(name_it(owner, err));
     TRY(store_vm_create(owner->store, owner->record, &owner->place, err));
     enum kelpie_status status = make_vm(owner, err);
@@ -155,6 +181,7 @@ static enum kelpie_status begin(struct owner *owner, json_t *json, struct kelpie
     const char *op = control_text(json, "op");
     char path[KELPIE_PATH_SIZE_MAX + 1];
     ASSERT(owner);
+    ASSERT(!owner->vm);
     uint64_t version = control_number(json, "version");
     if (version != CONTROL_VERSION) {
         return error_set(
@@ -204,6 +231,7 @@ static void accept_one(struct owner *owner) {
 static size_t collect_connections(struct owner *owner, bool all) {
     size_t left = 0;
     ASSERT(owner->mutex);
+    ASSERT(owner->host);
     for (size_t i = 0; i < SUPERVISE_CONNECTION_COUNT_MAX; i++) {
         owner_lock(owner);
         struct connection *connection = owner->connections[i];
@@ -231,6 +259,7 @@ static void stop_for(struct owner *owner, const char *reason) {
 }
 
 static bool is_over(uint64_t since_ns, uint64_t now_ns, uint64_t limit_ms) {
+    ASSERT(since_ns <= now_ns);
     return limit_ms != 0 && now_ns - since_ns >= limit_ms * HOST_NS_PER_MS;
 }
 
@@ -307,6 +336,7 @@ static void serve(struct owner *owner) {
 static void finish(struct owner *owner) {
     struct kelpie_error ignored;
     ASSERT(owner->vm);
+    ASSERT(owner->listen_fd != HOST_FD_NONE || owner->is_new);
     owner_lock(owner);
     bool remove = owner->removal_asked;
     owner_unlock(owner);
@@ -375,6 +405,7 @@ static enum kelpie_status greet(struct owner *owner, int fd, json_t **ret_json,
     struct control_reader reader;
     struct control_message message = {.fd = HOST_FD_NONE};
     ASSERT(ret_json);
+    ASSERT(fd != HOST_FD_NONE);
     control_reader_init(&reader, owner->host, fd);
     struct host_wait wait = host_wait_ms(owner->host, SUPERVISE_GREET_MS, HOST_FD_NONE);
     enum kelpie_status status = control_receive(&reader, &wait, &message, err);
@@ -390,6 +421,7 @@ static enum kelpie_status run(struct owner *owner, int fd, struct kelpie_error *
     json_t *json = NULL;
     enum kelpie_status status = owner_init(owner, err);
     ASSERT(fd != HOST_FD_NONE);
+    ASSERT(owner->host);
     if (status == KELPIE_OK) {
         status = greet(owner, fd, &json, err);
     }
@@ -427,6 +459,7 @@ int kelpie_supervise(void *wanted_host, int fd, int stop_fd) {
     struct host *host = wanted_host;
     struct kelpie_error err = {0};
     ASSERT(fd >= 0);
+    ASSERT(stop_fd >= HOST_FD_NONE);
     if (!host && host_linux_create(&host, &err) != KELPIE_OK) {
         return EXIT_FAILED;
     }

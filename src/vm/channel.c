@@ -192,6 +192,9 @@ enum kelpie_status vm_channel_await_unheld(struct kelpie_vm *vm, const struct vm
                                            struct kelpie_error *err) {
     ASSERT(vm->locked);
     ASSERT(wait);
+    if (vm_is_owned(vm)) {
+        TRY(vm_owned_await_channel(vm, wait, err));
+    }
     while (vm->channel.held) {
         TRY(vm_wait_step(vm, wait, "the VM to run", err));
     }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "vm/populate.h"
 #include "vm/vm.h"
 
 enum kelpie_status vm_check_path(const char *field, const char *path, bool absolute,
@@ -246,6 +247,7 @@ enum kelpie_status vm_check_config(const struct kelpie_config *config, struct ke
     if (config->network) {
         TRY(vm_check_network(config->network, err));
     }
+    TRY(vm_check_populate(config, err));
     size_t env_count = 0;
     TRY(vm_check_env(config->env, &env_count, err));
     TRY(vm_check_timeout("boot_timeout_ms", config->boot_timeout_ms, err));

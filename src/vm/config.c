@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "vm/populate.h"
 #include "vm/vm.h"
 
 /* Hands out pieces of one block. With data NULL it only measures. */
@@ -106,6 +107,41 @@ static void copy_network(struct arena *arena, const struct kelpie_network *netwo
     copy->network = own;
 }
 
+static void copy_shares(struct arena *arena, const struct kelpie_config *config,
+                        struct kelpie_config *copy) {
+    ASSERT(config->share_count <= KELPIE_SHARE_COUNT_MAX);
+    ASSERT(config->shares);
+    struct kelpie_share *shares =
+        arena_take(arena, config->shares, config->share_count * sizeof(*config->shares));
+    for (size_t i = 0; i < config->share_count; i++) {
+        const char *path = arena_text(arena, config->shares[i].path);
+        const char *mount = arena_text(arena, config->shares[i].mount);
+        if (shares) {
+            shares[i].path = path;
+            shares[i].mount = mount;
+        }
+    }
+    copy->shares = shares;
+}
+
+static void copy_secrets(struct arena *arena, const struct kelpie_config *config,
+                         struct kelpie_config *copy) {
+    ASSERT(config->secret_count <= KELPIE_SECRET_COUNT_MAX);
+    ASSERT(config->secrets);
+    struct kelpie_secret *secrets =
+        arena_take(arena, config->secrets, config->secret_count * sizeof(*config->secrets));
+    for (size_t i = 0; i < config->secret_count; i++) {
+        const char *name = arena_text(arena, config->secrets[i].name);
+        size_t size = config->secrets[i].size;
+        const void *data = size > 0 ? arena_take(arena, config->secrets[i].data, size) : NULL;
+        if (secrets) {
+            secrets[i].name = name;
+            secrets[i].data = data;
+        }
+    }
+    copy->secrets = secrets;
+}
+
 /* What a VM has for itself when its config does not say. */
 struct drawn {
     const char *id;
@@ -138,6 +174,12 @@ static void config_fill(struct arena *arena, const struct kelpie_config *config,
     }
     if (config->mock) {
         copy_mock(arena, config->mock, copy);
+    }
+    if (config->share_count > 0) {
+        copy_shares(arena, config, copy);
+    }
+    if (config->secret_count > 0) {
+        copy_secrets(arena, config, copy);
     }
     copy->network = NULL;
     if (has_network(config)) {
@@ -187,5 +229,8 @@ enum kelpie_status vm_config_copy(struct host *host, const struct kelpie_config 
 }
 
 void vm_config_destroy(struct kelpie_config *config) {
+    if (config) {
+        vm_populate_wipe(config);
+    }
     free(config);
 }

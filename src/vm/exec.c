@@ -96,6 +96,28 @@ static enum kelpie_status attach_status(const struct kelpie_exec *exec, struct k
     }
 }
 
+/* Whoever has let go of the session has said all, and has been heard. mutex held. */
+static enum kelpie_status await_holder(struct kelpie_vm *vm, uint32_t exec_id,
+                                       const struct vm_wait *wait, struct kelpie_error *err) {
+    const struct kelpie_exec *holder = vm_session_find(vm, exec_id);
+    struct vm_relay_look look = {0};
+    ASSERT(vm->locked);
+    ASSERT(wait);
+    while (holder &&
+           (holder->closed || (holder->relay && !vm_relay_has_looked(holder->relay, &look)))) {
+        struct vm_wait step = *wait;
+        bool bounded = !holder->closed && look.deadline_ns < step.deadline_ns;
+        step.deadline_ns = bounded ? look.deadline_ns : step.deadline_ns;
+        enum kelpie_status status =
+            vm_wait_step(vm, &step, "the session's last holder to have said all", err);
+        if (status != KELPIE_OK && !(status == KELPIE_TIMED_OUT && bounded)) {
+            return status;
+        }
+        holder = vm_session_find(vm, exec_id);
+    }
+    return KELPIE_OK;
+}
+
 static enum kelpie_status attach_locked(struct kelpie_vm *vm, uint32_t exec_id,
                                         struct kelpie_exec **ret_exec, struct kelpie_error *err) {
     ASSERT(ret_exec);
@@ -106,11 +128,8 @@ static enum kelpie_status attach_locked(struct kelpie_vm *vm, uint32_t exec_id,
         return vm_state_error(VM_OPERATION_EXEC, vm->state, err);
     }
     TRY(vm_channel_await_unheld(vm, &wait, err));
-    struct kelpie_exec *holder = vm_session_find(vm, exec_id);
-    while (holder && holder->closed) {
-        TRY(vm_wait_step(vm, &wait, "the session's last holder to have said all", err));
-        holder = vm_session_find(vm, exec_id);
-    }
+    TRY(await_holder(vm, exec_id, &wait, err));
+    const struct kelpie_exec *holder = vm_session_find(vm, exec_id);
     if (holder) {
         return error_set(err, KELPIE_BUSY, "session %u has a handle already", exec_id);
     }
@@ -207,8 +226,7 @@ void kelpie_exec_detach(struct kelpie_exec *exec) {
     struct kelpie_vm *vm = exec->vm;
     vm_lock(vm);
     if (vm_is_owned(vm)) {
-        vm_session_want_acks(
-            exec); /* so that whoever attaches, there or here, goes on behind them */
+        vm_session_want_acks(exec); /* whoever attaches, there or here, goes on behind them */
     } else {
         vm_session_note_offsets(exec);
     }

@@ -3,12 +3,20 @@
  * A VM of an image. The image's file system, which nobody writes, and a disk of the VM's own over it are the machine's last two
  * disks, so that the config's disks are /dev/vda and so on as ever; the guest makes its root of the two. The config that
  * callers see does not have them: the machine's does.
+ *
+ * A name may be given to another image, but a disk over an image is nothing over another one. So a VM whose disks are kept
+ * in a folder keeps its image too: its digest is written there, and the next process that makes the VM looks for that.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/cleanup.h"
 #include "vm/vm.h"
+
+#define KEPT_FILE                                                                                  \
+    "image" /* in the folder of the VM's disks: the digest of what the one over it is over */
+#define KEPT_MODE 0600
 
 /* The image's words where the caller has none of their own. */
 static enum kelpie_status fill_config(struct kelpie_vm *vm, const struct kelpie_config *wanted,
@@ -31,13 +39,61 @@ static enum kelpie_status fill_config(struct kelpie_vm *vm, const struct kelpie_
     return KELPIE_OK;
 }
 
+static enum kelpie_status kept_path(const struct kelpie_vm *vm, char path[HOST_PATH_SIZE_MAX + 1],
+                                    struct kelpie_error *err) {
+    ASSERT(vm->config->disk_folder);
+    ASSERT(path);
+    int size = snprintf(path, HOST_PATH_SIZE_MAX + 1, "%s/" KEPT_FILE, vm->config->disk_folder);
+    if (size < 0 || size > HOST_PATH_SIZE_MAX) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "disk_folder", "disk_folder is too long");
+    }
+    return KELPIE_OK;
+}
+
+/* ret_digest: what the VM has had; empty: nothing yet. */
+static enum kelpie_status read_kept(struct kelpie_vm *vm, char ret_digest[KELPIE_DIGEST_SIZE],
+                                    struct kelpie_error *err) {
+    char path[HOST_PATH_SIZE_MAX + 1];
+    AUTO_MEM char *text = NULL;
+    size_t size = 0;
+    ASSERT(ret_digest);
+    ASSERT(vm->host);
+    ret_digest[0] = '\0';
+    TRY(kept_path(vm, path, err));
+    enum kelpie_status status =
+        host_file_load(vm->host, path, KELPIE_DIGEST_SIZE - 1, &text, &size, err);
+    if (status == KELPIE_NOT_FOUND) {
+        return KELPIE_OK;
+    }
+    TRY(status);
+    if (size == 0 || strlen(text) != size) {
+        return error_set(err, KELPIE_IO_FAILED, "%s is damaged", path);
+    }
+    snprintf(ret_digest, KELPIE_DIGEST_SIZE, "%s", text);
+    return KELPIE_OK;
+}
+
+static enum kelpie_status write_kept(struct kelpie_vm *vm, struct kelpie_error *err) {
+    char path[HOST_PATH_SIZE_MAX + 1];
+    ASSERT(vm->image_digest[0]);
+    ASSERT(vm->config->disk_folder);
+    TRY(kept_path(vm, path, err));
+    return host_file_store(vm->host, path, vm->image_digest, strlen(vm->image_digest), KEPT_MODE,
+                           err);
+}
+
 static enum kelpie_status find_image(struct kelpie_vm *vm, const struct kelpie_config *wanted,
                                      bool for_bundle, struct kelpie_error *err) {
     struct kelpie_image *image = NULL;
     ASSERT(vm->config->image);
     ASSERT(vm->image_digest[0] == '\0');
     struct kelpie_error inner = {0};
-    enum kelpie_status status = kelpie_image_find(vm->host, vm->config->image, &image, &inner);
+    char kept[KELPIE_DIGEST_SIZE] = "";
+    if (vm->config->disk_folder && !for_bundle) {
+        TRY(read_kept(vm, kept, err));
+    }
+    const char *name = kept[0] ? kept : vm->config->image;
+    enum kelpie_status status = kelpie_image_find(vm->host, name, &image, &inner);
     if (status == KELPIE_NOT_FOUND && for_bundle) {
         snprintf(vm->image_digest, sizeof(vm->image_digest), "%s", vm->config->image);
         return KELPIE_OK;
@@ -53,7 +109,9 @@ static enum kelpie_status find_image(struct kelpie_vm *vm, const struct kelpie_c
     snprintf(vm->image_path, sizeof(vm->image_path), "%s", image->path);
     status = fill_config(vm, wanted, image, err);
     kelpie_list_free(image);
-    return status;
+    TRY(status);
+    bool keep = vm->config->disk_folder && strcmp(kept, vm->image_digest) != 0;
+    return keep ? write_kept(vm, err) : KELPIE_OK;
 }
 
 /* The mock's guest has a root of its own whatever the image: it is for trying out what is around a VM. */

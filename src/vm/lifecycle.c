@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "base/assert.h"
+#include "vm/populate.h"
 #include "vm/warm.h"
 
 /* A conversation with the guest that ends when `wait` does: also by a cancel that came before it, since the operation
@@ -167,8 +168,13 @@ enum kelpie_status kelpie_vm_start(struct kelpie_vm *vm, struct kelpie_error *er
     vm->saved_session_count = 0;
     vm_unlock(vm);
     vm_starting(vm);
-    enum kelpie_status status =
-        vm->config->warm ? vm_warm_start(vm, &wait, err) : vm_boot(vm, &wait, err);
+    enum kelpie_status status = vm_populate_prepare(vm, err);
+    if (status == KELPIE_OK) {
+        status = vm->config->warm ? vm_warm_start(vm, &wait, err) : vm_boot(vm, &wait, err);
+    }
+    if (status == KELPIE_OK) {
+        status = vm_populate(vm, err);
+    }
     return vm_started(vm, status, before, KELPIE_STATE_RUNNING, err);
 }
 

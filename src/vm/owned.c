@@ -113,6 +113,35 @@ void vm_owned_watch(struct kelpie_vm *vm) {
     vm_unlock(vm);
 }
 
+/* The machine can be talked to, and nothing to do so has come yet. */
+static bool channel_is_coming(const struct kelpie_vm *vm) {
+    ASSERT(vm->locked);
+    ASSERT(vm_is_owned(vm));
+    return (vm->state == KELPIE_STATE_RUNNING || vm->state == KELPIE_STATE_PAUSED) &&
+           !vm->channel.open;
+}
+
+enum kelpie_status vm_owned_await_channel(struct kelpie_vm *vm, const struct vm_wait *wait,
+                                          struct kelpie_error *err) {
+    uint64_t deadline_ns = host_wait_ms(vm->host, VM_OWNED_CHANNEL_MS, HOST_FD_NONE).deadline_ns;
+    ASSERT(wait);
+    ASSERT(vm->locked);
+    deadline_ns = wait->deadline_ns < deadline_ns ? wait->deadline_ns : deadline_ns;
+    while (channel_is_coming(vm)) {
+        if (vm->cancel_count != wait->cancel_count) {
+            return error_set(err, KELPIE_CANCELLED, "waiting for a channel was cancelled");
+        }
+        if (!vm_wait_changed(vm, deadline_ns)) {
+            error_set(err, KELPIE_BUSY, "the VM's owner has given no channel to the guest");
+            if (err) {
+                err->retriable = true;
+            }
+            return KELPIE_BUSY;
+        }
+    }
+    return KELPIE_OK;
+}
+
 void vm_owned_blind(struct kelpie_vm *vm) {
     ASSERT(vm->instance);
     ASSERT(vm_is_owned(vm));
@@ -234,13 +263,11 @@ static enum kelpie_status request_end(struct kelpie_vm *vm, enum kelpie_status s
     ASSERT(vm->instance);
     ASSERT(left < BIT(KELPIE_STATE_COUNT));
     const uint64_t deadline_ns = host_wait_ms(vm->host, VM_EXIT_GRACE_MS, HOST_FD_NONE).deadline_ns;
-    const uint32_t reachable = BIT(KELPIE_STATE_RUNNING) | BIT(KELPIE_STATE_PAUSED);
     vm_lock(vm);
     ASSERT(vm->owner_request_count > 0);
     vm->owner_request_count--;
     host_condition_broadcast(vm->changed);
-    while (status == KELPIE_OK &&
-           ((BIT(vm->state) & left) || ((BIT(vm->state) & reachable) && !vm->channel.open)) &&
+    while (status == KELPIE_OK && ((BIT(vm->state) & left) || channel_is_coming(vm)) &&
            vm_wait_changed(vm, deadline_ns)) {
     }
     vm_unlock(vm);

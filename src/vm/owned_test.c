@@ -151,7 +151,11 @@ static void test_two_handles_run_commands_at_once(void **state) {
         kelpie_exec_close(execs[i]);
     }
     size_t count = 1;
-    OK(kelpie_exec_list(a, NULL, 0, &count, NULL));
+    for (size_t i = 0; count > 0 && i < WAIT_MS;
+         i++) { /* what b let go of is said over another channel */
+        usleep(1000);
+        OK(kelpie_exec_list(a, NULL, 0, &count, NULL));
+    }
     assert_int_equal(count, 0);
     kelpie_vm_close(b);
     kelpie_vm_destroy(a);
@@ -224,6 +228,27 @@ static void test_a_session_goes_on_at_the_byte_in_another_handle(void **state) {
     kelpie_vm_destroy(a);
 }
 
+/* Whoever attaches to a command whose stdin was closed cannot write to it, and harms nobody in trying. */
+static void test_an_attach_after_the_end_of_stdin(void **state) {
+    (void)state;
+    struct kelpie_vm *vm = create();
+    struct kelpie_exec *exec = NULL;
+    size_t written = 0;
+    OK(kelpie_vm_start(vm, NULL));
+    const struct kelpie_command command = {.argv = ARGV("sleep", "1000"), .stdin_open = true};
+    OK(kelpie_exec_start(vm, &command, &exec, NULL));
+    uint32_t id = kelpie_exec_id(exec);
+    OK(kelpie_exec_close_stdin(exec, NULL));
+    kelpie_exec_detach(exec);
+    OK(kelpie_exec_attach(vm, id, &exec, NULL));
+    assert_int_equal(kelpie_exec_write(exec, "x", 1, &written, NULL), KELPIE_EXEC_FAILED);
+    OK(kelpie_exec_close_stdin(exec, NULL));
+    expect_echo(vm);
+    kelpie_exec_close(exec);
+    expect_echo(vm);
+    kelpie_vm_destroy(vm);
+}
+
 /* What is held by a relay goes into a bundle, and is taken up where its far reader was. */
 static void test_hazard_c6_a_far_session_survives_a_snapshot(void **state) {
     (void)state;
@@ -258,9 +283,8 @@ static void test_hazard_c6_a_far_session_survives_a_snapshot(void **state) {
     OK(kelpie_exec_write(exec, "x", 1, &written, NULL));
     OK(kelpie_exec_close_stdin(exec, NULL));
     OK(read_all(exec, text, sizeof(text), SIZE_MAX));
-    size_t size = strlen(text); /* what was not acknowledged comes again, and nothing is missing */
-    assert_true(size <= 9);
-    assert_string_equal(text, &"12345678x"[9 - size]);
+    assert_string_equal(text,
+                        "x"); /* what was read before the snapshot was acknowledged before it */
     kelpie_exec_close(exec);
     kelpie_vm_destroy(vm);
     char command[128];
@@ -524,6 +548,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_two_handles_run_commands_at_once, forget),
         cmocka_unit_test_teardown(test_files_go_in_and_out, forget),
         cmocka_unit_test_teardown(test_a_session_goes_on_at_the_byte_in_another_handle, forget),
+        cmocka_unit_test_teardown(test_an_attach_after_the_end_of_stdin, forget),
         cmocka_unit_test_teardown(test_hazard_c6_a_far_session_survives_a_snapshot, forget),
         cmocka_unit_test_teardown(test_a_killed_client_leaves_its_commands, forget),
         cmocka_unit_test_teardown(test_hazard_e1_a_dead_owner_ends_every_wait, forget),

@@ -144,7 +144,43 @@ void relay_end(struct vm_relay *relay) {
         }
     }
     host_event_set(vm->host, relay->wake_event);
+    vm_relays_wake(vm); /* those who wait for its sessions */
     host_condition_broadcast(vm->changed);
+}
+
+bool vm_relay_has_looked(struct vm_relay *relay, struct vm_relay_look *look) {
+    struct kelpie_vm *vm = relay->vm;
+    ASSERT(vm->locked);
+    ASSERT(look && look->ticket <= vm->relay_look_wanted);
+    if (look->ticket == 0) {
+        look->ticket = ++vm->relay_look_wanted;
+        look->deadline_ns = host_wait_ms(vm->host, VM_RELAY_LOOK_MS, HOST_FD_NONE).deadline_ns;
+        host_event_set(vm->host, relay->wake_event);
+    }
+    return relay->ended || relay->looked >= look->ticket ||
+           host_monotonic_ns(vm->host) >= look->deadline_ns;
+}
+
+void vm_relays_catch_up(struct kelpie_vm *vm, const struct vm_wait *wait) {
+    struct vm_relay_look look = {0};
+    bool behind = true;
+    ASSERT(vm->locked);
+    ASSERT(wait);
+    while (behind) {
+        behind = false;
+        uint64_t ticket = look.ticket;
+        for (size_t i = 0; i < vm->relay_count; i++) {
+            behind |= !vm_relay_has_looked(vm->relays[i], &look);
+        }
+        if (ticket == 0) { /* drawn just now: they are all to look */
+            for (size_t i = 0; i < vm->relay_count; i++) {
+                host_event_set(vm->host, vm->relays[i]->wake_event);
+            }
+        }
+        uint64_t deadline_ns =
+            look.deadline_ns < wait->deadline_ns ? look.deadline_ns : wait->deadline_ns;
+        behind = behind && vm->channel.open && vm_wait_changed(vm, deadline_ns);
+    }
 }
 
 void vm_relays_lose(struct kelpie_vm *vm) {
@@ -249,6 +285,30 @@ static void pass_last_words(struct vm_relay *relay) {
     }
 }
 
+/* Somebody wants to know whether all that the far end has said was passed on. reads: as far as it was read, it was. */
+static void look(struct vm_relay *relay, bool reads) {
+    struct kelpie_vm *vm = relay->vm;
+    ASSERT(!relay->has_frame || !reads);
+    vm_lock(vm);
+    uint64_t wanted = vm->relay_look_wanted;
+    bool looks = reads && wanted > relay->looked;
+    vm_unlock(vm);
+    if (!looks) {
+        return;
+    }
+    bool more = read_far(relay);
+    vm_lock(vm);
+    ASSERT(wanted <= vm->relay_look_wanted);
+    if (more) {
+        host_event_set(vm->host, relay->wake_event); /* another turn, and another look */
+    } else {
+        relay->looked = wanted;
+        vm_relays_wake(vm);
+        host_condition_broadcast(vm->changed);
+    }
+    vm_unlock(vm);
+}
+
 /* One look at everything: what to wait for. False: the thread is to end. */
 static bool relay_turn(struct vm_relay *relay, uint64_t *lost_ns, struct host_poll_item *items) {
     struct kelpie_vm *vm = relay->vm;
@@ -270,6 +330,7 @@ static bool relay_turn(struct vm_relay *relay, uint64_t *lost_ns, struct host_po
     }
     bool goes_on = !relay->ended && !relay->closing;
     vm_unlock(vm);
+    look(relay, reads && goes_on);
     items[ITEM_WAKE] = (struct host_poll_item){.fd = relay->wake_event, .asked = HOST_POLL_READ};
     items[ITEM_FAR] = (struct host_poll_item){
         .fd = reads || pending ? relay->fd : HOST_FD_NONE,

@@ -119,6 +119,10 @@ static enum relay_step free_session(struct vm_relay *relay) {
     if (holder->closed || (holder->yields && holder->attaching)) {
         return RELAY_WAITS; /* its last words are not said, or it is not yet told that it has the session back */
     }
+    if (holder->relay && holder->relay != relay &&
+        !vm_relay_has_looked(holder->relay, &relay->look)) {
+        return RELAY_WAITS;
+    }
     bool speaks =
         holder->started && !holder->input_refused && protocol_sender_waits(&holder->input);
     bool settled = holder->started || holder->attach_wanted;
@@ -142,6 +146,7 @@ static enum relay_step pass_attach(struct vm_relay *relay) {
     if (step == RELAY_WAITS) {
         return step;
     }
+    relay->look = (struct vm_relay_look){0};
     if (step == RELAY_BROKEN) {
         refuse_attach(relay, EBUSY);
         return RELAY_PASSED;

@@ -24,6 +24,9 @@ struct vm_relay {
     size_t out_start;
     size_t out_end;
 
+    uint64_t looked; /* the last of vm->relay_look_wanted for which the socket was empty */
+    struct vm_relay_look look; /* of an ATTACH of its own that waits for another relay */
+
     bool closing; /* the thread is to end */
     bool lost;    /* its machine has ended: what is queued is still written, for a while */
     bool ended;   /* nothing is passed on any more */

@@ -48,7 +48,7 @@ enum kelpie_status vm_tree_count(struct kelpie_tree_report *report,
 /* ---- Out -------------------------------------------------------------------------------------- */
 
 struct tree_out {
-    struct vm_transfer *transfer;
+    const struct vm_tree_source *source;
     struct host *host;
     const struct vm_tree_limits *limits;
     struct kelpie_tree_report *report;
@@ -57,6 +57,7 @@ struct tree_out {
     uint64_t file_offset;
     bool ended;
     struct protocol_tree_reader reader;
+    uint8_t bytes[VM_COPY_CHUNK_SIZE];
 };
 
 static enum kelpie_status make_entry(struct tree_out *out, const struct protocol_tree_entry *entry,
@@ -113,13 +114,12 @@ static enum kelpie_status take_event(struct tree_out *out, const struct protocol
 }
 
 static enum kelpie_status take_all(struct tree_out *out, struct kelpie_error *err) {
-    struct vm_transfer *transfer = out->transfer;
     size_t count = 1;
     ASSERT(out->file_fd == HOST_FD_NONE);
     ASSERT(!out->ended);
     while (count > 0) {
-        TRY(vm_transfer_read(transfer, transfer->chunk, sizeof(transfer->chunk), &count, err));
-        const uint8_t *bytes = transfer->chunk;
+        TRY(out->source->read(out->source->argument, out->bytes, sizeof(out->bytes), &count, err));
+        const uint8_t *bytes = out->bytes;
         size_t left = count;
         struct protocol_tree_event event = {.kind = PROTOCOL_TREE_EVENT_ENTRY};
         while (event.kind != PROTOCOL_TREE_EVENT_NONE) {
@@ -133,20 +133,18 @@ static enum kelpie_status take_all(struct tree_out *out, struct kelpie_error *er
     return KELPIE_OK;
 }
 
-/* Into a folder that was just made for it. */
-static enum kelpie_status fill_folder(struct vm_transfer *transfer, const char *folder,
-                                      const struct vm_tree_limits *limits,
-                                      struct kelpie_tree_report *report, struct kelpie_error *err) {
-    struct host *host = transfer->vm->host;
+enum kelpie_status vm_tree_unpack(struct host *host, const struct vm_tree_source *source,
+                                  const char *folder, const struct vm_tree_limits *limits,
+                                  struct kelpie_tree_report *report, struct kelpie_error *err) {
     AUTO_FD struct host_fd root = {host, HOST_FD_NONE};
     ASSERT(folder);
-    ASSERT(transfer->exec);
+    ASSERT(source->read);
     TRY(host_file_open(host, folder, HOST_OPEN_READ | HOST_OPEN_NO_FOLLOW, 0, &root.fd, err));
     struct tree_out *out = host_allocate(host, sizeof(*out), err);
     if (!out) {
         return KELPIE_NO_MEMORY;
     }
-    out->transfer = transfer;
+    out->source = source;
     out->host = host;
     out->limits = limits;
     out->report = report;
@@ -157,6 +155,13 @@ static enum kelpie_status fill_folder(struct vm_transfer *transfer, const char *
     host_close(host, out->file_fd);
     free(out);
     return status;
+}
+
+static enum kelpie_status read_transfer(void *argument, void *buffer, size_t size, size_t *ret_size,
+                                        struct kelpie_error *err) {
+    ASSERT(argument);
+    ASSERT(ret_size);
+    return vm_transfer_read(argument, buffer, size, ret_size, err);
 }
 
 /* The place without slashes at its end, and one beside it. */
@@ -200,7 +205,8 @@ static enum kelpie_status tree_out(struct vm_transfer *transfer,
         return error_set_os(err, ENOTDIR, "cannot list %.300s in the guest", transfer->guest_path);
     }
     TRY(host_path_mkdir(host, draft, (mode & 0777) | 0700, err));
-    enum kelpie_status status = fill_folder(transfer, draft, limits, report, err);
+    const struct vm_tree_source source = {read_transfer, transfer};
+    enum kelpie_status status = vm_tree_unpack(host, &source, draft, limits, report, err);
     if (status == KELPIE_OK) {
         status = host_path_rename(host, draft, place, false, err);
     }

@@ -31,6 +31,19 @@ KELPIE_CHECKED enum kelpie_status vm_tree_in(struct vm_transfer *transfer,
                                              struct kelpie_tree_report *report,
                                              struct kelpie_error *err);
 
+/* Where a tree's bytes come from: at least one, or none at its end. */
+struct vm_tree_source {
+    enum kelpie_status (*read)(void *argument, void *buffer, size_t size, size_t *ret_size,
+                               struct kelpie_error *err);
+    void *argument;
+};
+
+/* Makes what is in a tree in `folder`, an empty one of our own. What was made when it failed is the caller's to remove. */
+KELPIE_CHECKED enum kelpie_status
+vm_tree_unpack(struct host *host, const struct vm_tree_source *source, const char *folder,
+               const struct vm_tree_limits *limits, struct kelpie_tree_report *report,
+               struct kelpie_error *err);
+
 /* Counts an entry and its bytes: COPY_FAILED when there are too many. */
 KELPIE_CHECKED enum kelpie_status vm_tree_count(struct kelpie_tree_report *report,
                                                 const struct vm_tree_limits *limits,

@@ -236,7 +236,8 @@ struct kelpie_vm {
     uint64_t guest_session_ends; /* how many have ended */
     struct vm_relay *relays[VM_RELAY_COUNT_MAX];
     size_t relay_count;
-    uint32_t relay_block_last; /* blocks of session numbers that were given out: from 1 */
+    uint64_t relay_look_wanted; /* how often relays were asked to look (vm_relay_ask_to_look()) */
+    uint32_t relay_block_last;  /* blocks of session numbers that were given out: from 1 */
 
     uint64_t owner_channel_number; /* of the channel that is open, or was last */
     uint64_t owner_channel_ended_ns;
@@ -359,6 +360,10 @@ void vm_owned_close(struct kelpie_vm *vm, bool end);
  * word of it. */
 void vm_owned_service(struct kelpie_vm *vm, int fd);
 void vm_owned_watch(struct kelpie_vm *vm);
+
+/* The channel of a VM that runs comes a moment after word of that. BUSY (retriable): it did not. mutex held. */
+KELPIE_CHECKED enum kelpie_status
+vm_owned_await_channel(struct kelpie_vm *vm, const struct vm_wait *wait, struct kelpie_error *err);
 
 /* It cannot listen any more. */
 void vm_owned_blind(struct kelpie_vm *vm);
@@ -698,6 +703,20 @@ void vm_guest_sessions_make_room(struct kelpie_vm *vm);
 
 /* A frame of the guest for a session of a relay. */
 void vm_relay_hear(struct kelpie_exec *exec, const struct protocol_frame *frame);
+
+/*
+ * A far end that has let go of a session, and said so, must not be taken for its holder because nobody has read that yet. Who
+ * is about to refuse a session asks its relay to look, and waits until it has: true says that there was nothing more to read
+ * since the question, or that it takes too long (two who ask each other wait in vain).
+ */
+struct vm_relay_look {
+    uint64_t ticket; /* 0: not yet asked */
+    uint64_t deadline_ns;
+};
+bool vm_relay_has_looked(struct vm_relay *relay, struct vm_relay_look *look);
+
+/* Waits until all have passed on what their far ends had said, as far as that does not take long. */
+void vm_relays_catch_up(struct kelpie_vm *vm, const struct vm_wait *wait);
 
 /* PONG or SESSIONS came. */
 void vm_relays_answer(struct kelpie_vm *vm);

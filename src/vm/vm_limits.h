@@ -13,6 +13,7 @@
 #define VM_OWNED_EXEC_GRACE_MS                                                                     \
     60000 /* the same where we do not see how long a snapshot stands still */
 #define VM_OWNED_IDS_COUNT_MIN 1024 /* session numbers that an owner gives a handle */
+#define VM_OWNED_CHANNEL_MS 5000    /* between word of a machine and a channel to it */
 #define VM_OWNED_ANSWER_MS 5000     /* beyond an operation's own time, for its owner to answer */
 #define VM_OWNED_LAST_WORDS_MS 1000 /* of closed sessions, before a handle is given up */
 #define VM_STATUS_TIMEOUT_MS 2000   /* for a guest to say what memory it has */
@@ -34,7 +35,8 @@
 #define VM_RELAY_OUT_SIZE_MAX                                                                      \
     (2ull * KELPIE_EXEC_COUNT_MAX * (PROTOCOL_WINDOW_SIZE + PROTOCOL_WINDOW_SIZE / 8))
 #define VM_RELAY_LAST_READ_COUNT_MAX 64 /* of what a far end said before it went */
-#define VM_RELAY_DRAIN_MS 2000          /* for the last words of a machine that has ended */
+#define VM_RELAY_LOOK_MS 200 /* for another relay to see whether its far end let go of a session */
+#define VM_RELAY_DRAIN_MS 2000 /* for the last words of a machine that has ended */
 
 /* From so many sessions in the guest on, of those that have ended and that nobody holds the oldest are forgotten. */
 #define VM_GUEST_SESSION_KEEP_MAX 224

@@ -9,15 +9,15 @@
 #include "base/assert.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
-#include "vm/warm_shelf.h"
+#include "store/template.h"
 
-/* A template in the making. */
+/* A template that is used or made. */
 struct vm_template {
     struct host *host;
-    struct snapshot_writer *writer;
-    struct host_thread *thread; /* NULL: it was not started */
-    char key[WARM_KEY_SIZE];
-    char path[KELPIE_PATH_SIZE_MAX + 1];
+    struct store *store;
+    struct store_template *entry;   /* or NULL */
+    struct snapshot_writer *writer; /* of one that is made */
+    struct host_thread *thread;     /* NULL: it was not started */
 };
 
 /* ---- Whether ---------------------------------------------------------------------------------- */
@@ -36,28 +36,18 @@ static bool disks_allow(const struct kelpie_vm *vm) {
     return !vm->ops->has_disks || !vm->ops->has_disks(vm->instance);
 }
 
-static bool shares_allow(const struct kelpie_vm *vm) {
-    ASSERT(vm->config);
-    ASSERT(vm->config->share_count <= KELPIE_SHARE_COUNT_MAX);
-    for (size_t i = 0; i < vm->config->share_count; i++) {
-        if (!vm->config->shares[i].copy) {
-            return false;
-        }
-    }
-    return true;
-}
-
+/* Shared folders are no reason against it: they are copied into the guest when it is up (vm/populate.h). */
 bool vm_warm_is_possible(struct kelpie_vm *vm) {
     ASSERT(vm->instance);
     ASSERT(vm->config);
     const struct kelpie_network *network = vm->config->network;
     return vm->config->warm && (vm->ops->capabilities & KELPIE_CAN_SUSPEND_SNAPSHOT) &&
-           (!network || network->kind == KELPIE_NETWORK_USER) && shares_allow(vm) &&
-           disks_allow(vm);
+           (!network || network->kind == KELPIE_NETWORK_USER) && disks_allow(vm);
 }
 
 /* ---- Making ----------------------------------------------------------------------------------- */
 
+/* One that was not published is thrown away. */
 static void template_destroy(struct vm_template *template) {
     if (!template) {
         return;
@@ -65,16 +55,25 @@ static void template_destroy(struct vm_template *template) {
     ASSERT(!template->thread);
     ASSERT(template->host);
     snapshot_writer_destroy(template->writer);
+    store_template_close(template->entry);
+    store_close(template->store);
     free(template);
+}
+
+static void discard(struct vm_template *template) {
+    ASSERT(template->entry);
+    ASSERT(!template->writer);
+    store_template_discard(TAKE(template->entry));
 }
 
 /* Reads what was written, but for disks: what publish() computed of a file says nothing new about it. */
 static enum kelpie_status verify(struct vm_template *template, const struct host_wait *wait,
                                  struct kelpie_error *err) {
     struct snapshot_reader *reader = NULL;
-    ASSERT(template->path[0]);
+    ASSERT(template->entry);
     ASSERT(wait);
-    TRY(snapshot_reader_open(template->host, template->path, &reader, err));
+    const char *bundle = store_template_bundle(template->entry);
+    TRY(snapshot_reader_open(template->host, bundle, &reader, err));
     const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
     enum kelpie_status status = KELPIE_OK;
     for (unsigned i = 0; status == KELPIE_OK && i < SNAPSHOT_PART_COUNT; i++) {
@@ -92,16 +91,13 @@ static void publish(void *argument) {
     struct kelpie_snapshot snapshot;
     struct kelpie_error ignored;
     ASSERT(template->writer);
+    ASSERT(template->entry);
     const struct host_wait wait =
         host_wait_ms(template->host, VM_WARM_PUBLISH_TIMEOUT_MS, HOST_FD_NONE);
-    if (snapshot_writer_publish(template->writer, &wait, &snapshot, &ignored) != KELPIE_OK) {
-        return; /* another's of the same key was there first, or there is no room */
+    if (snapshot_writer_publish(template->writer, &wait, &snapshot, &ignored) == KELPIE_OK &&
+        verify(template, &wait, &ignored) == KELPIE_OK) {
+        (void)!store_template_publish(TAKE(template->entry), &ignored);
     }
-    if (verify(template, &wait, &ignored) != KELPIE_OK) {
-        vm_shelf_discard(template->host, template->path);
-        return;
-    }
-    ASSERT(snapshot.id[0]);
 }
 
 void vm_warm_finish(struct kelpie_vm *vm) {
@@ -139,8 +135,8 @@ static enum kelpie_status save(struct kelpie_vm *vm, struct vm_template *templat
                                const struct host_wait *wait, struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(!template->writer);
-    TRY(snapshot_writer_create(vm->host, template->path, KELPIE_TEMPLATE_BYTES_DEFAULT,
-                               &template->writer, err));
+    TRY(snapshot_writer_create(vm->host, store_template_bundle(template->entry),
+                               KELPIE_TEMPLATE_BYTES_DEFAULT, &template->writer, err));
     TRY(vm_stand_still(vm, wait, err));
     if (!vm->quiesced) {
         return error_set(err, KELPIE_SNAPSHOT_FAILED, "the guest did not stand still");
@@ -251,37 +247,47 @@ static enum kelpie_status restore(struct kelpie_vm *vm, struct snapshot_reader *
     return status;
 }
 
-/* *ret_reader: the template of that key, open; NULL: there is none that can be used. */
-static void find(struct vm_template *template, struct snapshot_reader **ret_reader) {
-    struct kelpie_error ignored = {0};
-    ASSERT(template->path[0]);
-    ASSERT(ret_reader);
-    enum kelpie_status status =
-        snapshot_reader_open(template->host, template->path, ret_reader, &ignored);
-    if (status != KELPIE_OK && status != KELPIE_NOT_FOUND && !is_of_the_host(status)) {
-        vm_shelf_discard(template->host, template->path);
+/* Opens the template of that key, which then has an entry and *ret_reader, or begins one, which has an entry only; without an
+ * entry there is none and none is to be made. */
+static void find(struct vm_template *template, const char *key,
+                 struct snapshot_reader **ret_reader) {
+    struct kelpie_error err = {0};
+    ASSERT(template->store);
+    ASSERT(!template->entry);
+    if (store_template_open(template->store, key, &template->entry, &err) == KELPIE_OK) {
+        enum kelpie_status status = snapshot_reader_open(
+            template->host, store_template_bundle(template->entry), ret_reader, &err);
+        if (status == KELPIE_OK) {
+            return;
+        }
+        if (is_of_the_host(status)) {
+            store_template_close(TAKE(template->entry));
+            return;
+        }
+        discard(template);
+    }
+    if (store_template_begin(template->store, key, &template->entry, &err) != KELPIE_OK) {
+        template->entry = NULL; /* somebody else makes it, or there is no place for it */
     }
 }
 
-/* What names the template, and where it is. */
 static enum kelpie_status prepare(struct kelpie_vm *vm, struct vm_template **ret_template,
-                                  struct kelpie_error *err) {
+                                  struct snapshot_reader **ret_reader, struct kelpie_error *err) {
+    char key[WARM_KEY_SIZE];
     ASSERT(vm->instance);
-    ASSERT(ret_template);
+    ASSERT(ret_template && ret_reader);
+    TRY(vm_warm_key(vm, key, err));
     struct vm_template *template = host_allocate(vm->host, sizeof(*template), err);
     if (!template) {
         return KELPIE_NO_MEMORY;
     }
     template->host = vm->host;
-    enum kelpie_status status = vm_warm_key(vm, template->key, err);
-    if (status == KELPIE_OK) {
-        status =
-            vm_shelf_path(vm->host, template->key, template->path, sizeof(template->path), err);
-    }
+    enum kelpie_status status = store_open(vm->host, &template->store, err);
     if (status != KELPIE_OK) {
         template_destroy(template);
         return status;
     }
+    find(template, key, ret_reader);
     *ret_template = template;
     return KELPIE_OK;
 }
@@ -303,22 +309,21 @@ enum kelpie_status vm_warm_start(struct kelpie_vm *vm, const struct host_wait *w
     struct snapshot_reader *reader = NULL;
     struct kelpie_error ignored;
     vm_warm_finish(vm); /* of an earlier start */
-    if (!vm_warm_is_possible(vm) || prepare(vm, &template, &ignored) != KELPIE_OK) {
+    if (!vm_warm_is_possible(vm) || prepare(vm, &template, &reader, &ignored) != KELPIE_OK) {
         return vm_boot(vm, wait, err);
     }
-    find(template, &reader);
-    if (!reader) {
+    if (!reader && template->entry) {
         return boot_and_save(vm, template, wait, err);
     }
-    enum kelpie_status status = restore(vm, reader, wait, err);
-    snapshot_reader_close(reader);
-    if (status != KELPIE_OK && !is_given_up(vm, status)) {
-        if (!is_of_the_host(status)) {
-            vm_shelf_discard(template->host, template->path);
+    enum kelpie_status status = KELPIE_NOT_FOUND;
+    if (reader) {
+        status = restore(vm, reader, wait, err);
+        snapshot_reader_close(reader);
+        if (status != KELPIE_OK && !is_given_up(vm, status) && !is_of_the_host(status)) {
+            discard(template); /* the next start makes another */
         }
-        template_destroy(template);
-        return vm_boot(vm, wait, err); /* the next start makes another */
     }
     template_destroy(template);
-    return status;
+    bool cold = status != KELPIE_OK && !is_given_up(vm, status);
+    return cold ? vm_boot(vm, wait, err) : status;
 }

@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #include "kelpie.h"
+#include "kelpie_store.h"
 
 #define WAIT_MS 60000 /* of a single wait: generous, for emulation on a busy machine */
 #define COUNTER_SIZE 600000
@@ -39,6 +40,7 @@ struct suite {
     uint32_t capabilities;
     uint32_t vcpu_count;  /* of each VM; 0: the default */
     struct kelpie_vm *vm; /* the shared one, running; NULL in groups that have none */
+    const char *store;    /* where owners keep VMs; NULL: they are this process's */
     char folder[256];     /* an empty folder of this host */
     uint32_t skipped;
 };
@@ -106,6 +108,7 @@ extern const struct group group_exec;
 extern const struct group group_stream;
 extern const struct group group_files;
 extern const struct group group_trees;
+extern const struct group group_populate;
 extern const struct group group_snapshot;
 extern const struct group group_disks;
 extern const struct group group_diff;

@@ -3,12 +3,14 @@
  * Runs the suite for every backend that can be used here, or for those in $KELPIE_CONFORMANCE_BACKENDS
  * (names with commas). $KELPIE_CONFORMANCE_GROUPS limits the groups in the same way, $KELPIE_CONFORMANCE_CASES the
  * cases; $KELPIE_CONFORMANCE_LEAVE_OUT names groups of one backend (qemu.heavy) that are skipped, aloud.
- * $KELPIE_CONFORMANCE_VCPUS is how many vCPUs each VM has.
+ * $KELPIE_CONFORMANCE_VCPUS is how many vCPUs each VM has. With $KELPIE_CONFORMANCE_OWNED each has an owner of its own, which is
+ * this program too.
  */
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "conformance.h"
@@ -23,8 +25,8 @@ struct suite *suite(void) {
 }
 
 static const struct group *const groups[] = {
-    &group_lifecycle, &group_exec, &group_stream, &group_files,   &group_trees, &group_snapshot,
-    &group_disks,     &group_diff, &group_fork,   &group_network, &group_heavy,
+    &group_lifecycle, &group_exec,  &group_stream, &group_files, &group_trees,   &group_populate,
+    &group_snapshot,  &group_disks, &group_diff,   &group_fork,  &group_network, &group_heavy,
 };
 
 /* True when the list is missing, or names it. */
@@ -98,12 +100,46 @@ static int run_backend(const struct kelpie_backend *backend) {
     return failed;
 }
 
+/* Each VM has an owner, which this program is too; what they keep is beside the suite's folder, which is emptied. */
+static void have_owners(void) {
+    static char store[sizeof(((struct suite *)0)->folder) + 16];
+    snprintf(store, sizeof(store), "%s.store", suite()->folder);
+    if (mkdir(store, 0700) != 0) {
+        perror(store);
+        exit(1);
+    }
+    suite()->store = store;
+    setenv("XDG_STATE_HOME", store, 1);
+    setenv("XDG_DATA_HOME", store, 1);
+    setenv("XDG_RUNTIME_DIR", store, 1);
+}
+
+/* Returns how many VMs were left behind. */
+static int count_what_owners_left(void) {
+    struct kelpie_vm_info *list = NULL;
+    size_t count = 0;
+    char command[sizeof(((struct suite *)0)->folder) + 32];
+    if (!suite()->store) {
+        return 0;
+    }
+    if (kelpie_vm_list(NULL, &list, &count, NULL) != KELPIE_OK || count > 0) {
+        fprintf(stderr, "%s: %zu VMs were left behind\n", suite()->store, count);
+        return 1;
+    }
+    kelpie_list_free(list);
+    snprintf(command, sizeof(command), "rm -r %s", suite()->store);
+    return system(command) == 0 ? 0 : 1;
+}
+
 int main(int argc, char **argv) {
     if (argc == 5 && strcmp(argv[1], "go-on") == 0) {
         return snapshot_go_on(argv[2], argv[3], argv[4]);
     }
     if (argc == 3 && strcmp(argv[1], "heavy") == 0) {
         return heavy_owner(argv[2]);
+    }
+    if (argc == 2 && strcmp(argv[1], "supervise") == 0) {
+        return kelpie_supervise(NULL, 3, -1);
     }
     const char *wanted = getenv("KELPIE_CONFORMANCE_BACKENDS");
     const char *temporary = getenv("TMPDIR");
@@ -115,6 +151,9 @@ int main(int argc, char **argv) {
     if (!mkdtemp(suite()->folder)) {
         perror(suite()->folder);
         return 1;
+    }
+    if (getenv("KELPIE_CONFORMANCE_OWNED")) {
+        have_owners();
     }
     const char *vcpus = getenv("KELPIE_CONFORMANCE_VCPUS");
     suite()->vcpu_count = vcpus ? (uint32_t)strtoul(vcpus, NULL, 10) : 0;
@@ -143,6 +182,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "no case has one of these names\n");
         failed++;
     }
+    failed += count_what_owners_left();
     if (rmdir(suite()->folder) != 0) {
         fprintf(stderr, "%s is not empty: a case left something behind\n", suite()->folder);
         failed++;

@@ -46,8 +46,10 @@ void need(enum kelpie_capability capability, const char *what) {
 struct kelpie_vm *make_vm(void) {
     struct kelpie_error err = {0};
     struct kelpie_vm *vm = NULL;
+    const struct kelpie_owner owner = {.program = suite()->program};
     const struct kelpie_config config = {.backend = suite()->backend,
-                                         .vcpu_count = suite()->vcpu_count};
+                                         .vcpu_count = suite()->vcpu_count,
+                                         .owner = suite()->store ? &owner : NULL};
     OK(kelpie_vm_create(&config, &vm, &err));
     assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_CREATED);
     return vm;

@@ -102,6 +102,26 @@ static void test_a_terminal_sees_progress(void **state) {
     finish_cooked(command, 0);
 }
 
+/* Whatever the command shows, we show it in colour on a terminal alone, and not where NO_COLOR is set. */
+static void test_progress_has_colour_unless_it_is_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *environment;
+        bool coloured;
+    } rows[] = {{"NO_COLOR=", true}, {"NO_COLOR=1", false}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct command_result result = command_run(&(struct command_spec){
+            .argv = WORDS(RUN, "--", "true"),
+            .on_terminal = true,
+            .environment = rows[i].environment,
+        });
+        assert_int_equal(result.code, 0);
+        assert_non_null(strstr(result.out, "kelpie: booting a VM ..."));
+        assert_int_equal(strstr(result.out, "\033[2m") != NULL, rows[i].coloured);
+        command_result_free(&result);
+    }
+}
+
 static void test_json_shows_no_progress(void **state) {
     (void)state;
     struct command *command = start_on_terminal(WORDS(RUN, "--json", "--", "echo", "done"));
@@ -120,6 +140,7 @@ int main(void) {
         cmocka_unit_test(test_a_signal_restores_the_terminal),
         cmocka_unit_test(test_a_failure_restores_the_terminal),
         cmocka_unit_test(test_a_terminal_sees_progress),
+        cmocka_unit_test(test_progress_has_colour_unless_it_is_refused),
         cmocka_unit_test(test_json_shows_no_progress),
     };
     return cmocka_run_group_tests_name("kelpie run on a terminal", tests, NULL, NULL);

@@ -42,6 +42,7 @@ struct command {
     size_t input_left;
     bool input_open;
     bool on_terminal;
+    bool counts_processes;
     long long start_ms;
 };
 
@@ -115,23 +116,43 @@ static void kelpie_path(char *path, size_t size) {
     snprintf(path, size, "%s/kelpie", self);
 }
 
-static char **make_environment(const struct command *command, const char *more) {
-    static char temporary[96];
-    static char runtime[96];
-    static char *result[ENVIRONMENT_COUNT_MAX + 4];
+/* What we set ourselves. */
+static bool is_ours(const char *variable) {
+    static const char *const names[] = {
+        "TMPDIR=", "XDG_RUNTIME_DIR=", "KELPIE_PROGRAM=", "XDG_STATE_HOME=", "XDG_DATA_HOME="};
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        if (strncmp(variable, names[i], strlen(names[i])) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static char **make_environment(const struct command *command, const struct command_spec *spec) {
+    static char values[5][320];
+    static char *result[ENVIRONMENT_COUNT_MAX + 8];
+    const char *home = spec->home ? spec->home : command->folder;
     size_t count = 0;
     for (char **variable = environ; *variable && count < ENVIRONMENT_COUNT_MAX; variable++) {
-        if (strncmp(*variable, "TMPDIR=", 7) != 0 &&
-            strncmp(*variable, "XDG_RUNTIME_DIR=", 16) != 0) {
+        if (!is_ours(*variable)) {
             result[count++] = *variable;
         }
     }
-    snprintf(temporary, sizeof(temporary), "TMPDIR=%s", command->folder);
-    snprintf(runtime, sizeof(runtime), "XDG_RUNTIME_DIR=%s", command->folder);
-    result[count++] = temporary;
-    result[count++] = runtime;
-    if (more) {
-        result[count++] = (char *)(uintptr_t)more;
+    char path[256];
+    kelpie_path(path, sizeof(path));
+    snprintf(values[0], sizeof(values[0]), "TMPDIR=%s", command->folder);
+    snprintf(values[1], sizeof(values[1]), "XDG_RUNTIME_DIR=%s", home);
+    snprintf(values[2], sizeof(values[2]), "KELPIE_PROGRAM=%s", path);
+    snprintf(values[3], sizeof(values[3]), "XDG_STATE_HOME=%s", home);
+    snprintf(values[4], sizeof(values[4]), "XDG_DATA_HOME=%s", home);
+    for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
+        result[count++] = values[i];
+    }
+    if (spec->on_terminal && !getenv("TERM")) {
+        result[count++] = (char *)(uintptr_t) "TERM=xterm";
+    }
+    if (spec->environment) {
+        result[count++] = (char *)(uintptr_t)spec->environment;
     }
     result[count] = NULL;
     return result;
@@ -198,9 +219,9 @@ static void spawn(struct command *command, const struct command_spec *spec, stru
     posix_spawnattr_setsigdefault(&attributes, &all);
     posix_spawnattr_setflags(&attributes,
                              POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    int result = posix_spawnp(&command->pid, is_kelpie ? path : spec->argv[0], &actions,
-                              &attributes, (char *const *)(uintptr_t)spec->argv,
-                              make_environment(command, spec->environment));
+    int result =
+        posix_spawnp(&command->pid, is_kelpie ? path : spec->argv[0], &actions, &attributes,
+                     (char *const *)(uintptr_t)spec->argv, make_environment(command, spec));
     ASSERT(result == 0);
     posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attributes);
@@ -237,6 +258,7 @@ struct command *command_start(const struct command_spec *spec) {
                                                 : 0;
     command->input_open = spec->input_open;
     command->on_terminal = spec->on_terminal;
+    command->counts_processes = !spec->home;
     return command;
 }
 
@@ -390,7 +412,7 @@ static unsigned count_left(void) {
 struct command_result command_finish(struct command *command) {
     int status = await_end(command);
     struct command_result result = {.milliseconds = (unsigned)(now_ms() - command->start_ms)};
-    result.processes_left = count_left();
+    result.processes_left = command->counts_processes ? count_left() : 0;
     /* A terminal that we hold open never ends: what is there now is all. */
     if (command->on_terminal) {
         step(command, 50);

@@ -8,7 +8,7 @@
  *
  * The program runs in an empty folder of its own, which is also where its temporary and runtime files go
  * (TMPDIR, XDG_RUNTIME_DIR). Whatever it leaves there but what the test asked for, and every process that
- * outlives it, is counted. A program that takes longer than COMMAND_SECONDS_MAX is killed.
+ * outlives it, is counted; not with a `home`, where VMs outlive commands. A program that takes longer than COMMAND_SECONDS_MAX is killed.
  */
 #ifndef KELPIE_TESTS_SUPPORT_COMMAND_H
 #define KELPIE_TESTS_SUPPORT_COMMAND_H
@@ -28,6 +28,8 @@ struct command_spec {
     bool input_open;         /* the input never ends */
     bool on_terminal;        /* 0, 1 and 2 are a terminal of 24 x 80 */
     const char *environment; /* one "KEY=VALUE" more; or NULL */
+    const char
+        *home; /* where kelpie keeps what several commands share; NULL: where the machine does */
 };
 
 struct command_result {

@@ -379,8 +379,7 @@ static enum kelpie_status handle_create(const struct backend_launch *launch,
         }
     }
     tell_one(handle);
-    handle->told = handle->coming;
-    handle->told_fd = handle->coming_fd;
+    handle->told.state = handle->coming.state; /* the channel comes a moment later */
     pthread_mutex_unlock(&mutex);
     *ret_instance = handle;
     return KELPIE_OK;

@@ -118,6 +118,11 @@ static void left_over(struct tmux *tmux) {
     *live() = tmux;
 }
 
+static void set_prompt(struct tmux *tmux) {
+    tmux_type(tmux, "PS1='" TMUX_PROMPT " '; clear\r");
+    (void)tmux_await(tmux, "^" TMUX_PROMPT); /* else the test says so, and what it sees instead */
+}
+
 struct tmux *tmux_start(int rows, int columns) {
     struct tmux *tmux = calloc(1, sizeof(*tmux));
     ASSERT(tmux);
@@ -131,20 +136,29 @@ struct tmux *tmux_start(int rows, int columns) {
     bool started =
         run(tmux, WORDS("new-session", "-d", "-x", width, "-y", height, "exec /bin/sh"), NULL, 0);
     ASSERT(started);
+    set_prompt(tmux);
     char pid[32];
     bool told = run(tmux, WORDS("display-message", "-p", "#{pid}"), pid, sizeof(pid));
     ASSERT(told);
     tmux->server = (pid_t)strtol(pid, NULL, 10);
     left_over(tmux);
     ASSERT(tmux->server > 1);
-    tmux_type(tmux, "PS1='" TMUX_PROMPT " '; clear\r");
-    (void)tmux_await(tmux, "^" TMUX_PROMPT); /* else the test says so, and what it sees instead */
     return tmux;
 }
 
 void tmux_end(struct tmux *tmux) {
     ASSERT(*live() == tmux);
     *live() = NULL;
+    pid_t pid = fork();
+    ASSERT(pid >= 0);
+    if (pid == 0) {
+        set_environment(tmux);
+        int fd = open("/dev/null", O_RDWR);
+        dup2(fd, STDERR_FILENO);
+        execlp("kelpie", "kelpie", "rm", "-f", "box", (char *)NULL);
+        _exit(127);
+    }
+    (void)waitpid(pid, NULL, 0);
     int result = kill(tmux->server, SIGTERM); /* its shells are hung up */
     ASSERT(result == 0 || errno == ESRCH);
     for (int i = 0; i < 100 && kill(tmux->server, 0) == 0; i++) {
@@ -179,6 +193,12 @@ void tmux_resize(struct tmux *tmux, int rows, int columns) {
     snprintf(width, sizeof(width), "%d", columns);
     bool resized = run(tmux, WORDS("resize-window", "-x", width, "-y", height), NULL, 0);
     ASSERT(resized);
+}
+
+void tmux_hang_up(struct tmux *tmux) {
+    bool respawned = run(tmux, WORDS("respawn-pane", "-k", "exec /bin/sh"), NULL, 0);
+    ASSERT(respawned);
+    set_prompt(tmux);
 }
 
 const char *tmux_look(struct tmux *tmux, bool history) {

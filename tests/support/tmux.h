@@ -29,11 +29,15 @@ struct tmux {
 };
 
 struct tmux *tmux_start(int rows, int columns);
+/* Removes the VM `box`, if a test that failed left it, too. */
 void tmux_end(struct tmux *tmux);
 
 /* Keys as bytes: "\r" is Enter, "\003" Ctrl-C. */
 void tmux_type(struct tmux *tmux, const char *keys);
 void tmux_resize(struct tmux *tmux, int rows, int columns);
+
+/* The window is closed, what ran in it is hung up, and another is opened. */
+void tmux_hang_up(struct tmux *tmux);
 
 /* What is on the screen, rows apart by newlines, and, with `history`, what has left it at the top. */
 const char *tmux_look(struct tmux *tmux, bool history);

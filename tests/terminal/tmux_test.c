@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -104,6 +105,87 @@ static void test_a_terminal_is_restored_when_we_are_told_to_end(void **state) {
     tmux_end(tmux);
 }
 
+static struct tmux *start_box(void) {
+    struct tmux *tmux = tmux_start(24, 80);
+    tmux_type(tmux, "clear; kelpie run -d --name box --backend mock\r");
+    assert_true(tmux_await(tmux, "^box\n" TMUX_PROMPT));
+    return tmux;
+}
+
+static void end_box(struct tmux *tmux) {
+    tmux_type(tmux, "clear; kelpie rm -f box\r");
+    assert_true(tmux_await(tmux, "^box\n" TMUX_PROMPT));
+    tmux_end(tmux);
+}
+
+static void test_a_shell_in_a_vm_that_goes_on(void **state) {
+    (void)state;
+    struct tmux *tmux = start_box();
+    tmux_type(tmux, "kelpie shell -e MARK=m1 box\r");
+    assert_true(tmux_await(tmux, "\n\\$\n"));
+    tmux_type(tmux, "here=7; echo $MARK-$((here*6))\r");
+    assert_true(tmux_await(tmux, "\nm1-42\n"));
+    tmux_type(tmux, "\020\021");
+    assert_true(tmux_await(tmux, "\nkelpie: session [0-9]+ goes on: 'kelpie attach box [0-9]+'"));
+    assert_true(tmux_await(tmux, "\n" TMUX_PROMPT "\n+$"));
+    check_terminal(tmux);
+    tmux_resize(tmux, 20, 60);
+    tmux_type(tmux, "clear; kelpie attach box\r");
+    pause_ms(200);
+    tmux_type(tmux, "echo again $here; stty size\r");
+    assert_true(tmux_await(tmux, "\nagain 7\n20 60\n"));
+    /* The window is closed: the shell in the guest goes on as well. */
+    tmux_hang_up(tmux);
+    tmux_type(tmux, "clear; kelpie attach box\r");
+    pause_ms(200);
+    tmux_type(tmux, "echo third $here\r");
+    assert_true(tmux_await(tmux, "\nthird 7\n"));
+    tmux_type(tmux, "exit 4\r");
+    assert_true(tmux_await(tmux, "\n" TMUX_PROMPT));
+    tmux_type(tmux, "echo code $?\r");
+    assert_true(tmux_await(tmux, "\ncode 4\n"));
+    end_box(tmux);
+}
+
+/* Every line of digits is one more than the line before. Returns the last. */
+static long check_counting(const char *screen) {
+    long last = 0;
+    for (const char *line = screen; *line; line += strcspn(line, "\n") + 1) {
+        char *end = NULL;
+        long number = strtol(line, &end, 10);
+        if (end != line && (*end == '\n' || *end == '^')) { /* ^C or ^P may be echoed behind */
+            assert_int_equal(number, last + 1);
+            last = number;
+        }
+    }
+    return last;
+}
+
+static void test_no_line_is_lost_or_doubled_over_detach_keys(void **state) {
+    (void)state;
+    struct tmux *tmux = start_box();
+    tmux_type(tmux, "clear; kelpie exec -it --detach-keys ctrl-],q box -- sh -c "
+                    "'i=0; while true; do i=$((i+1)); echo $i; sleep 0.01; done'\r");
+    assert_true(tmux_await(tmux, "\n[0-9]+[05]\n"));
+    for (int i = 0; i < 3; i++) {
+        tmux_type(tmux, "\035q");
+        assert_true(tmux_await(tmux, " takes it up again\n" TMUX_PROMPT "\n*$"));
+        char keys[96];
+        snprintf(keys, sizeof(keys), "echo round-%d; kelpie attach --detach-keys ctrl-],q box\r",
+                 i);
+        tmux_type(tmux, keys);
+        char pattern[96];
+        snprintf(pattern, sizeof(pattern), "\nround-%d\n([0-9]+\n)+[0-9]+[05]\n", i);
+        assert_true(tmux_await(tmux, pattern));
+    }
+    tmux_type(tmux, "\003");
+    assert_true(tmux_await(tmux, "\n(\\^C)?" TMUX_PROMPT "\n*$"));
+    tmux_type(tmux, "echo code $?\r");
+    assert_true(tmux_await(tmux, "\ncode 130\n"));
+    assert_true(check_counting(tmux_look(tmux, true)) > 20);
+    end_box(tmux);
+}
+
 /* The progress is one row, cut to the width, and nothing of it is left above: there stands what was there before. */
 static void check_progress(struct tmux *tmux, int rows, int columns, const char *line) {
     tmux_resize(tmux, rows, columns);
@@ -153,6 +235,8 @@ int main(void) {
         cmocka_unit_test(test_the_window_grows_and_shrinks),
         cmocka_unit_test(test_ctrl_c_is_the_guests),
         cmocka_unit_test(test_a_terminal_is_restored_when_we_are_told_to_end),
+        cmocka_unit_test(test_a_shell_in_a_vm_that_goes_on),
+        cmocka_unit_test(test_no_line_is_lost_or_doubled_over_detach_keys),
         cmocka_unit_test(test_progress_never_wraps_and_a_boot_is_cancelled),
     };
     return cmocka_run_group_tests_name("kelpie in tmux", tests, NULL, NULL);

@@ -584,8 +584,9 @@ void mock_session_attach(struct mock_session *session, const struct protocol_att
     session->input_debt = session->input_ring.size;
     session->input.consumed = session->input.received;
     session->input.acked = session->input.received;
+    bool ended = session->input.ended; /* bytes to it would break the protocol */
     *ret_answer = (struct protocol_attached){
-        .flags = session->flags,
+        .flags = session->flags & ~(ended ? (uint32_t)PROTOCOL_EXEC_STDIN : 0u),
         .stdin_offset = session->input.received,
         .stdout_offset = out_offset,
         .stderr_offset = error_offset,

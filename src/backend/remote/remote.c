@@ -73,21 +73,25 @@ static void remote_state(struct backend_instance *instance, struct backend_owned
 
 static const char *remote_backend(struct backend_instance *instance) {
     ASSERT(instance->backend[0]);
+    ASSERT(instance->mutex);
     return instance->backend;
 }
 
 static uint32_t remote_capabilities(struct backend_instance *instance) {
     ASSERT(instance);
+    ASSERT(instance->mutex);
     return instance->capabilities;
 }
 
 static const char *remote_id(struct backend_instance *instance) {
     ASSERT(instance->id[0]);
+    ASSERT(instance->mutex);
     return instance->id;
 }
 
 static const struct kelpie_config *remote_config(struct backend_instance *instance) {
     ASSERT(instance->config);
+    ASSERT(instance->mutex);
     return &instance->config->config;
 }
 
@@ -148,18 +152,22 @@ static enum kelpie_status remote_restore(struct backend_instance *instance, cons
     return remote_ask(instance, "restore", members, wait, NULL, err);
 }
 
-/* Asks, and decodes what is in the answer's "value". */
+/* A structure that an answer has in "value". */
+struct value {
+    enum store_json_type type;
+    void *target; /* what is not in the answer stays as it is there */
+};
+
 static enum kelpie_status ask_value(struct backend_instance *instance, const char *op,
                                     json_t *members, const struct host_wait *wait,
-                                    enum store_json_type type, void *ret_value,
-                                    struct kelpie_error *err) {
+                                    const struct value *wanted, struct kelpie_error *err) {
     json_t *answer = NULL;
     ASSERT(op);
-    ASSERT(ret_value);
+    ASSERT(wanted->target);
     TRY(remote_ask(instance, op, members, wait, &answer, err));
     const json_t *value = json_object_get(answer, "value");
     enum kelpie_status status =
-        value ? store_json_to(type, value, ret_value, err)
+        value ? store_json_to(wanted->type, value, wanted->target, err)
               : error_set(err, KELPIE_INTERNAL, "the VM's owner left the answer out");
     json_decref(answer);
     return status;
@@ -172,8 +180,8 @@ static enum kelpie_status remote_restore_report(struct backend_instance *instanc
     struct kelpie_restore_report report = {0};
     ASSERT(ret_report);
     ASSERT(wait);
-    TRY(ask_value(instance, "restore_report", json_object(), wait, STORE_JSON_REPORT, &report,
-                  err));
+    TRY(ask_value(instance, "restore_report", json_object(), wait,
+                  &(struct value){STORE_JSON_REPORT, &report}, err));
     *ret_report = report;
     return KELPIE_OK;
 }
@@ -187,12 +195,14 @@ static enum kelpie_status remote_snapshot(struct backend_instance *instance, con
     struct kelpie_snapshot_options sent = *options;
     struct kelpie_snapshot snapshot = {0};
     ASSERT(ret_snapshot);
+    ASSERT(wait);
     if (options->parent) {
         TRY(remote_absolute(instance->host, options->parent, parent, sizeof(parent), err));
         sent.parent = parent;
     }
     TRY(bundle_members(instance, directory, STORE_JSON_SNAPSHOT_OPTIONS, &sent, &members, err));
-    TRY(ask_value(instance, "snapshot", members, wait, STORE_JSON_SNAPSHOT, &snapshot, err));
+    TRY(ask_value(instance, "snapshot", members, wait,
+                  &(struct value){STORE_JSON_SNAPSHOT, &snapshot}, err));
     *ret_snapshot = snapshot;
     return KELPIE_OK;
 }
@@ -268,7 +278,8 @@ static enum kelpie_status remote_wait_detached(struct backend_instance *instance
     struct kelpie_exit ended_so = {0};
     ASSERT(ret_exit);
     ASSERT(wait);
-    TRY(ask_value(instance, "wait_detached", json_object(), wait, STORE_JSON_EXIT, &ended_so, err));
+    TRY(ask_value(instance, "wait_detached", json_object(), wait,
+                  &(struct value){STORE_JSON_EXIT, &ended_so}, err));
     *ret_exit = ended_so;
     return KELPIE_OK;
 }
@@ -279,7 +290,8 @@ static enum kelpie_status remote_stats(struct backend_instance *instance,
     struct kelpie_stats stats = {0};
     ASSERT(ret_stats);
     ASSERT(wait);
-    TRY(ask_value(instance, "stats", json_object(), wait, STORE_JSON_STATS, &stats, err));
+    TRY(ask_value(instance, "stats", json_object(), wait, &(struct value){STORE_JSON_STATS, &stats},
+                  err));
     *ret_stats = stats;
     return KELPIE_OK;
 }
@@ -299,16 +311,19 @@ static enum kelpie_status remote_mock_lever(struct backend_instance *instance, i
 
 static int remote_channel_fd(struct backend_instance *instance) {
     ASSERT(instance);
+    ASSERT(instance->mutex);
     return instance->channel_fd;
 }
 
 static int remote_exit_fd(struct backend_instance *instance) {
     ASSERT(instance);
+    ASSERT(instance->mutex);
     return HOST_FD_NONE;
 }
 
 static int remote_process_id(struct backend_instance *instance) {
     ASSERT(instance->mutex);
+    ASSERT(instance->changed);
     host_mutex_lock(instance->mutex);
     int process_id = instance->process_id;
     host_mutex_unlock(instance->mutex);
@@ -318,6 +333,7 @@ static int remote_process_id(struct backend_instance *instance) {
 static void remote_exit_text(struct backend_instance *instance, char *buffer, size_t size) {
     struct backend_owned_state state;
     ASSERT(buffer);
+    ASSERT(size > 0);
     remote_state(instance, &state);
     snprintf(buffer, size, "%s", state.exit_text);
 }
@@ -334,6 +350,7 @@ static size_t remote_service_fds(struct backend_instance *instance, int *fds, si
 
 static void remote_service_fd(struct backend_instance *instance, int fd) {
     ASSERT(fd == instance->fd);
+    ASSERT(instance->mutex);
     remote_service(instance);
 }
 
@@ -357,6 +374,7 @@ static size_t remote_console(struct backend_instance *instance, void *buffer, si
     struct kelpie_error ignored;
     json_t *answer = NULL;
     ASSERT(buffer || size == 0);
+    ASSERT(instance->mutex);
     if (remote_ask(instance, "console", json_object(), &wait, &answer, &ignored) != KELPIE_OK) {
         return 0;
     }

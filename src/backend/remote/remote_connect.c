@@ -8,6 +8,7 @@
 #include "base/assert.h"
 #include "base/cleanup.h"
 #include "store/store.h"
+#include "store/store_secrets.h"
 
 #define PROGRAM_DEFAULT "kelpie"
 #define PROGRAM_VARIABLE "KELPIE_PROGRAM"
@@ -51,6 +52,7 @@ static enum kelpie_status make_paths_absolute(struct host *host, json_t *config,
     static const char *const members[] = {"kernel", "console_log", "disk_folder"};
     static const char *const lists[] = {"disks", "shares"};
     ASSERT(json_is_object(config));
+    ASSERT(host);
     for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
         TRY(make_absolute(host, config, members[i], err));
     }
@@ -71,6 +73,7 @@ static enum kelpie_status take_welcome(struct backend_instance *instance, const 
                                        struct kelpie_error *err) {
     json_t *config = json_object_get(answer, "config");
     ASSERT(answer);
+    ASSERT(!instance->config);
     TRY(remote_outcome(answer, err));
     if (!config || control_number(answer, "version") != CONTROL_VERSION) {
         return error_set(err, KELPIE_INTERNAL, "the VM's owner is of another version of kelpie");
@@ -91,7 +94,26 @@ static enum kelpie_status take_welcome(struct backend_instance *instance, const 
     return KELPIE_OK;
 }
 
-/* Says the first word on instance->fd, and takes the answer and the first state. */
+/* The state, and the channel if there is a machine: all that a handle begins with is told before "ready". */
+static enum kelpie_status take_beginning(struct backend_instance *instance,
+                                         const struct host_wait *wait, struct kelpie_error *err) {
+    ASSERT(instance->mutex);
+    ASSERT(instance->reader.host);
+    bool ready = false;
+    while (!ready) { /* until the deadline */
+        struct control_message message = {.fd = HOST_FD_NONE};
+        TRY(control_receive(&instance->reader, wait, &message, err));
+        ready = strcmp(control_text(message.json, "event"), "ready") == 0;
+        bool good = remote_take(instance, &message);
+        control_message_clear(instance->host, &message);
+        if (!good) {
+            return error_set(err, KELPIE_INTERNAL, "the VM's owner says what cannot be");
+        }
+    }
+    return KELPIE_OK;
+}
+
+/* Says the first word on instance->fd, and takes what is answered. */
 static enum kelpie_status greet(struct backend_instance *instance, json_t *request,
                                 struct kelpie_error *err) {
     struct host *host = instance->host;
@@ -105,17 +127,12 @@ static enum kelpie_status greet(struct backend_instance *instance, json_t *reque
     enum kelpie_status status = take_welcome(instance, message.json, err);
     control_message_clear(host, &message);
     TRY(status);
-    TRY(control_receive(&instance->reader, &wait, &message, err));
-    bool good = remote_take(instance, &message);
-    bool has_state = strcmp(control_text(message.json, "event"), "state") == 0;
-    control_message_clear(host, &message);
-    return good && has_state
-               ? KELPIE_OK
-               : error_set(err, KELPIE_INTERNAL, "the VM's owner does not say the VM's state");
+    return take_beginning(instance, &wait, err);
 }
 
 static void disconnect(struct backend_instance *instance) {
     ASSERT(instance->host);
+    ASSERT(!instance->pending);
     control_reader_deinit(&instance->reader);
     host_close(instance->host, instance->fd);
     instance->fd = HOST_FD_NONE;
@@ -129,6 +146,7 @@ static enum kelpie_status spawn(struct backend_instance *instance, const char *p
                                 struct kelpie_error *err) {
     struct host *host = instance->host;
     ASSERT(instance->fd == HOST_FD_NONE);
+    ASSERT(instance->launch);
     const char *from_environment = host_environment(host, PROGRAM_VARIABLE);
     const char *path = program ? program : from_environment ? from_environment : PROGRAM_DEFAULT;
     int fds[2];
@@ -163,6 +181,7 @@ static enum kelpie_status spawn(struct backend_instance *instance, const char *p
 static enum kelpie_status greet_new(struct backend_instance *instance, json_t *request,
                                     struct kelpie_error *err) {
     ASSERT(instance->fd != HOST_FD_NONE);
+    ASSERT(instance->launch);
     enum kelpie_status status =
         request ? greet(instance, request, err)
                 : error_set(err, KELPIE_NO_MEMORY, "no memory for a VM's owner");
@@ -177,20 +196,27 @@ static enum kelpie_status create_owner(struct backend_instance *instance,
                                        struct kelpie_error *err) {
     const struct kelpie_config *config = instance->launch->config;
     json_t *json = NULL;
+    json_t *secrets = NULL;
     ASSERT(config->owner);
+    ASSERT(instance->fd == HOST_FD_NONE);
     TRY(store_json_config(config, &json, err));
     enum kelpie_status status = make_paths_absolute(instance->host, json, err);
     if (status == KELPIE_OK) {
+        status = store_secrets_encode(config, &secrets, err);
+    }
+    if (status == KELPIE_OK) {
         status = spawn(instance, config->owner->program, err);
     }
-    if (status != KELPIE_OK) {
-        json_decref(json);
-        return status;
+    if (status == KELPIE_OK) {
+        status =
+            greet_new(instance,
+                      json_pack("{s:s, s:i, s:i, s:O, s:O}", "op", "create", "id", 0, "version",
+                                CONTROL_VERSION, "config", json, "secrets", secrets),
+                      err);
     }
-    return greet_new(instance,
-                     json_pack("{s:s, s:i, s:i, s:o}", "op", "create", "id", 0, "version",
-                               CONTROL_VERSION, "config", json),
-                     err);
+    json_decref(json);
+    store_secrets_forget(secrets);
+    return status;
 }
 
 /* ---- Reaching one ----------------------------------------------------------------------------------- */
@@ -201,6 +227,7 @@ static enum kelpie_status reach(struct backend_instance *instance, const struct 
     struct host_wait wait =
         host_wait_ms(instance->host, REMOTE_SEND_MS, instance->launch->cancel_fd);
     ASSERT(instance->fd == HOST_FD_NONE);
+    ASSERT(record);
     TRY(store_socket_path(store, record->info.id, path, sizeof(path), err));
     TRY(host_socket_connect(instance->host, path, &wait, &instance->fd, err));
     uint32_t uid = 0;
@@ -222,6 +249,7 @@ static enum kelpie_status reach_or_adopt(struct backend_instance *instance, stru
     struct store_record *record = NULL;
     bool owned = false;
     ASSERT(ret_may_come);
+    ASSERT(store);
     *ret_may_come = false;
     TRY(store_vm_read(store, instance->launch->open_name, &record, &owned, err));
     enum kelpie_status status = KELPIE_OK;
@@ -250,6 +278,7 @@ static enum kelpie_status open_owner(struct backend_instance *instance, struct s
     struct host *host = instance->host;
     const struct host_wait all = host_wait_ms(host, REMOTE_OPEN_MS, HOST_FD_NONE);
     ASSERT(instance->launch->open_name);
+    ASSERT(store);
     for (;;) { /* until the deadline */
         bool may_come = false;
         enum kelpie_status status = reach_or_adopt(instance, store, &may_come, err);

@@ -25,6 +25,7 @@ static bool take_state(struct backend_instance *instance, const json_t *json) {
     uint64_t state = control_number(json, "state");
     uint64_t process_id = control_number(json, "pid");
     ASSERT(instance->mutex);
+    ASSERT(json);
     if (state >= KELPIE_STATE_COUNT || process_id > INT32_MAX) {
         return false;
     }
@@ -42,6 +43,7 @@ static bool take_channel(struct backend_instance *instance, struct control_messa
     uint64_t first = control_number(message->json, "ids_first");
     uint64_t count = control_number(message->json, "ids_count");
     ASSERT(instance->mutex);
+    ASSERT(message->json);
     if (number == 0 || first == 0 || count == 0 || first + count > UINT32_MAX ||
         message->fd == HOST_FD_NONE) {
         return false;
@@ -111,6 +113,7 @@ void remote_service(struct backend_instance *instance) {
     struct kelpie_error err;
     bool ended = false;
     ASSERT(instance->fd != HOST_FD_NONE);
+    ASSERT(instance->mutex);
     enum kelpie_status status = control_reader_fill(&instance->reader, &none, &ended, &err);
     if (status == KELPIE_TIMED_OUT) {
         return;
@@ -155,6 +158,7 @@ static enum kelpie_status gone(struct backend_instance *instance, const char *op
 static enum kelpie_status say(struct backend_instance *instance, json_t *json,
                               struct kelpie_error *err) {
     ASSERT(instance->fd != HOST_FD_NONE);
+    ASSERT(instance->mutex);
     if (!json) {
         return error_set(err, KELPIE_NO_MEMORY, "no memory for a request");
     }
@@ -274,6 +278,7 @@ void remote_end(struct backend_instance *instance) {
     struct host_wait wait = host_wait_ms(instance->host, REMOTE_END_MS, HOST_FD_NONE);
     struct kelpie_error ignored;
     ASSERT(instance->fd != HOST_FD_NONE);
+    ASSERT(!instance->pending);
     host_mutex_lock(instance->mutex);
     bool told = !instance->gone &&
                 say(instance, json_pack("{s:s, s:i}", "op", "end", "id", 0), &ignored) == KELPIE_OK;
