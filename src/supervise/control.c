@@ -149,15 +149,15 @@ enum kelpie_status control_reader_next(struct control_reader *reader,
     if (reader->size < SIZE_SIZE + size) {
         return KELPIE_OK;
     }
-    json_t *json =
-        json_loadb((const char *)reader->buffer + SIZE_SIZE, size, JSON_REJECT_DUPLICATES, NULL);
+    json_t *json = NULL;
+    enum kelpie_status status = store_json_parse((const char *)reader->buffer + SIZE_SIZE, size,
+                                                 CONTROL_MESSAGE_SIZE_MAX, &json, err);
     reader->size -= SIZE_SIZE + size;
     memmove(reader->buffer, reader->buffer + SIZE_SIZE + size, reader->size);
     struct control_message message = {.json = json, .fd = HOST_FD_NONE};
-    enum kelpie_status status = KELPIE_OK;
-    if (!json_is_object(json)) {
-        status = error_set(err, KELPIE_INTERNAL, "a message is no JSON object");
-    } else if (json_is_true(json_object_get(json, "fd"))) {
+    if (status == KELPIE_BAD_CONFIG) {
+        status = error_wrap(err, KELPIE_INTERNAL, "a message is none");
+    } else if (status == KELPIE_OK && json_is_true(json_object_get(json, "fd"))) {
         status = take_fd(reader, &message.fd, err);
     }
     if (status != KELPIE_OK) {
