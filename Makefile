@@ -222,6 +222,11 @@ unit: $(UNIT_TESTS) ## run the unit tests
 suites: all $(SUITE_TESTS) ## run the suites in tests/: conformance, the command
 	@$(call RUN_BESIDE,$(SUITE_TESTS))
 
+# The command and the owner are killed at each of their system calls, or at every KELPIE_STRIDEth.
+.PHONY: owned
+owned: all $(BUILD)/tests/conformance/conformance_test ## test VMs with owners: conformance on the mock, deaths at each system call
+	@BUILD=$(BUILD) KELPIE_STRIDE=$(or $(KELPIE_STRIDE),1) $(RUN_TESTS) -j 2 tests/conformance/owned tests/crash/each-call
+
 LAB_PROGRAMS := $(BUILD)/tests/conformance/conformance_test $(BUILD)/src/host/host_linux_kvm_test \
                 $(BUILD)/tests/payload/payload_test
 .PHONY: lab

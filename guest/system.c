@@ -94,12 +94,14 @@ void system_read_text(const char *path, char *buffer, size_t size) {
 bool system_write_text(const struct agent *agent, const char *path, const char *text) {
     ASSERT(path[0] == '/');
     ASSERT(text);
-    int fd = file_open_in_root(agent->root_fd, path, O_WRONLY | O_CREAT | O_TRUNC);
+    /* Cut afterwards and not before: ext4 takes a file that was emptied for one that is replaced, and closing it would
+     * wait for the disk (its mount option auto_da_alloc). */
+    int fd = file_open_in_root(agent->root_fd, path, O_WRONLY | O_CREAT);
     if (fd < 0) {
         return false;
     }
     size_t size = strlen(text);
-    bool written = write(fd, text, size) == (ssize_t)size;
+    bool written = write(fd, text, size) == (ssize_t)size && ftruncate(fd, (off_t)size) == 0;
     return close(fd) == 0 && written;
 }
 

@@ -91,4 +91,4 @@ def read(root, path):
 
 def is_test(path):
     """A file that is no part of what is shipped."""
-    return path.name.endswith(('_test.c', '_fuzz.c')) or path.parts[0] in ('tests', 'fuzz', 'bench')
+    return path.name.endswith(('_test.c', '_test.h', '_fuzz.c')) or path.parts[0] in ('tests', 'fuzz', 'bench')

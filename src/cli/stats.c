@@ -7,7 +7,8 @@
  * The share of a processor is a difference: each line needs two samples. What is printed first, or once, is of two that lie
  * STATS_FIRST_MS apart. On a terminal the table is then drawn over itself every STATS_INTERVAL_MS: the cursor goes up by as many
  * lines as were drawn, each line is erased to its end, and what is left below is erased too. Since the table is cut to
- * the terminal's width and height no line wraps and nothing scrolls; a resize is met at the next drawing.
+ * the terminal's width and height no line wraps and nothing scrolls. When the terminal has another size, nobody knows where
+ * its lines are now (some terminals wrap them anew, some cut them): the next drawing begins on an empty screen.
  */
 #include <signal.h>
 #include <stdlib.h>
@@ -36,6 +37,7 @@
 #define CURSOR_UP "\r\033[%zuA"
 #define ERASE_LINE "\033[K"
 #define ERASE_BELOW "\033[J"
+#define ERASE_ALL "\033[H\033[2J"
 
 struct stats_options {
     bool no_stream;
@@ -259,10 +261,30 @@ static void print_rows(const struct rows *rows, FILE *stream, size_t row_count, 
     table_destroy(table);
 }
 
-/* Draws the table over what was drawn before: *drawn lines. */
-static bool draw(const struct rows *rows, size_t *drawn) {
+/* What was drawn last, and how large the terminal was. */
+struct drawing {
+    size_t lines;
+    uint16_t height;
+    uint16_t width;
+};
+
+/* Goes to where the table is to begin. */
+static void go_back(struct drawing *drawing, uint16_t height, uint16_t width) {
+    ASSERT(drawing);
+    ASSERT(height > 0);
+    bool resized = drawing->height != height || drawing->width != width;
+    if (drawing->lines > 0 && resized) {
+        fputs(ERASE_ALL, stdout);
+    } else if (drawing->lines > 0) {
+        printf(CURSOR_UP, drawing->lines);
+    }
+    *drawing = (struct drawing){.height = height, .width = width};
+}
+
+/* Draws the table over what was drawn before. */
+static bool draw(const struct rows *rows, struct drawing *drawing) {
     ASSERT(rows);
-    ASSERT(drawn);
+    ASSERT(drawing);
     struct terminal terminal = terminal_init(STDOUT_FILENO);
     uint16_t height = ROWS_DEFAULT;
     uint16_t width = 0;
@@ -278,18 +300,15 @@ static bool draw(const struct rows *rows, size_t *drawn) {
     size_t row_count = rows->count < room ? rows->count : room;
     print_rows(rows, stream, row_count, width);
     fclose(stream);
-    if (*drawn > 0) {
-        printf(CURSOR_UP, *drawn < height ? *drawn : height - 1u);
-    }
-    *drawn = 0;
-    for (char *line = text; *line != 0; (*drawn)++) {
+    go_back(drawing, height, width);
+    for (char *line = text; *line != 0; drawing->lines++) {
         char *end = strchr(line, '\n');
         ASSERT(end);
         printf("%.*s" ERASE_LINE "\n", (int)(end - line), line);
         line = end + 1;
     }
     fputs(ERASE_BELOW, stdout);
-    ASSERT(*drawn > 0);
+    ASSERT(drawing->lines > 0);
     return fflush(stdout) == 0;
 }
 
@@ -324,7 +343,7 @@ static int print_once(struct rows *rows, bool json) {
 /* Until a signal ends us: between two drawings the terminal is always as it should be. */
 static int print_always(struct rows *rows, bool named) {
     struct kelpie_error err;
-    size_t drawn = 0;
+    struct drawing drawing = {.lines = 0};
     ASSERT(rows);
     sample_all(rows);
     for (uint64_t wait_ms = STATS_FIRST_MS;; wait_ms = STATS_INTERVAL_MS) {
@@ -334,10 +353,10 @@ static int print_always(struct rows *rows, bool named) {
             return CLI_EXIT_FAILED;
         }
         sample_all(rows);
-        if (!draw(rows, &drawn)) {
+        if (!draw(rows, &drawing)) {
             return CLI_EXIT_FAILED;
         }
-        ASSERT(drawn > 0);
+        ASSERT(drawing.lines > 0);
     }
 }
 

@@ -139,7 +139,7 @@ static void test_malformed_headers(void **state) {
         {4, 0},                                               /* version 0 */
         {4, 2},                                               /* a later version */
         {5, 0},                                               /* types that do not exist */
-        {5, 16}, {5, 31}, {5, 34}, {5, 73}, {5, 255}, {5, 4}, /* EXEC without a session */
+        {5, 20}, {5, 31}, {5, 34}, {5, 80}, {5, 255}, {5, 4}, /* EXEC without a session */
         {6, 1},  {7, 1},  {8, 1},                             /* a PING of a session */
         {12, 1}, {15, 1},
     };

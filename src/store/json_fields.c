@@ -12,6 +12,7 @@
 
 json_t *json_new(struct kelpie_error *err) {
     json_t *object = json_object();
+    ASSERT(!object || json_object_size(object) == 0);
     if (!object) {
         error_set(err, KELPIE_NO_MEMORY, "no memory for JSON");
     }

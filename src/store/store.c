@@ -139,12 +139,15 @@ enum kelpie_status store_open(struct host *host, struct store **ret_store,
 }
 
 void store_close(struct store *store) {
+    ASSERT(!store || store->host);
+    ASSERT(!store || store->folders[STORE_VMS][0] == '/');
     free(store);
 }
 
 bool store_name_is_good(const char *name) {
     ASSERT(name);
     static const char others[] = "_.-";
+    ASSERT(!strchr(others, '/'));
     size_t size = strlen(name);
     if (size == 0 || size > KELPIE_NAME_SIZE_MAX) {
         return false;

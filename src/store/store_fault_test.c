@@ -3,6 +3,7 @@
  * Each change of the store, with its first host call failing, the second, … once and from then on, and with the process killed
  * there: what is left is the old, the new, or a leftover that a prune removes; and nothing is held or lost in memory.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -365,7 +366,39 @@ static void hazard_E1_killed_at_each_call(void **state) {
 
 /* ---- Logs ------------------------------------------------------------------------------------- */
 
-/* What could not be written is missing, and nothing else. */
+#define PIECE_SIZE 1000
+#define PIECE_COUNT 20
+
+/* Writes the pieces. Returns the offset of the one that could not be written; UINT64_MAX: all were. */
+static uint64_t write_pieces(struct store_log *log) {
+    char piece[PIECE_SIZE];
+    uint64_t failed = UINT64_MAX;
+    memset(piece, 'x', sizeof(piece));
+    for (uint64_t i = 0; i < PIECE_COUNT; i++) {
+        if (store_log_append(log, KELPIE_STREAM_STDOUT, i * PIECE_SIZE, piece, sizeof(piece),
+                             NULL) != KELPIE_OK) {
+            assert_int_equal(failed, UINT64_MAX); /* once */
+            failed = i * PIECE_SIZE;
+        }
+    }
+    return failed;
+}
+
+/* What could not be written is missing, and what came after it is there. */
+static void check_pieces(uint64_t failed) {
+    struct kelpie_log *reader = NULL;
+    struct kelpie_log_entry entry;
+    uint64_t last = 0;
+    assert_int_equal(kelpie_log_open(fixture.host, "web", &reader, NULL), KELPIE_OK);
+    while (kelpie_log_read(reader, 0, &entry, NULL) == KELPIE_OK) {
+        assert_int_not_equal(entry.offset, failed);
+        last = entry.offset;
+    }
+    assert_int_equal(last, (PIECE_COUNT - (failed == (PIECE_COUNT - 1) * PIECE_SIZE ? 2 : 1)) *
+                               PIECE_SIZE);
+    kelpie_log_close(reader);
+}
+
 static void a_log_goes_on_after_a_failure(void **state) {
     (void)state;
     const char *fired = "";
@@ -373,31 +406,12 @@ static void a_log_goes_on_after_a_failure(void **state) {
     for (uint64_t nth = 1; fired; nth++) {
         struct store_vm vm;
         struct store_log *log = NULL;
-        struct kelpie_log *reader = NULL;
-        struct kelpie_log_entry entry;
-        char piece[1000];
-        uint64_t failed = UINT64_MAX;
-        uint64_t last = 0;
         assert_int_equal(store_vm_adopt(faulty_store, "web", &vm, NULL), KELPIE_OK);
-        memset(piece, 'x', sizeof(piece));
-        fault_host_arm(faulty, &(struct fault_plan){.nth = nth, .os_error = 28});
+        fault_host_arm(faulty, &(struct fault_plan){.nth = nth, .os_error = ENOSPC});
         if (store_log_create(&vm, STORE_LOG_BYTES_MIN, &log, NULL) == KELPIE_OK) {
-            for (uint64_t offset = 0; offset < 20 * sizeof(piece); offset += sizeof(piece)) {
-                if (store_log_append(log, KELPIE_STREAM_STDOUT, offset, piece, sizeof(piece),
-                                     NULL) != KELPIE_OK) {
-                    assert_int_equal(failed, UINT64_MAX); /* once */
-                    failed = offset;
-                }
-            }
+            uint64_t failed = write_pieces(log);
             store_log_close(log);
-            assert_int_equal(kelpie_log_open(fixture.host, "web", &reader, NULL), KELPIE_OK);
-            while (kelpie_log_read(reader, 0, &entry, NULL) == KELPIE_OK) {
-                assert_int_not_equal(entry.offset, failed);
-                last = entry.offset;
-            }
-            assert_int_equal(last, failed == 19 * sizeof(piece) ? 18 * sizeof(piece)
-                                                                : 19 * sizeof(piece));
-            kelpie_log_close(reader);
+            check_pieces(failed);
         }
         fired = fault_host_fired(faulty);
         fault_host_disarm(faulty);

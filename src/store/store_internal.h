@@ -5,6 +5,7 @@
 
 #include <stdarg.h>
 
+#include "base/assert.h"
 #include "store/store.h"
 
 struct store {
@@ -15,6 +16,8 @@ struct store {
 /* Hands on an error that was looked at before. */
 static inline enum kelpie_status store_error_pass(struct kelpie_error *err,
                                                   const struct kelpie_error *why) {
+    ASSERT(why);
+    ASSERT(why->status != KELPIE_OK);
     if (err) {
         *err = *why;
     }

@@ -418,6 +418,7 @@ enum kelpie_status store_json_to_config(struct host *host, json_t *json,
 
 void store_config_destroy(struct store_config *config) {
     if (config) {
+        ASSERT(config->json);
         free(config->env);
         free(config->labels);
         json_decref(config->json);
@@ -500,6 +501,7 @@ enum kelpie_status store_json_to_command(struct host *host, json_t *json,
 
 void store_command_destroy(struct store_command *command) {
     if (command) {
+        ASSERT(command->json);
         free(command->argv);
         free(command->env);
         json_decref(command->json);

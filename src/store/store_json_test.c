@@ -50,6 +50,32 @@ static json_t *parse(const char *text) {
 
 #define ODD_TEXT "caf\xe9 \xff\x01" /* no UTF-8 */
 
+static void assert_is_the_config(const struct kelpie_config *same) {
+    assert_string_equal(same->name, "web");
+    assert_string_equal(same->kernel_args, ""); /* which is not NULL */
+    assert_null(same->kernel);
+    assert_null(same->host);
+    assert_int_equal(same->memory_mib, UINT32_MAX);
+    assert_true(same->console_bytes_max == UINT64_MAX);
+    assert_int_equal(same->disk_count, 2);
+    assert_string_equal(same->disks[0].path, "/a/" ODD_TEXT);
+    assert_true(same->disks[0].read_only);
+    assert_null(same->disks[1].mount);
+    assert_string_equal(same->env[0], "A=" ODD_TEXT);
+    assert_string_equal(same->env[2], "");
+    assert_null(same->env[3]);
+    assert_int_equal(same->mock->boot_delay_ms, UINT32_MAX);
+    assert_int_equal(same->network->kind, KELPIE_NETWORK_USER);
+    assert_int_equal(same->network->forward_count, 2);
+    assert_int_equal(same->network->forwards[0].host_port, 65535);
+    assert_true(same->network->forwards[1].udp);
+    assert_true(same->owner->lifetime_ms == UINT64_MAX);
+    assert_true(same->owner->idle_ms == INT64_MAX);
+    assert_string_equal(same->owner->labels[0], "k=v");
+    assert_int_equal(same->share_count, 1);
+    assert_true(same->shares[0].copy);
+}
+
 static void a_config_comes_back(void **state) {
     (void)state;
     static const struct kelpie_disk disks[] = {
@@ -96,30 +122,7 @@ static void a_config_comes_back(void **state) {
     json = pass_on(json);
     assert_int_equal(store_json_to_config(host, json, &back, &err), KELPIE_OK);
     json_decref(json);
-    const struct kelpie_config *same = &back->config;
-    assert_string_equal(same->name, "web");
-    assert_string_equal(same->kernel_args, ""); /* which is not NULL */
-    assert_null(same->kernel);
-    assert_null(same->host);
-    assert_int_equal(same->memory_mib, UINT32_MAX);
-    assert_true(same->console_bytes_max == UINT64_MAX);
-    assert_int_equal(same->disk_count, 2);
-    assert_string_equal(same->disks[0].path, "/a/" ODD_TEXT);
-    assert_true(same->disks[0].read_only);
-    assert_null(same->disks[1].mount);
-    assert_string_equal(same->env[0], "A=" ODD_TEXT);
-    assert_string_equal(same->env[2], "");
-    assert_null(same->env[3]);
-    assert_int_equal(same->mock->boot_delay_ms, UINT32_MAX);
-    assert_int_equal(same->network->kind, KELPIE_NETWORK_USER);
-    assert_int_equal(same->network->forward_count, 2);
-    assert_int_equal(same->network->forwards[0].host_port, 65535);
-    assert_true(same->network->forwards[1].udp);
-    assert_true(same->owner->lifetime_ms == UINT64_MAX);
-    assert_true(same->owner->idle_ms == INT64_MAX);
-    assert_string_equal(same->owner->labels[0], "k=v");
-    assert_int_equal(same->share_count, 1);
-    assert_true(same->shares[0].copy);
+    assert_is_the_config(&back->config);
     store_config_destroy(back);
 }
 

@@ -12,6 +12,7 @@
 enum kelpie_status store_session_open(void *host, struct store_session *ret_session,
                                       struct kelpie_error *err) {
     ASSERT(ret_session);
+    ASSERT(!ret_session->store);
     struct store_session session = {.host = host, .host_owned = !host};
     if (!host) {
         TRY(host_linux_create(&session.host, err));
@@ -26,6 +27,8 @@ enum kelpie_status store_session_open(void *host, struct store_session *ret_sess
 }
 
 void store_session_close(struct store_session *session) {
+    ASSERT(session);
+    ASSERT(session->host || !session->host_owned);
     store_close(session->store);
     session->store = NULL;
     if (session->host_owned) {

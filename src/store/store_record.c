@@ -16,6 +16,8 @@
 
 void store_record_destroy(struct store_record *record) {
     if (record) {
+        ASSERT(memchr(record->info.name, '\0', sizeof(record->info.name)));
+        ASSERT(memchr(record->restored_from, '\0', sizeof(record->restored_from)));
         store_config_destroy(record->config);
         free(record);
     }

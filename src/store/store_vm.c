@@ -91,6 +91,7 @@ enum kelpie_status store_vm_create(struct store *store, const struct store_recor
 
 bool store_state_is_live(enum kelpie_state state) {
     ASSERT((unsigned)state < KELPIE_STATE_COUNT);
+    static_assert(KELPIE_STATE_COUNT == 6, "a new state is live or not");
     return state == KELPIE_STATE_STARTING || state == KELPIE_STATE_RUNNING ||
            state == KELPIE_STATE_PAUSED;
 }

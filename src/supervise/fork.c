@@ -144,10 +144,6 @@ enum kelpie_status owner_fork(struct owner *owner, const struct kelpie_fork_opti
     char folder[KELPIE_PATH_SIZE_MAX + 1];
     char bundle[KELPIE_PATH_SIZE_MAX + 1];
     const char *prefix = options->name_prefix ? options->name_prefix : owner->record->info.name;
-    if (snprintf(NULL, 0, "%s-%zu", prefix, count) > KELPIE_NAME_SIZE_MAX) {
-        return error_set_field(err, KELPIE_BAD_CONFIG, "name_prefix",
-                               "the name %.40s...-%zu is too long", prefix, count);
-    }
     TRY(store_path(owner->store, STORE_SNAPSHOTS, NULL, folder, sizeof(folder), err));
     if (snprintf(bundle, sizeof(bundle), "%s/.fork-%s", folder, owner->record->info.id) >=
         (int)sizeof(bundle)) {

@@ -140,6 +140,7 @@ enum kelpie_status vm_say_freeze(struct kelpie_vm *vm, const struct vm_wait *wai
     uint64_t before = answers->frozen_count;
     vm_sessions_want_acks(vm);
     vm_channel_flush(vm);
+    vm_relays_catch_up(vm, wait);
     vm->channel.held = true;
     TRY(say_empty(vm, PROTOCOL_FREEZE, wait, err));
     while (answers->frozen_count == before) {

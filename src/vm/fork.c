@@ -214,6 +214,9 @@ enum kelpie_status kelpie_vm_fork(struct kelpie_vm *vm, const struct kelpie_fork
     struct kelpie_fork_options chosen = options ? *options : defaults;
     TRY(check_options(&chosen, count, err));
     if (vm_is_owned(vm)) {
+        char last_name[KELPIE_NAME_SIZE_MAX + 1];
+        const char *prefix = chosen.name_prefix ? chosen.name_prefix : vm->config->name;
+        TRY(child_name(&(struct vm_child){prefix, count}, last_name, err));
         return vm_owned_fork(vm, &chosen, count, children, err);
     }
     if (chosen.config && chosen.config->owner) {

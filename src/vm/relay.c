@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* A relay's socket, its queue and its thread. See relay.h. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,6 +160,28 @@ bool vm_relay_has_looked(struct vm_relay *relay, struct vm_relay_look *look) {
     }
     return relay->ended || relay->looked >= look->ticket ||
            host_monotonic_ns(vm->host) >= look->deadline_ns;
+}
+
+void vm_relays_catch_up(struct kelpie_vm *vm, const struct vm_wait *wait) {
+    struct vm_relay_look look = {0};
+    bool behind = true;
+    ASSERT(vm->locked);
+    ASSERT(wait);
+    while (behind) {
+        behind = false;
+        uint64_t ticket = look.ticket;
+        for (size_t i = 0; i < vm->relay_count; i++) {
+            behind |= !vm_relay_has_looked(vm->relays[i], &look);
+        }
+        if (ticket == 0) { /* drawn just now: they are all to look */
+            for (size_t i = 0; i < vm->relay_count; i++) {
+                host_event_set(vm->host, vm->relays[i]->wake_event);
+            }
+        }
+        uint64_t deadline_ns =
+            look.deadline_ns < wait->deadline_ns ? look.deadline_ns : wait->deadline_ns;
+        behind = behind && vm->channel.open && vm_wait_changed(vm, deadline_ns);
+    }
 }
 
 void vm_relays_lose(struct kelpie_vm *vm) {
@@ -521,4 +544,12 @@ void vm_relay_close(struct vm_relay *relay) {
     relay_remove(relay);
     vm_unlock(vm);
     relay_free(relay);
+}
+
+void vm_relay_exit_text(struct kelpie_vm *vm, char *buffer, size_t size) {
+    vm_check(vm);
+    ASSERT(buffer && size > 0);
+    vm_lock(vm);
+    snprintf(buffer, size, "%s", vm->state == KELPIE_STATE_CRASHED ? vm->exit_text : "");
+    vm_unlock(vm);
 }

@@ -490,7 +490,9 @@ size_t vm_session_take(struct kelpie_exec *exec, size_t output, void *buffer, si
     struct vm_output *out = &exec->outputs[output];
     size_t count = ring_read(&out->ring, buffer, size);
     protocol_receiver_consumed(&out->receiver, count);
-    if (protocol_receiver_due(&out->receiver, false)) {
+    /* Whoever takes the session up from an owner, or from a bundle that it makes, goes on behind what was read. */
+    bool all = vm_is_owned(exec->vm) && out->ring.size == 0;
+    if (protocol_receiver_due(&out->receiver, all)) {
         out->ack_wanted = true;
         vm_channel_flush(exec->vm);
     }

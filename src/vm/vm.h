@@ -715,6 +715,9 @@ struct vm_relay_look {
 };
 bool vm_relay_has_looked(struct vm_relay *relay, struct vm_relay_look *look);
 
+/* Waits until all have passed on what their far ends had said, as far as that does not take long. */
+void vm_relays_catch_up(struct kelpie_vm *vm, const struct vm_wait *wait);
+
 /* PONG or SESSIONS came. */
 void vm_relays_answer(struct kelpie_vm *vm);
 

@@ -35,7 +35,7 @@
 #define VM_RELAY_OUT_SIZE_MAX                                                                      \
     (2ull * KELPIE_EXEC_COUNT_MAX * (PROTOCOL_WINDOW_SIZE + PROTOCOL_WINDOW_SIZE / 8))
 #define VM_RELAY_LAST_READ_COUNT_MAX 64 /* of what a far end said before it went */
-#define VM_RELAY_LOOK_MS 500 /* for another relay to see whether its far end let go of a session */
+#define VM_RELAY_LOOK_MS 200 /* for another relay to see whether its far end let go of a session */
 #define VM_RELAY_DRAIN_MS 2000 /* for the last words of a machine that has ended */
 
 /* From so many sessions in the guest on, of those that have ended and that nobody holds the oldest are forgotten. */

@@ -36,24 +36,13 @@ static bool disks_allow(const struct kelpie_vm *vm) {
     return !vm->ops->has_disks || !vm->ops->has_disks(vm->instance);
 }
 
-static bool shares_allow(const struct kelpie_vm *vm) {
-    ASSERT(vm->config);
-    ASSERT(vm->config->share_count <= KELPIE_SHARE_COUNT_MAX);
-    for (size_t i = 0; i < vm->config->share_count; i++) {
-        if (!vm->config->shares[i].copy) {
-            return false;
-        }
-    }
-    return true;
-}
-
+/* Shared folders are no reason against it: they are copied into the guest when it is up (vm/populate.h). */
 bool vm_warm_is_possible(struct kelpie_vm *vm) {
     ASSERT(vm->instance);
     ASSERT(vm->config);
     const struct kelpie_network *network = vm->config->network;
     return vm->config->warm && (vm->ops->capabilities & KELPIE_CAN_SUSPEND_SNAPSHOT) &&
-           (!network || network->kind == KELPIE_NETWORK_USER) && shares_allow(vm) &&
-           disks_allow(vm);
+           (!network || network->kind == KELPIE_NETWORK_USER) && disks_allow(vm);
 }
 
 /* ---- Making ----------------------------------------------------------------------------------- */

@@ -20,7 +20,7 @@
  * Nothing here makes a start fail that a boot would not have failed: no place in the store, a full disk, a
  * damaged template cost time and no more. What cannot be warm is cold without a word: a VM with writable disks of the
  * caller's, which a template would bring back to an old state; one that has a disk of its own already, for the same
- * reason; a tap; shared folders that the guest has open; a backend without snapshots.
+ * reason; a tap; a backend without snapshots.
  */
 #ifndef KELPIE_VM_WARM_H
 #define KELPIE_VM_WARM_H

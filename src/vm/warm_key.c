@@ -37,29 +37,33 @@ static void add(struct lines *lines, const char *format, ...) {
 }
 
 /* A file as far as its content can be told without reading it. */
-static void add_file(struct lines *lines, struct host *host, const char *path) {
+static enum kelpie_status add_file(struct lines *lines, struct host *host, const char *path,
+                                   struct kelpie_error *err) {
     struct host_file_info info = {0};
     ASSERT(host);
     ASSERT(path);
-    if (host_path_stat(host, path, &info, NULL) != KELPIE_OK) {
-        add(lines, "missing %s\n", path);
-        return;
-    }
+    TRY(host_path_stat(host, path, &info, err));
     add(lines, "file %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %s\n", info.size,
         info.modified_ns, info.inode, info.device, path);
+    return KELPIE_OK;
 }
 
-/* Which processor a guest that is not emulated runs on: the first one's lines that say what it can do. */
-static void add_processor(struct lines *lines, struct host *host) {
+/* Which processor a guest that is not emulated runs on: the first one's lines that say what it can do. What cannot be read now
+ * may be read the next time, and would give another key. */
+static enum kelpie_status add_processor(struct lines *lines, struct host *host,
+                                        struct kelpie_error *err) {
     static const char *const wanted[] = {"vendor_id", "cpu family",      "model",    "stepping",
                                          "flags",     "CPU implementer", "CPU part", "Features"};
     AUTO_MEM char *text = NULL;
     size_t size = 0;
     ASSERT(host);
     ASSERT(lines->text);
-    if (host_file_load(host, CPU_INFO, CPU_INFO_SIZE_MAX, &text, &size, NULL) != KELPIE_OK) {
-        return;
+    enum kelpie_status status =
+        host_file_load(host, CPU_INFO, CPU_INFO_SIZE_MAX, &text, &size, err);
+    if (status == KELPIE_NOT_FOUND) {
+        return KELPIE_OK; /* no Linux */
     }
+    TRY(status);
     char *rest = text;
     for (char *line = strsep(&rest, "\n"); line && *line; line = strsep(&rest, "\n")) {
         for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
@@ -70,6 +74,7 @@ static void add_processor(struct lines *lines, struct host *host) {
             }
         }
     }
+    return KELPIE_OK;
 }
 
 static bool is_volatile(const char *feature) {
@@ -97,7 +102,8 @@ static void add_backend(struct lines *lines, const struct kelpie_vm *vm,
     }
 }
 
-static void add_config(struct lines *lines, const struct kelpie_vm *vm) {
+static enum kelpie_status add_config(struct lines *lines, const struct kelpie_vm *vm,
+                                     struct kelpie_error *err) {
     const struct kelpie_config *config = &vm->machine;
     ASSERT(config->disk_count <= KELPIE_DISK_COUNT_MAX);
     add(lines, "machine %" PRIu32 " %" PRIu32 " %s\n", config->vcpu_count, config->memory_mib,
@@ -108,14 +114,12 @@ static void add_config(struct lines *lines, const struct kelpie_vm *vm) {
     for (size_t i = 0; i < vm->config->disk_count; i++) {
         const struct kelpie_disk *disk = &vm->config->disks[i];
         add(lines, "disk %zu %s\n", i, disk->mount ? disk->mount : "");
-        add_file(lines, vm->host, disk->path);
-    }
-    for (size_t i = 0; i < config->share_count; i++) {
-        add(lines, "share %zu\n", i); /* copied later: only that there are so many */
+        TRY(add_file(lines, vm->host, disk->path, err));
     }
     if (config->mock && strcmp(vm->ops->name, "mock") == 0) {
         add(lines, "mock %s\n", config->mock->architecture ? config->mock->architecture : "");
     }
+    return KELPIE_OK;
 }
 
 enum kelpie_status vm_warm_digest(const struct kelpie_vm *vm, const struct snapshot_manifest *made,
@@ -130,8 +134,8 @@ enum kelpie_status vm_warm_digest(const struct kelpie_vm *vm, const struct snaps
     struct lines lines = {.text = text};
     add(&lines, "template %d %s\n", TEMPLATE_VERSION, kelpie_version());
     add_backend(&lines, vm, made);
-    add_config(&lines, vm);
-    add_processor(&lines, vm->host);
+    TRY(add_config(&lines, vm, err));
+    TRY(add_processor(&lines, vm->host, err));
     if (lines.full) {
         return error_set(err, KELPIE_INTERNAL, "the machine's description is too long for a key");
     }

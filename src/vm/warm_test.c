@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,6 +23,7 @@
 
 #define PATH_SIZE 512
 #define MEMORY_MIB 64
+#define SWEEP_STRIDE 3 /* of the calls that fail */
 
 static char folder[64];
 static char shelf[PATH_SIZE];
@@ -173,19 +175,41 @@ static bool template_has(const char *text) {
 static void what_is_the_vms_own_is_in_no_template(void **state) {
     (void)state;
     const char *env[] = {"TOKEN=swordfish-1234", NULL};
+    static const char password[] = "the-secret-of-this-vm";
+    const struct kelpie_secret secret = {
+        .name = "password", .data = password, .size = sizeof(password) - 1};
+    char path[PATH_SIZE];
+    snprintf(path, sizeof(path), "%s/shared", folder);
+    assert_int_equal(mkdir(path, 0755), 0);
+    const struct kelpie_share share = {.path = path, .mount = "/mnt", .copy = true};
+    snprintf(path, sizeof(path), "%s/shared/file", folder);
+    int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+    assert_int_equal(write(fd, "what-is-shared", 14), 14);
+    close(fd);
+    snprintf(path, sizeof(path), "%s/shared", folder);
     struct kelpie_config config = config_of("very-private-name");
     config.hostname = "very-private-host";
     config.env = env;
     config.working_dir = "/very/private";
+    config.secrets = &secret;
+    config.secret_count = 1;
+    config.shares = &share;
+    config.share_count = 1;
     forget_templates();
-    struct kelpie_vm *vm = vm_make(&config);
-    vm_start(vm);
-    expect(vm, "echo $TOKEN", "swordfish-1234\n");
-    kelpie_vm_destroy(vm);
+    for (int warm = 0; warm < 2; warm++) {
+        struct kelpie_vm *vm = vm_make(&config);
+        vm_start(vm);
+        assert_int_equal(was_warm(vm), warm);
+        expect(vm, "echo $TOKEN; cat /run/secrets/password /mnt/file",
+               "swordfish-1234\nthe-secret-of-this-vmwhat-is-shared");
+        kelpie_vm_destroy(vm);
+    }
     assert_true(template_has(VM_NEUTRAL_NAME));
     assert_false(template_has("swordfish"));
     assert_false(template_has("very-private"));
     assert_false(template_has("/very/private"));
+    assert_false(template_has(password));
+    assert_false(template_has("what-is-shared"));
 }
 
 /* A warm VM is no child of a bundle: its own snapshots have no parent. */
@@ -358,6 +382,49 @@ static void a_full_disk_costs_the_template_only(void **state) {
     host_destroy(real);
 }
 
+/* The nth call of the host fails, in a start that makes a template and in one that uses it: the VM starts or says why not, no
+ * half of a template is left, and nothing stays open. */
+static void any_call_may_fail(void **state) {
+    (void)state;
+    struct host *real = NULL;
+    struct host *faulty = NULL;
+    char text[256];
+    assert_int_equal(host_linux_create(&real, NULL), KELPIE_OK);
+    assert_int_equal(fault_host_create(real, &faulty, NULL), KELPIE_OK);
+    for (int with_template = 0; with_template < 2; with_template++) {
+        struct kelpie_config config = config_of("sweep");
+        uint64_t nth = 1;
+        forget_templates();
+        for (const char *fired = ""; fired; nth += SWEEP_STRIDE) {
+            struct kelpie_vm *vm = NULL;
+            struct kelpie_error err = {0};
+            if (with_template) {
+                config.host = NULL;
+                (void)run_one(&config);
+            } else {
+                forget_templates();
+            }
+            config.host = faulty;
+            fault_host_arm(faulty, &(struct fault_plan){.nth = nth});
+            enum kelpie_status status = kelpie_vm_create(&config, &vm, &err);
+            status = status == KELPIE_OK ? kelpie_vm_start(vm, &err) : status;
+            kelpie_vm_destroy(vm);
+            fired = fault_host_fired(faulty);
+            fault_host_disarm(faulty);
+            assert_true(status == KELPIE_OK || (fired && err.message[0] != '\0'));
+            if (fault_host_leaks(faulty, text, sizeof(text)) != 0) {
+                fail_msg("call %u (%s): %s", (unsigned)nth, fired ? fired : "none", text);
+            }
+            assert_true(templates(NULL) <= 1);
+            config.host = NULL;
+            (void)run_one(&config); /* whatever is there */
+        }
+        assert_true(nth > 50);
+    }
+    host_destroy(faulty);
+    host_destroy(real);
+}
+
 /* Several processes at once, with no template and then with one: all of them run. */
 static void many_at_once(void **state) {
     (void)state;
@@ -490,12 +557,12 @@ static void each_part_of_a_machine_is_in_its_key(void **state) {
     CHANGED(m->config.memory_mib = 257);
     CHANGED(m->config.kernel_args = "quiet");
     CHANGED(m->config.network = &network);
-    CHANGED((m->config.shares = &share, m->config.share_count = 1));
     CHANGED(m->vm.image_digest[7] = '2');
     CHANGED(m->vm.image_digest[0] = '\0');
     CHANGED(m->config.image_disk_mib = 4096);
     CHANGED((m->config.disks = &disks[0], m->config.disk_count = 1));
     THE_SAME(set_feature(m, "tsc_khz", "1001")); /* a load has a tolerance for it */
+    THE_SAME((m->config.shares = &share, m->config.share_count = 1));
     THE_SAME(m->config.name = "name");
     THE_SAME(m->config.hostname = "name");
     THE_SAME(m->config.working_dir = "/somewhere");
@@ -522,8 +589,7 @@ static void each_part_of_a_machine_is_in_its_key(void **state) {
 /* ---- What is never warm ----------------------------------------------------------------------- */
 
 /* The config that a VM has is the mock's, which takes no disks: they are put in afterwards, by possible(). */
-static bool possible_with(const struct kelpie_disk *disk, const struct kelpie_network *network,
-                          const struct kelpie_share *share) {
+static bool possible_with(const struct kelpie_disk *disk, const struct kelpie_network *network) {
     struct kelpie_vm *vm = NULL;
     const struct kelpie_config config = config_of("possible");
     assert_int_equal(kelpie_vm_create(&config, &vm, NULL), KELPIE_OK);
@@ -532,8 +598,6 @@ static bool possible_with(const struct kelpie_disk *disk, const struct kelpie_ne
     all.disks = disk;
     all.disk_count = disk ? 1 : 0;
     all.network = network;
-    all.shares = share;
-    all.share_count = share ? 1 : 0;
     vm->config = &all;
     bool is = vm_warm_is_possible(vm);
     vm->config = own;
@@ -553,16 +617,12 @@ static void hazard_c7_what_others_may_write_is_never_warm(void **state) {
     const struct kelpie_disk of_a_folder = {.path = folder, .read_only = true};
     const struct kelpie_network tap = {.kind = KELPIE_NETWORK_TAP, .tap = "tap0"};
     const struct kelpie_network user = {.kind = KELPIE_NETWORK_USER};
-    const struct kelpie_share open_share = {.path = folder, .mount = "/mnt"};
-    const struct kelpie_share copied = {.path = folder, .mount = "/mnt", .copy = true};
-    assert_true(possible_with(NULL, NULL, NULL));
-    assert_false(possible_with(&writable, NULL, NULL));
-    assert_true(possible_with(&read_only, NULL, NULL));
-    assert_false(possible_with(&of_a_folder, NULL, NULL));
-    assert_false(possible_with(NULL, &tap, NULL));
-    assert_true(possible_with(NULL, &user, NULL));
-    assert_false(possible_with(NULL, NULL, &open_share));
-    assert_true(possible_with(NULL, NULL, &copied));
+    assert_true(possible_with(NULL, NULL));
+    assert_false(possible_with(&writable, NULL));
+    assert_true(possible_with(&read_only, NULL));
+    assert_false(possible_with(&of_a_folder, NULL));
+    assert_false(possible_with(NULL, &tap));
+    assert_true(possible_with(NULL, &user));
 }
 
 int main(void) {
@@ -578,6 +638,7 @@ int main(void) {
         cmocka_unit_test(a_snapshot_that_fails_leaves_a_start_like_any_other),
         cmocka_unit_test(a_boot_that_fails_is_a_start_that_fails),
         cmocka_unit_test(a_full_disk_costs_the_template_only),
+        cmocka_unit_test(any_call_may_fail),
         cmocka_unit_test(many_at_once),
         cmocka_unit_test(each_part_of_a_machine_is_in_its_key),
         cmocka_unit_test(hazard_c7_what_others_may_write_is_never_warm),

@@ -114,6 +114,23 @@ static void have_owners(void) {
     setenv("XDG_RUNTIME_DIR", store, 1);
 }
 
+/* Returns how many VMs were left behind. */
+static int count_what_owners_left(void) {
+    struct kelpie_vm_info *list = NULL;
+    size_t count = 0;
+    char command[sizeof(((struct suite *)0)->folder) + 32];
+    if (!suite()->store) {
+        return 0;
+    }
+    if (kelpie_vm_list(NULL, &list, &count, NULL) != KELPIE_OK || count > 0) {
+        fprintf(stderr, "%s: %zu VMs were left behind\n", suite()->store, count);
+        return 1;
+    }
+    kelpie_list_free(list);
+    snprintf(command, sizeof(command), "rm -r %s", suite()->store);
+    return system(command) == 0 ? 0 : 1;
+}
+
 int main(int argc, char **argv) {
     if (argc == 5 && strcmp(argv[1], "go-on") == 0) {
         return snapshot_go_on(argv[2], argv[3], argv[4]);
@@ -165,6 +182,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "no case has one of these names\n");
         failed++;
     }
+    failed += count_what_owners_left();
     if (rmdir(suite()->folder) != 0) {
         fprintf(stderr, "%s is not empty: a case left something behind\n", suite()->folder);
         failed++;

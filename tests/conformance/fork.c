@@ -8,9 +8,12 @@
 
 #define CHILD_COUNT 3
 
-static void fork_vm(struct kelpie_vm *vm, struct kelpie_fork_child children[CHILD_COUNT]) {
+/* VMs with owners have names that no other has. */
+static void fork_vm_as(struct kelpie_vm *vm, const char *name_prefix,
+                       struct kelpie_fork_child children[CHILD_COUNT]) {
     struct kelpie_error err = {0};
-    OK(kelpie_vm_fork(vm, NULL, CHILD_COUNT, children, &err));
+    const struct kelpie_fork_options options = {.name_prefix = name_prefix};
+    OK(kelpie_vm_fork(vm, name_prefix ? &options : NULL, CHILD_COUNT, children, &err));
     for (size_t i = 0; i < CHILD_COUNT; i++) {
         if (!children[i].vm) {
             print_error("child %zu: %s\n", i, children[i].error.message);
@@ -19,6 +22,10 @@ static void fork_vm(struct kelpie_vm *vm, struct kelpie_fork_child children[CHIL
         assert_int_equal(kelpie_vm_state(children[i].vm), KELPIE_STATE_RUNNING);
         expect_fresh(children[i].vm);
     }
+}
+
+static void fork_vm(struct kelpie_vm *vm, struct kelpie_fork_child children[CHILD_COUNT]) {
+    fork_vm_as(vm, NULL, children);
 }
 
 static void destroy_all(struct kelpie_fork_child children[CHILD_COUNT]) {
@@ -90,7 +97,7 @@ static void test_a_fork_can_be_forked_again(void **state) {
     fork_vm(vm, children);
     expect_shell(vm, "echo second >/tmp/when", 0, "");
     expect_shell(children[1].vm, "echo child >/tmp/when", 0, "");
-    fork_vm(vm, again);
+    fork_vm_as(vm, "again", again);
     fork_vm(children[1].vm, grandchildren);
     expect_shell(children[0].vm, "test -e /tmp/when", 1, "");
     for (size_t i = 0; i < CHILD_COUNT; i++) {

@@ -46,7 +46,7 @@ void need(enum kelpie_capability capability, const char *what) {
 struct kelpie_vm *make_vm(void) {
     struct kelpie_error err = {0};
     struct kelpie_vm *vm = NULL;
-    const struct kelpie_owner owner = {.program = suite()->program, .remove = true};
+    const struct kelpie_owner owner = {.program = suite()->program};
     const struct kelpie_config config = {.backend = suite()->backend,
                                          .vcpu_count = suite()->vcpu_count,
                                          .owner = suite()->store ? &owner : NULL};
