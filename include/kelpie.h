@@ -206,8 +206,7 @@ struct kelpie_config {
                           env and working_dir are the image's where the config's are NULL. NULL: none */
     uint32_t image_disk_mib; /* of that disk, sparse; 0: KELPIE_IMAGE_DISK_MIB_DEFAULT */
     bool
-        warm; /* kelpie_vm_start() may restore from a template of this very machine, and makes one if
-                 there is none (kelpie_store.h). Where it cannot be done, it is a start like any other */
+        warm; /* a start may restore a template of this very machine, or make one (kelpie_store.h) */
     const struct kelpie_share *shares; /* folders of this host in the guest (kelpie_store.h) */
     size_t share_count;
     const struct kelpie_secret
@@ -628,7 +627,7 @@ kelpie_vm_create_from_snapshot(const char *directory, const struct kelpie_config
                                const struct kelpie_restore_options *options,
                                struct kelpie_vm **ret_vm, struct kelpie_error *err);
 
-/* The report of this VM's last restore. Errors: WRONG_STATE when it was never restored. */
+/* The report of this VM's last restore, which a warm start may be. WRONG_STATE: its last start was no restore. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_vm_restore_report(struct kelpie_vm *vm, struct kelpie_restore_report *ret_report,
                          struct kelpie_error *err);

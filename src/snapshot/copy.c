@@ -18,6 +18,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <xxhash.h>
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h> /* the same functions, with the vectors that this processor has: twice as fast */
+#endif
 
 #include "base/assert.h"
 #include "base/checked.h"

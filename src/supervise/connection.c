@@ -276,7 +276,12 @@ static void connection_free(struct connection *connection) {
     control_reader_deinit(&connection->reader);
     host_mutex_destroy(connection->send_mutex);
     host_close(host, connection->stop_event);
-    host_close(host, connection->fd);
+    if (connection->owner->ending) {
+        ASSERT(connection->owner->last_fd_count < SUPERVISE_CONNECTION_COUNT_MAX);
+        connection->owner->last_fds[connection->owner->last_fd_count++] = connection->fd;
+    } else {
+        host_close(host, connection->fd);
+    }
     free(connection);
 }
 

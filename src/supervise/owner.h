@@ -87,11 +87,16 @@ struct owner {
     bool removal_asked;
     bool signalled;          /* the main thread's */
     uint64_t machine_number; /* how many machines there were */
+    char exit_text[512];     /* crashed: how; all of it */
     bool begun;              /* a machine was there, so that the VM's own state is what counts */
     uint64_t quiet_since_ns; /* nobody had a handle, a command, or a copy */
     uint64_t ended_ns;       /* the machine is over; 0: it is not */
     uint64_t created_ns;
     struct detached detached;
+
+    /* Of connections that were there at the end: whoever sees them close finds that all is over. The main thread's. */
+    int last_fds[SUPERVISE_CONNECTION_COUNT_MAX];
+    size_t last_fd_count;
 };
 
 void owner_lock(struct owner *owner);

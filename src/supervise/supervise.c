@@ -31,6 +31,9 @@ static void owner_deinit(struct owner *owner) {
     store_secrets_destroy(owner->secrets);
     store_record_destroy(owner->record);
     store_close(owner->store);
+    for (size_t i = 0; i < owner->last_fd_count; i++) {
+        host_close(host, owner->last_fds[i]);
+    }
     host_close(host, owner->listen_fd);
     host_close(host, owner->stop_event);
     host_condition_destroy(owner->changed);
@@ -420,17 +423,18 @@ static enum kelpie_status greet(struct owner *owner, int fd, json_t **ret_json,
 
 static enum kelpie_status run(struct owner *owner, int fd, struct kelpie_error *err) {
     json_t *json = NULL;
-    enum kelpie_status status = owner_init(owner, err);
     ASSERT(fd != HOST_FD_NONE);
     ASSERT(owner->host);
-    if (status == KELPIE_OK) {
-        status = greet(owner, fd, &json, err);
-    }
+    /* Heard before anything can fail: whoever is still speaking would not hear why. */
+    enum kelpie_status status = greet(owner, fd, &json, err);
     uint64_t id = json ? control_number(json, "id") : 0;
     if (status == KELPIE_OK) {
-        status = begin(owner, json, err);
-        json_decref(json);
+        status = owner_init(owner, err);
     }
+    if (status == KELPIE_OK) {
+        status = begin(owner, json, err);
+    }
+    json_decref(json);
     owner->created_ns = host_monotonic_ns(owner->host);
     owner->quiet_since_ns = owner->created_ns;
     if (status == KELPIE_OK) {

@@ -283,9 +283,8 @@ static void test_hazard_c6_a_far_session_survives_a_snapshot(void **state) {
     OK(kelpie_exec_write(exec, "x", 1, &written, NULL));
     OK(kelpie_exec_close_stdin(exec, NULL));
     OK(read_all(exec, text, sizeof(text), SIZE_MAX));
-    size_t size = strlen(text); /* what was not acknowledged comes again, and nothing is missing */
-    assert_true(size <= 9);
-    assert_string_equal(text, &"12345678x"[9 - size]);
+    assert_string_equal(text,
+                        "x"); /* what was read before the snapshot was acknowledged before it */
     kelpie_exec_close(exec);
     kelpie_vm_destroy(vm);
     char command[128];

@@ -50,6 +50,8 @@ static void say_exec_below_the_block(struct fixture *fixture) {
     write_exec(fixture, fixture->first - 1, "true", NULL);
 }
 static void say_exec_above_the_block(struct fixture *fixture) {
+    write_exec(fixture, fixture->first + VM_RELAY_IDS_COUNT / 2 - 1, "true", NULL);
+    write_exec(fixture, fixture->first + VM_RELAY_IDS_COUNT - 1, "true", NULL);
     write_exec(fixture, fixture->first + VM_RELAY_IDS_COUNT, "true", NULL);
 }
 static void say_exec_far_ahead(struct fixture *fixture) {

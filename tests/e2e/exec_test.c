@@ -86,7 +86,7 @@ static void test_mistakes(void **state) {
     check(WORDS(EXEC), 125, "^$", ONE_LINE "no VM is named");
     check(WORDS(EXEC, "box"), 125, "^$", ONE_LINE "there is no command");
     check(WORDS(EXEC, "box", "-it", "sh"), 125, "^$", ONE_LINE "options stand before it");
-    check(WORDS(EXEC, "nosuch", "ls"), 125, "^$", ONE_LINE "no VM nosuch\n$");
+    check(WORDS(EXEC, "nosuch", "ls"), 125, "^$", ONE_LINE "no VM nosuch\nhint: ");
     check(WORDS(EXEC, "-t", "box", "ls"), 125, "^$", ONE_LINE "--tty: .*terminal");
     check(WORDS(EXEC, "--detach-keys", "ctrl-?", "box", "ls"), 125, "^$",
           ONE_LINE "--detach-keys: \"ctrl-\\?\" is not keys");
@@ -352,7 +352,7 @@ static void test_run_detached_goes_on_and_ends(void **state) {
         command_result_free(&result);
         result = run_words(WORDS(EXEC, "job", "--", "true"));
     }
-    assert_true(command_matches(result.err, ONE_LINE "no VM job\n$"));
+    assert_true(command_matches(result.err, ONE_LINE "no VM job\nhint: "));
     command_result_free(&result);
 }
 
@@ -360,7 +360,7 @@ static void test_run_detached_that_cannot_start_leaves_nothing(void **state) {
     (void)state;
     check(WORDS("kelpie", "run", "-d", "--name", "bad", "--backend", "mock", "--", "nosuch"), 127,
           "^$", ONE_LINE "nosuch[^\n]*\n$");
-    check(WORDS(EXEC, "bad", "--", "true"), 125, "^$", ONE_LINE "no VM bad\n$");
+    check(WORDS(EXEC, "bad", "--", "true"), 125, "^$", ONE_LINE "no VM bad\nhint: ");
 }
 
 static void test_run_detached_as_json(void **state) {
