@@ -269,9 +269,10 @@ static bool is_over(uint64_t since_ns, uint64_t now_ns, uint64_t limit_ms) {
 /* Looks at the clocks. False: it is time to end. */
 static bool tick(struct owner *owner, size_t connection_count) {
     const struct kelpie_owner *wanted = owner->record->config->config.owner;
-    const uint64_t now_ns = host_monotonic_ns(owner->host);
     ASSERT(wanted);
     owner_lock(owner);
+    /* Read with the lock: what others note as past must not be later than it. */
+    const uint64_t now_ns = host_monotonic_ns(owner->host);
     enum kelpie_state state = owner->record->info.state;
     bool runs = state == KELPIE_STATE_RUNNING || state == KELPIE_STATE_PAUSED;
     if (connection_count > 0 || owner->detached.exec || state == KELPIE_STATE_STARTING) {
