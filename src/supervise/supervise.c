@@ -219,6 +219,9 @@ static void accept_one(struct owner *owner) {
     uint32_t uid = 0;
     int fd = HOST_FD_NONE;
     if (host_socket_accept(owner->host, owner->listen_fd, &none, &fd, &ignored) != KELPIE_OK) {
+        /* Mostly for want of descriptors: whoever waits there goes on waiting. */
+        struct host_wait pause = host_wait_ms(owner->host, SUPERVISE_PAUSE_MS, HOST_FD_NONE);
+        (void)!host_sleep(owner->host, &pause, &ignored);
         return;
     }
     if (host_socket_peer(owner->host, fd, &uid, &ignored) != KELPIE_OK ||
@@ -263,7 +266,7 @@ static void stop_for(struct owner *owner, const char *reason) {
 
 static bool is_over(uint64_t since_ns, uint64_t now_ns, uint64_t limit_ms) {
     ASSERT(since_ns <= now_ns);
-    return limit_ms != 0 && now_ns - since_ns >= limit_ms * HOST_NS_PER_MS;
+    return limit_ms != 0 && (now_ns - since_ns) / HOST_NS_PER_MS >= limit_ms;
 }
 
 /* Looks at the clocks. False: it is time to end. */
