@@ -169,13 +169,14 @@ KELPIE_API void kelpie_log_close(struct kelpie_log *log);
 
 /* ---- Shared folders and secrets --------------------------------------------------------------- */
 
-/* A folder of this host in the guest. Through virtiofsd where backend and machine have it (both see each change at
- * once); else it is copied into the guest at start, and nothing comes back: see `copied`. */
+/* A folder of this host in the guest: its content is copied into the guest at each start (kelpie_copy_tree_in(), with its
+ * default bounds), and nothing comes back but by kelpie_copy_tree_out(). A restored or forked VM has what its memory and disks
+ * have. */
 struct kelpie_share {
     const char *path;  /* of the host; a folder */
     const char *mount; /* absolute, of the guest */
-    bool read_only;    /* enforced on the host's side */
-    bool copy;         /* copied in any case */
+    bool read_only;    /* what the guest writes never reaches the host: true of each copy */
+    bool copy;         /* copied, also where a later library could show the folder itself */
     uint64_t reserved[4];
 };
 

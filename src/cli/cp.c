@@ -364,7 +364,7 @@ static int copy_words(const char *source, const char *target, bool json) {
         bool missing = status == KELPIE_NOT_FOUND && err.os_error == 0;
         output_error(NULL, &err);
         if (missing) {
-            output_hint("'kelpie ls -a' lists the VMs");
+            verb_hint_vms(copy->target.vm[0] != 0 ? copy->target.vm : copy->source.vm);
         }
         return CLI_EXIT_FAILED;
     }

@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "cli/cli.h"
 #include "cli/output.h"
+#include "cli/verb.h"
 
 static void exec_check(const struct exec *exec) {
     ASSERT(exec);
@@ -244,6 +245,9 @@ static int report(const struct exec *exec, const struct option_table *table) {
         say_left(exec);
     }
     outcome_say(outcome, table, exec->options.timeout_ms);
+    if (outcome->err.status == KELPIE_NOT_FOUND && outcome->err.field[0] == 0) {
+        verb_hint_vms(exec->options.vm);
+    }
     return exec->options.json ? output_json(exec_json(exec), code) : code;
 }
 

@@ -9,6 +9,8 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "cli/output.h"
+#include "cli/suggest.h"
+#include "kelpie_store.h"
 
 static const struct option_spec specs[] = {
     {
@@ -113,12 +115,31 @@ static void say(const char *name, const struct kelpie_error *err) {
     output_error(NULL, &told);
 }
 
+void verb_hint_vms(const char *name) {
+    struct kelpie_vm_info *list = NULL;
+    size_t count = 0;
+    ASSERT(name);
+    struct suggestion suggestion = suggestion_init(name, strlen(name));
+    if (kelpie_vm_list(NULL, &list, &count, NULL) == KELPIE_OK) {
+        for (size_t i = 0; i < count; i++) {
+            suggestion_offer(&suggestion, list[i].name);
+        }
+    }
+    ASSERT(!suggestion.best || list);
+    if (suggestion.best) {
+        output_hint("did you mean %s? 'kelpie ls -a' lists the VMs", suggestion.best);
+    } else {
+        output_hint("'kelpie ls -a' lists the VMs");
+    }
+    kelpie_list_free(list);
+}
+
 void verb_say_error(const char *name, const struct kelpie_error *err) {
     ASSERT(name);
     ASSERT(err);
     say(name, err);
     if (err->status == KELPIE_NOT_FOUND) {
-        output_hint("'kelpie ls -a' lists the VMs");
+        verb_hint_vms(name);
     }
 }
 

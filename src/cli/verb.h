@@ -50,7 +50,10 @@ int verb_run(const struct cli_command *command, const struct verb *verb,
 
 extern const struct option_table verb_option_table; /* --json */
 
-/* "kelpie: web: message", with a hint when there is no such VM. */
+/* A hint for whoever named a VM that is not there: the nearest that is, and how they are listed. */
+void verb_hint_vms(const char *name);
+
+/* "kelpie: web: message", with that hint when there is no such VM. */
 void verb_say_error(const char *name, const struct kelpie_error *err);
 
 #endif

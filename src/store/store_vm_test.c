@@ -218,6 +218,7 @@ static void hazard_E1_the_lock_of_a_killed_owner_is_free(void **state) {
     assert_int_equal(pipe(ready), 0);
     pid_t pid = fork();
     if (pid == 0) {
+        (void)alarm(60); /* should the test fail */
         struct store_vm vm;
         bool made = store_fixture_vm(fixture.store, fixture.host, "web", KELPIE_STATE_RUNNING,
                                      &vm) == KELPIE_OK;

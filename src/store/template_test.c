@@ -182,6 +182,7 @@ static void hazard_E3_a_killed_maker_is_not_waited_for(void **state) {
     assert_int_equal(pipe(ready), 0);
     pid_t pid = fork();
     if (pid == 0) {
+        (void)alarm(60); /* should the test fail */
         bool begun = store_template_begin(fixture.store, "key", &template, NULL) == KELPIE_OK;
         _exit(begun && write(ready[1], "x", 1) == 1 && pause() ? 0 : 1);
     }

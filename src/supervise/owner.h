@@ -61,8 +61,8 @@ struct connection {
 struct detached {
     struct kelpie_exec *exec; /* NULL: there is none, or it is over */
     struct host_thread *thread;
-    uint32_t exec_id;
-    struct store_log *log; /* guarded by log_mutex, as the VM may be locked meanwhile */
+    uint32_t exec_id; /* guarded by log_mutex, as is log: the VM may be locked meanwhile */
+    struct store_log *log;
     struct host_mutex *log_mutex;
 };
 
@@ -87,11 +87,16 @@ struct owner {
     bool removal_asked;
     bool signalled;          /* the main thread's */
     uint64_t machine_number; /* how many machines there were */
+    char exit_text[512];     /* crashed: how; all of it */
     bool begun;              /* a machine was there, so that the VM's own state is what counts */
     uint64_t quiet_since_ns; /* nobody had a handle, a command, or a copy */
     uint64_t ended_ns;       /* the machine is over; 0: it is not */
     uint64_t created_ns;
     struct detached detached;
+
+    /* Of connections that were there at the end: whoever sees them close finds that all is over. The main thread's. */
+    int last_fds[SUPERVISE_CONNECTION_COUNT_MAX];
+    size_t last_fd_count;
 };
 
 void owner_lock(struct owner *owner);
@@ -127,7 +132,7 @@ KELPIE_CHECKED enum kelpie_status connection_open(struct owner *owner, int fd,
                                                   struct connection **ret_connection,
                                                   struct kelpie_error *err);
 
-/* As above, of one that was greeted before: `reader` has what came since. */
+/* From now on it hears of states and channels, beginning with those of now. */
 void connection_greeted(struct connection *connection);
 
 /* Ends it and waits until it is over. */

@@ -34,24 +34,12 @@ enum kelpie_state owner_state(struct owner *owner) {
     return owner->begun ? state : owner->record->info.state;
 }
 
-/* How the machine ended, as far as the library says. */
-static void note_reason(struct owner *owner) {
-    ASSERT(owner->vm);
-    ASSERT(owner->record);
-    struct kelpie_error why = {0};
-    uint64_t ignored = 0;
-    if (kelpie_vm_ping(owner->vm, &ignored, &why) != KELPIE_OK) {
-        const char *text = strstr(why.message, ": ");
-        snprintf(owner->record->info.reason, sizeof(owner->record->info.reason), "%.255s",
-                 text ? text + 2 : why.message);
-    }
-}
-
 json_t *owner_state_message(struct owner *owner) {
     ASSERT(owner->record);
     ASSERT(owner->vm);
-    return json_pack("{s:s, s:i, s:s, s:i}", "event", "state", "state",
-                     (int)owner->record->info.state, "text", owner->record->info.reason, "pid",
+    const struct kelpie_vm_info *info = &owner->record->info;
+    return json_pack("{s:s, s:i, s:s, s:i}", "event", "state", "state", (int)info->state, "text",
+                     owner->exit_text[0] ? owner->exit_text : info->reason, "pid",
                      kelpie_vm_process_id(owner->vm));
 }
 
@@ -76,6 +64,7 @@ static bool take_state(struct owner *owner) {
         info->started_unix_ms = unix_ms;
         info->ended_unix_ms = 0;
         info->reason[0] = 0;
+        owner->exit_text[0] = 0;
         owner->ended_ns = 0;
     }
     if (now == KELPIE_STATE_STOPPED || now == KELPIE_STATE_CRASHED) {
@@ -83,7 +72,8 @@ static bool take_state(struct owner *owner) {
         owner->ended_ns = host_monotonic_ns(owner->host);
     }
     if (now == KELPIE_STATE_CRASHED) {
-        note_reason(owner);
+        vm_relay_exit_text(owner->vm, owner->exit_text, sizeof(owner->exit_text));
+        snprintf(info->reason, sizeof(info->reason), "%.255s", owner->exit_text);
     }
     return true;
 }

@@ -98,7 +98,10 @@ static void read_channel(struct kelpie_vm *vm) {
     ASSERT(vm->instance);
     ASSERT(vm->channel.in);
     struct vm_channel *channel = &vm->channel;
-    if (!read_some(vm)) {
+    vm_lock(vm);
+    bool open = channel->open; /* what an owner told just now may have closed it */
+    vm_unlock(vm);
+    if (!open || !read_some(vm)) {
         return;
     }
     vm_lock(vm);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* A relay's socket, its queue and its thread. See relay.h. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -543,4 +544,12 @@ void vm_relay_close(struct vm_relay *relay) {
     relay_remove(relay);
     vm_unlock(vm);
     relay_free(relay);
+}
+
+void vm_relay_exit_text(struct kelpie_vm *vm, char *buffer, size_t size) {
+    vm_check(vm);
+    ASSERT(buffer && size > 0);
+    vm_lock(vm);
+    snprintf(buffer, size, "%s", vm->state == KELPIE_STATE_CRASHED ? vm->exit_text : "");
+    vm_unlock(vm);
 }

@@ -86,4 +86,7 @@ void vm_relay_close(struct vm_relay *relay);
  */
 void vm_relay_yield(struct kelpie_exec *exec);
 
+/* How the machine ended, of a VM that crashed; else empty. For an owner, who tells it to others. */
+void vm_relay_exit_text(struct kelpie_vm *vm, char *buffer, size_t size);
+
 #endif

@@ -72,6 +72,30 @@ static void test_a_pause_holds_what_the_far_end_says(void **state) {
     close_fixture(fixture);
 }
 
+/* What a far end has said when the VM is told to stand still gets there first: it is in the snapshot. */
+static void test_a_pause_comes_behind_what_was_said(void **state) {
+    (void)state;
+    struct fixture *fixture = open_fixture();
+    const uint32_t id = fixture->first;
+    struct protocol_frame frame = {0};
+    write_exec(fixture, id, "echo", "five");
+    say(fixture);
+    while (frame.type != PROTOCOL_ENDED) {
+        assert_true(hear(fixture, &frame));
+    }
+    vm_lock(fixture->vm); /* nobody hears it now */
+    write_ack(fixture, id, PROTOCOL_STDOUT, 5);
+    say(fixture);
+    vm_unlock(fixture->vm);
+    OK(kelpie_vm_pause(fixture->vm, NULL));
+    vm_lock(fixture->vm);
+    const struct kelpie_exec *exec = vm_session_find(fixture->vm, id);
+    assert_non_null(exec);
+    assert_int_equal(vm_session_offsets(exec).stdout_offset, 5);
+    vm_unlock(fixture->vm);
+    close_fixture(fixture);
+}
+
 /* What the machine said before it ended still comes; then the far end sees the end. */
 static void test_the_machine_ends(void **state) {
     (void)state;
@@ -470,6 +494,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(hazard_d1_a_far_end_that_does_not_read),
         cmocka_unit_test(test_a_pause_holds_what_the_far_end_says),
+        cmocka_unit_test(test_a_pause_comes_behind_what_was_said),
         cmocka_unit_test(test_the_machine_ends),
         cmocka_unit_test(test_last_words_are_passed_on),
         cmocka_unit_test(test_a_session_has_one_reader),

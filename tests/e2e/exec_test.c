@@ -86,7 +86,7 @@ static void test_mistakes(void **state) {
     check(WORDS(EXEC), 125, "^$", ONE_LINE "no VM is named");
     check(WORDS(EXEC, "box"), 125, "^$", ONE_LINE "there is no command");
     check(WORDS(EXEC, "box", "-it", "sh"), 125, "^$", ONE_LINE "options stand before it");
-    check(WORDS(EXEC, "nosuch", "ls"), 125, "^$", ONE_LINE "no VM nosuch\n$");
+    check(WORDS(EXEC, "nosuch", "ls"), 125, "^$", ONE_LINE "no VM nosuch\nhint: ");
     check(WORDS(EXEC, "-t", "box", "ls"), 125, "^$", ONE_LINE "--tty: .*terminal");
     check(WORDS(EXEC, "--detach-keys", "ctrl-?", "box", "ls"), 125, "^$",
           ONE_LINE "--detach-keys: \"ctrl-\\?\" is not keys");
@@ -156,6 +156,18 @@ static void hazard_D3_an_open_stdin_is_not_awaited(void **state) {
         assert_in_range(result.milliseconds, 0, 5000);
         command_result_free(&result);
     }
+}
+
+/* What a script reads next is not eaten by an exec in it. */
+static void hazard_D3_without_i_our_stdin_is_left_alone(void **state) {
+    (void)state;
+    struct command_result result = command_run(&(struct command_spec){
+        .argv = WORDS("sh", "-c", "\"$KELPIE_PROGRAM\" exec box -- sleep 0.2; cat"),
+        .home = home(),
+        .input = "left alone"});
+    assert_int_equal(result.code, 0);
+    assert_string_equal(result.out, "left alone");
+    command_result_free(&result);
 }
 
 /* Much output through little memory. */
@@ -352,7 +364,7 @@ static void test_run_detached_goes_on_and_ends(void **state) {
         command_result_free(&result);
         result = run_words(WORDS(EXEC, "job", "--", "true"));
     }
-    assert_true(command_matches(result.err, ONE_LINE "no VM job\n$"));
+    assert_true(command_matches(result.err, ONE_LINE "no VM job\nhint: "));
     command_result_free(&result);
 }
 
@@ -360,7 +372,7 @@ static void test_run_detached_that_cannot_start_leaves_nothing(void **state) {
     (void)state;
     check(WORDS("kelpie", "run", "-d", "--name", "bad", "--backend", "mock", "--", "nosuch"), 127,
           "^$", ONE_LINE "nosuch[^\n]*\n$");
-    check(WORDS(EXEC, "bad", "--", "true"), 125, "^$", ONE_LINE "no VM bad\n$");
+    check(WORDS(EXEC, "bad", "--", "true"), 125, "^$", ONE_LINE "no VM bad\nhint: ");
 }
 
 static void test_run_detached_as_json(void **state) {
@@ -403,6 +415,7 @@ int main(void) {
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_input_is_passed_on_byte_by_byte),
         cmocka_unit_test(hazard_D3_an_open_stdin_is_not_awaited),
+        cmocka_unit_test(hazard_D3_without_i_our_stdin_is_left_alone),
         cmocka_unit_test(test_much_output_in_little_memory),
         cmocka_unit_test(test_a_reader_that_goes_away_kills_the_command),
         cmocka_unit_test(test_signals_are_the_commands),

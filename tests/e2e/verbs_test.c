@@ -310,6 +310,8 @@ static void test_one_of_several_fails(void **state) {
     start("two");
     expect(WORDS("stop", "one", "nosuch", "two"), 125, "^one\ntwo\n$",
            ONE_ERROR "nosuch[^\n]*\nhint: 'kelpie ls -a'[^\n]*\n$");
+    expect(WORDS("stop", "oen"), 125, NULL, "\nhint: did you mean one\\? 'kelpie ls -a'[^\n]*\n$");
+    expect(WORDS("exec", "oen", "true"), 125, NULL, "\nhint: did you mean one\\? ");
     expect(WORDS("rm", "one", "two"), 0, "^one\ntwo\n$", NULL);
 }
 
@@ -429,6 +431,28 @@ static void test_files_go_where_docker_would_put_them(void **state) {
     expect(WORDS("rm", "-f", "box", "other"), 0, "", NULL);
 }
 
+static void test_folders_go_where_docker_would_put_them(void **state) {
+    (void)state;
+    start("box");
+    assert_int_equal(mkdir("src", 0755), 0);
+    assert_int_equal(mkdir("src/sub", 0755), 0);
+    write_file("src/sub/b", "below");
+    /* To a new name, into a folder, and what is in it. */
+    expect(WORDS("cp", "src", "box:/tmp/new"), 0, NULL, NULL);
+    expect(WORDS("exec", "box", "cat", "/tmp/new/sub/b"), 0, "^below$", NULL);
+    expect(WORDS("cp", "src", "box:/tmp"), 0, NULL, NULL);
+    expect(WORDS("exec", "box", "cat", "/tmp/src/sub/b"), 0, "^below$", NULL);
+    expect(WORDS("cp", "src/.", "box:/root"), 0, NULL, NULL);
+    expect(WORDS("exec", "box", "cat", "/root/sub/b"), 0, "^below$", NULL);
+    expect(WORDS("cp", "box:/tmp/new", "copy"), 0, NULL, NULL);
+    expect_file("copy/sub/b", "below");
+    expect(WORDS("cp", "box:/tmp/new", "src"), 0, NULL, NULL);
+    expect_file("src/new/sub/b", "below");
+    expect(WORDS("cp", "box:/tmp/new", "src"), 125, NULL, ONE_ERROR "File exists");
+    expect(WORDS("cp", "box:/tmp/new", "-"), 125, NULL, ONE_ERROR "/tmp/new is a folder");
+    remove_vm("box");
+}
+
 static void run_job(const char *name, const char *script) {
     char pattern[96];
     snprintf(pattern, sizeof(pattern), "^%s\n$", name);
@@ -496,7 +520,7 @@ static void fork_and_look(void) {
     }
     json_decref(children);
     /* Taken names are left out. */
-    expect(WORDS("branch", "life", "-n", "2", "--name", "kid"), 0, "^kid-4\nkid-5\n$", NULL);
+    expect(WORDS("branch", "life", "-n", "2", "--name", "kid"), 0, "^kid-[45]\nkid-[45]\n$", NULL);
     expect(WORDS("fork", "life", "--name", "a/b"), 125, NULL, ONE_ERROR "a/b");
     expect(WORDS("rm", "-f", "kid-1", "kid-2", "kid-3", "kid-4", "kid-5"), 0, "", NULL);
 }
@@ -604,6 +628,7 @@ int main(void) {
         cmocka_unit_test(test_ls_chooses_and_formats),
         cmocka_unit_test(test_an_id_names_a_vm_too),
         cmocka_unit_test(test_files_go_where_docker_would_put_them),
+        cmocka_unit_test(test_folders_go_where_docker_would_put_them),
         cmocka_unit_test(test_logs_and_waiting),
         cmocka_unit_test(test_waiting_for_one_that_runs),
         cmocka_unit_test(test_a_whole_life),
