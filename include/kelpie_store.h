@@ -192,8 +192,9 @@ struct kelpie_secret {
 /* ---- Images ----------------------------------------------------------------------------------- */
 
 enum kelpie_image_source {
-    KELPIE_IMAGE_FOLDER = 0, /* a root file system, as it lies there */
-    KELPIE_IMAGE_TAR,        /* one; compressed or not */
+    KELPIE_IMAGE_FOLDER =
+        0, /* a root file system, as it lies there, without what is mounted below it, and sockets */
+    KELPIE_IMAGE_TAR, /* one; compressed or not */
     KELPIE_IMAGE_OCI, /* an OCI image layout: a folder with index.json (OCI image-layout 1.0), or a tar of one */
 };
 
@@ -202,8 +203,10 @@ struct kelpie_image_options {
     const char *path;
     const char *
         reference; /* OCI: which manifest of several, by org.opencontainers.image.ref.name; NULL: the only one */
-    const char *architecture; /* OCI: NULL: this machine's */
-    uint64_t bytes_max;       /* refuse an image that unpacks to more; 0: 16 GiB */
+    const char
+        *architecture; /* OCI: "amd64" or "x86_64", "arm64" or "aarch64", …; NULL: this machine's */
+    uint64_t
+        bytes_max; /* refuse archives that unpack to more, and files that are longer together; 0: 16 GiB */
     uint64_t reserved[8];
 };
 
@@ -211,8 +214,8 @@ struct kelpie_image_options {
 struct kelpie_image {
     char name[KELPIE_NAME_SIZE_MAX + 1];
     char digest[KELPIE_DIGEST_SIZE];     /* of the file system's bytes */
-    char format[16];                     /* "erofs", "ext4" */
-    char architecture[16];               /* or empty */
+    char format[16];                     /* "erofs" */
+    char architecture[16];               /* in OCI's words: "amd64"; or empty */
     char path[KELPIE_PATH_SIZE_MAX + 1]; /* of the file system */
     uint64_t bytes;                      /* on disk */
     uint64_t created_unix_ms;
@@ -227,7 +230,8 @@ struct kelpie_image {
 
 /* Builds a read-only file system of the source, without root, and gives it the name; an image of that name is replaced, and
  * stays for the VMs that use it. *ret_image is for kelpie_list_free(). Errors: BAD_CONFIG (the source is wrong: field and message say
- * what), NOT_FOUND, NO_SPACE, BACKEND_MISSING (no mkfs.erofs and no mkfs.ext4), IO_FAILED, NO_MEMORY. */
+ * what), NOT_FOUND, NO_SPACE (bytes_max, or the disk), BACKEND_MISSING (a folder as the source takes GNU tar), BUSY, IO_FAILED,
+ * NO_MEMORY. The same source gives the same digest on every machine. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_image_build(void *host, const char *name, const struct kelpie_image_options *options,
                    struct kelpie_image **ret_image, struct kelpie_error *err);
@@ -236,7 +240,8 @@ KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_image_list(void *host,
                                                                size_t *ret_count,
                                                                struct kelpie_error *err);
 
-/* By name, or by digest or the beginning of one. */
+/* By name, or by digest or the beginning of one (four digits and more). A file system whose name went to a later build is found by
+ * its whole digest, with no more than that known of it. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_image_find(void *host, const char *name,
                                                                struct kelpie_image **ret_image,
                                                                struct kelpie_error *err);

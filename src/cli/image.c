@@ -9,19 +9,9 @@
 #include "cli/suggest.h"
 
 struct show_options {
+    bool quiet;
     bool json;
-    bool quiet; /* of lists */
 };
-
-static const struct option_spec show_specs[] = {
-    {
-        .name = "json",
-        .help = "print one JSON object",
-        .set = option_set_flag,
-        .offset = offsetof(struct show_options, json),
-    },
-};
-static const struct option_table show_table = {show_specs, ARRAY_SIZE(show_specs)};
 
 static const struct option_spec list_specs[] = {
     {
@@ -40,47 +30,25 @@ static const struct option_spec list_specs[] = {
 };
 static const struct option_table list_table = {list_specs, ARRAY_SIZE(list_specs)};
 
-/* ---- Words ------------------------------------------------------------------------------------ */
-
-static bool refuse(const struct cli_command *command, const char *why, int *ret_code) {
-    struct kelpie_error err;
-    ASSERT(why);
-    ASSERT(ret_code);
-    error_set(&err, KELPIE_BAD_CONFIG, "%s", why);
-    output_error(NULL, &err);
-    output_hint("'kelpie %s --help' lists the options", command->name);
-    *ret_code = CLI_EXIT_FAILED;
-    return false;
-}
-
-bool image_parse(const struct cli_command *command, struct option_words *words, void *target,
-                 struct image_words *operands, int *ret_code) {
-    ASSERT(operands->count_min <= operands->count_max);
-    ASSERT(operands->count_max <= IMAGE_OPERAND_COUNT_MAX);
-    ASSERT(operands->count == 0);
-    for (;;) {
-        if (!words->ended &&
-            !cli_parse(command, words, target, words->count - words->index, ret_code)) {
-            return false;
-        }
-        if (words->index == words->count) {
-            break;
-        }
-        if (operands->count == operands->count_max) {
-            return refuse(command, "there is a word too many", ret_code);
-        }
-        operands->words[operands->count++] = words->words[words->index++];
-    }
-    return operands->count >= operands->count_min ||
-           refuse(command, "the image's name is missing", ret_code);
-}
+static const struct option_spec show_specs[] = {
+    {
+        .name = "json",
+        .help = "print one JSON object",
+        .set = option_set_flag,
+        .offset = offsetof(struct show_options, json),
+    },
+};
+static const struct option_table show_table = {show_specs, ARRAY_SIZE(show_specs)};
 
 /* ---- ls --------------------------------------------------------------------------------------- */
 
-static int fail(const struct option_table *table, const struct kelpie_error *err) {
+static int fail(const struct kelpie_error *err) {
     ASSERT(err);
     ASSERT(err->status != KELPIE_OK);
-    output_error(table, err);
+    output_error(NULL, err);
+    if (err->status == KELPIE_NOT_FOUND) {
+        output_hint("'kelpie images' lists the images");
+    }
     return CLI_EXIT_FAILED;
 }
 
@@ -94,42 +62,31 @@ static json_t *json_of_list(const struct kelpie_image *images, size_t count) {
     return list;
 }
 
-static void print_names(const struct kelpie_image *images, size_t count) {
-    ASSERT(images || count == 0);
-    ASSERT(count <= KELPIE_IMAGE_COUNT_MAX);
-    for (size_t i = 0; i < count; i++) {
-        puts(images[i].name);
-    }
-}
-
 static int list_run(const struct cli_command *command, struct option_words *words) {
     struct show_options options = {0};
-    struct image_words operands = {0};
     struct kelpie_image *images = NULL;
     struct kelpie_error err;
     size_t count = 0;
     int code = CLI_EXIT_OK;
     ASSERT(command->options == &list_table);
     ASSERT(words);
-    if (!image_parse(command, words, &options, &operands, &code)) {
+    if (!cli_parse(command, words, &options, 0, &code)) {
         return code;
     }
     if (kelpie_image_list(NULL, &images, &count, &err) != KELPIE_OK) {
-        return fail(NULL, &err);
+        return fail(&err);
     }
-    ASSERT(images || count == 0);
     if (options.json) {
         code = output_json(json_of_list(images, count), CLI_EXIT_OK);
-    } else {
-        if (options.quiet) {
-            print_names(images, count);
-        } else {
-            image_print_list(images, count);
+    } else if (options.quiet) {
+        for (size_t i = 0; i < count; i++) {
+            puts(images[i].name);
         }
-        code = fflush(stdout) == 0 ? CLI_EXIT_OK : CLI_EXIT_FAILED;
+    } else {
+        image_print_list(images, count);
     }
     kelpie_list_free(images);
-    return code;
+    return fflush(stdout) == 0 ? code : CLI_EXIT_FAILED;
 }
 
 static int ls_run(const struct cli_table *table, struct option_words *words) {
@@ -147,45 +104,46 @@ static int images_run(const struct cli_table *table, struct option_words *words)
 const struct cli_command cli_image_ls = {
     .name = "image ls",
     .summary = "Lists the images",
-    .synopsis = "[OPTIONS]",
+    .synopsis = "[-q | --json]",
     .options = &list_table,
+    .group = CLI_GROUP_IMAGES,
+    .json = image_json_fields,
     .run = ls_run,
 };
 
 const struct cli_command cli_images = {
     .name = "images",
     .summary = "Lists the images",
-    .synopsis = "[OPTIONS]",
+    .synopsis = "[-q | --json]",
     .options = &list_table,
-    .run = images_run,
     .group = CLI_GROUP_IMAGES,
-    .json = IMAGE_JSON_FIELDS,
+    .json = image_json_fields,
+    .run = images_run,
 };
 
 /* ---- inspect ---------------------------------------------------------------------------------- */
 
 static int inspect_run(const struct cli_table *table, struct option_words *words) {
     struct show_options options = {0};
-    struct image_words operands = {.count_min = 1, .count_max = 1};
+    struct cli_operands operands;
     struct kelpie_image *image = NULL;
     struct kelpie_error err;
     int code = CLI_EXIT_OK;
     ASSERT(table);
     ASSERT(words);
-    if (!image_parse(&cli_image_inspect, words, &options, &operands, &code)) {
+    if (!cli_parse_all(&cli_image_inspect, words, &options, &operands, &code)) {
         return code;
     }
     if (kelpie_image_find(NULL, operands.words[0], &image, &err) != KELPIE_OK) {
-        return fail(NULL, &err);
+        return fail(&err);
     }
     if (options.json) {
         code = output_json(image_json(image), CLI_EXIT_OK);
     } else {
         image_print(image);
-        code = fflush(stdout) == 0 ? CLI_EXIT_OK : CLI_EXIT_FAILED;
     }
     kelpie_list_free(image);
-    return code;
+    return fflush(stdout) == 0 ? code : CLI_EXIT_FAILED;
 }
 
 const struct cli_command cli_image_inspect = {
@@ -195,36 +153,46 @@ const struct cli_command cli_image_inspect = {
     .notes = "IMAGE is a name, or a digest or the beginning of one.\n",
     .options = &show_table,
     .run = inspect_run,
+    .group = CLI_GROUP_IMAGES,
+    .operands = {CLI_OPERAND_IMAGE},
+    .rule = {1, 1, "an image"},
+    .json = image_json_fields,
 };
 
 /* ---- rm --------------------------------------------------------------------------------------- */
 
 static int rm_run(const struct cli_table *table, struct option_words *words) {
-    struct image_words operands = {.count_min = 1, .count_max = IMAGE_OPERAND_COUNT_MAX};
+    struct cli_operands operands;
     struct kelpie_error err;
     int code = CLI_EXIT_OK;
     ASSERT(table);
     ASSERT(words);
-    if (!image_parse(&cli_image_rm, words, NULL, &operands, &code)) {
+    if (!cli_parse_all(&cli_image_rm, words, NULL, &operands, &code)) {
         return code;
     }
     for (size_t i = 0; i < operands.count; i++) {
-        if (kelpie_image_remove(NULL, operands.words[i], &err) != KELPIE_OK) {
-            code = fail(NULL, &err);
+        if (kelpie_image_remove(NULL, operands.words[i], &err) == KELPIE_OK) {
+            puts(operands.words[i]);
+        } else {
+            code = fail(&err);
         }
     }
-    return code;
+    return fflush(stdout) == 0 ? code : CLI_EXIT_FAILED;
 }
 
-static const struct option_table rm_table = {NULL, 0};
+static const struct option_table no_options = {NULL, 0};
 
 const struct cli_command cli_image_rm = {
     .name = "image rm",
     .summary = "Removes images",
     .synopsis = "IMAGE...",
     .notes = "An image that a VM uses stays: remove the VM first ('kelpie rm').\n",
-    .options = &rm_table,
+    .options = &no_options,
     .run = rm_run,
+    .group = CLI_GROUP_IMAGES,
+    .operands = {CLI_OPERAND_IMAGE},
+    .operands_repeat = true,
+    .rule = {1, CLI_OPERAND_COUNT_MAX, "an image"},
 };
 
 /* ---- The table -------------------------------------------------------------------------------- */
@@ -284,16 +252,19 @@ const struct cli_command cli_image = {
     .name = "image",
     .summary = "Builds, lists and removes images of guests' file systems",
     .synopsis = "COMMAND [OPTIONS]",
-    .notes =
-        "  build     builds an image of a folder, a tar archive or an OCI image\n"
-        "  ls        lists the images\n"
-        "  rm        removes images\n"
-        "  inspect   says what an image is\n\n"
-        "'kelpie image COMMAND --help' explains one of them. 'kelpie run IMAGE -- COMMAND' uses an "
-        "image.\n",
-    .options = &rm_table,
+    .notes = "  build NAME (--dir DIR | --tar FILE | --oci PATH) [--ref REF] [--arch ARCH] "
+             "[--max-size SIZE]\n"
+             "                builds an image of a folder, a tar archive or an OCI image\n"
+             "  ls            lists the images\n"
+             "  rm IMAGE...   removes images\n"
+             "  inspect IMAGE says what an image is\n\n"
+             "'kelpie image COMMAND --help' explains one of them; each takes --json but rm. "
+             "'kelpie run IMAGE'\nuses an image.\n",
+    .examples = "# a Debian with Python\n"
+                "mmdebstrap --variant=minbase --include=python3-minimal bookworm root.tar\n"
+                "kelpie image build debian --tar root.tar\n"
+                "kelpie run debian -- python3 -c 'print(1)'\n",
+    .options = &no_options,
     .run = image_run,
     .group = CLI_GROUP_IMAGES,
-    .json =
-        "ls prints an array, inspect and build one object, with these fields:\n" IMAGE_JSON_FIELDS,
 };

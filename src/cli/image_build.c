@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "cli/human.h"
 #include "cli/image.h"
 #include "cli/output.h"
 
@@ -108,7 +109,7 @@ static int build_failed(const struct kelpie_error *err, bool json) {
 static int build(const char *name, const struct kelpie_image_options *source, bool json) {
     struct kelpie_image *image = NULL;
     struct kelpie_error err;
-    char size[16];
+    char size[HUMAN_SIZE];
     int code = CLI_EXIT_OK;
     ASSERT(name);
     ASSERT(source->path);
@@ -118,8 +119,8 @@ static int build(const char *name, const struct kelpie_image_options *source, bo
     if (json) {
         code = output_json(image_json(image), CLI_EXIT_OK);
     } else {
-        image_size_text(image->bytes, size, sizeof(size));
-        printf("%s: %s, %s, %s\n", image->name, image->digest, image->format, size);
+        printf("%s: %s, %s, %s\n", image->name, image->digest, image->format,
+               human_bytes(image->bytes, size));
         code = fflush(stdout) == 0 ? CLI_EXIT_OK : CLI_EXIT_FAILED;
     }
     kelpie_list_free(image);
@@ -129,12 +130,12 @@ static int build(const char *name, const struct kelpie_image_options *source, bo
 static int build_run(const struct cli_table *table, struct option_words *words) {
     struct build_options options = {0};
     struct kelpie_image_options source = {0};
-    struct image_words operands = {.count_min = 1, .count_max = 1};
+    struct cli_operands operands;
     struct kelpie_error err;
     int code = CLI_EXIT_OK;
     ASSERT(table);
     ASSERT(words);
-    if (!image_parse(&cli_image_build, words, &options, &operands, &code)) {
+    if (!cli_parse_all(&cli_image_build, words, &options, &operands, &code)) {
         return code;
     }
     if (!choose_source(&options, &source)) {
@@ -165,4 +166,8 @@ const struct cli_command cli_image_build = {
         "  kelpie image build busybox --oci layout --ref busybox\n",
     .options = &build_table,
     .run = build_run,
+    .group = CLI_GROUP_IMAGES,
+    .operands = {CLI_OPERAND_FILE},
+    .rule = {1, 1, "the image's name"},
+    .json = image_json_fields,
 };

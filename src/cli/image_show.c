@@ -1,44 +1,40 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* What an image is, for people and for programs. Its maker's words may hold anything: control characters are not passed on. */
-#include "cli/image.h"
-
 #include <string.h>
-#include <time.h>
 
 #include "base/assert.h"
+#include "cli/human.h"
+#include "cli/image.h"
 #include "cli/output.h"
+#include "cli/table.h"
 
 #define DIGEST_SHOWN 19 /* "sha256:" and 12 digits */
 #define TEXT_SIZE 1024
 
-static json_t *json_words(const char *const *words) {
-    json_t *list = json_array();
-    ASSERT(words);
-    for (; *words; words++) {
-        json_array_append_new(list, output_json_bytes(*words, strlen(*words)));
-    }
-    return list;
-}
+const char image_json_fields[] =
+    "name, digest      of the image, and of its file system's bytes\n"
+    "format            of the file system: erofs\n"
+    "architecture      in OCI's words, such as amd64; or empty\n"
+    "path, bytes       of the file system, and what it takes on disk\n"
+    "created_unix_ms   when it was built\n"
+    "uid, gid          of the image's user\n"
+    "working_dir       or empty\n"
+    "argv              entrypoint and command\n"
+    "entrypoint_count  how many words of argv stay when others are given\n"
+    "env               of the image, \"NAME=VALUE\"\n";
 
-/* Words that are UTF-8 are strings, as usually. */
-static json_t *json_strings(const char *const *words) {
+/* Words that are no UTF-8 are left out, which no JSON that they come from has. */
+static json_t *json_list(const char *const *words) {
     json_t *list = json_array();
     ASSERT(words);
     for (; *words; words++) {
         json_t *text = json_string(*words);
-        if (!text) {
-            json_decref(list);
-            return NULL;
+        if (text) {
+            json_array_append_new(list, text);
         }
-        json_array_append_new(list, text);
     }
+    ASSERT(!list || json_is_array(list));
     return list;
-}
-
-static json_t *json_list(const char *const *words) {
-    json_t *list = json_strings(words);
-    ASSERT(words);
-    return list ? list : json_words(words);
 }
 
 json_t *image_json(const struct kelpie_image *image) {
@@ -53,82 +49,72 @@ json_t *image_json(const struct kelpie_image *image) {
                      (json_int_t)image->entrypoint_count, "env", json_list(image->env));
 }
 
-void image_size_text(uint64_t bytes, char *text, size_t size) {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    double value = (double)bytes;
-    size_t unit = 0;
+static const char *dashed(const char *text) {
     ASSERT(text);
-    ASSERT(size >= 16);
-    while (value >= 1024 && unit + 1 < ARRAY_SIZE(units)) {
-        value /= 1024;
-        unit++;
-    }
-    snprintf(text, size, unit == 0 ? "%.0f %s" : "%.1f %s", value, units[unit]);
+    return text[0] != 0 ? text : "-";
 }
 
-static void time_text(uint64_t unix_ms, char *text, size_t size) {
-    struct tm when;
-    time_t seconds = (time_t)(unix_ms / 1000);
-    ASSERT(text);
-    ASSERT(size > 0);
-    text[0] = 0;
-    if (unix_ms == 0 || !localtime_r(&seconds, &when) ||
-        strftime(text, size, "%Y-%m-%d %H:%M:%S", &when) == 0) {
-        snprintf(text, size, "-");
-    }
+static void print_line(const char *title, const char *value) {
+    char text[TEXT_SIZE];
+    ASSERT(title);
+    ASSERT(value);
+    snprintf(text, sizeof(text), "%s", value);
+    output_clean(text);
+    printf("%-14s%s\n", title, dashed(text));
 }
 
 static void print_words(const char *title, const char *const *words) {
     ASSERT(title);
     ASSERT(words);
+    if (!*words) {
+        print_line(title, "");
+    }
     for (; *words; words++) {
-        char text[TEXT_SIZE];
-        snprintf(text, sizeof(text), "%s", *words);
-        output_clean(text);
-        printf("%-14s%s\n", title, text);
+        print_line(title, *words);
         title = "";
     }
 }
 
 void image_print(const struct kelpie_image *image) {
-    char size[16];
-    char when[32];
-    char dir[sizeof(image->working_dir)];
+    char size[HUMAN_SIZE];
+    char when[HUMAN_TIME_SIZE];
+    char user[32];
     ASSERT(image);
     ASSERT(image->env);
-    image_size_text(image->bytes, size, sizeof(size));
-    time_text(image->created_unix_ms, when, sizeof(when));
-    memcpy(dir, image->working_dir, sizeof(dir));
-    output_clean(dir);
-    printf("%-14s%s\n", "name", image->name);
-    printf("%-14s%s\n", "digest", image->digest);
-    printf("%-14s%s, %s\n", "file system", image->format, size);
-    printf("%-14s%s\n", "path", image->path);
-    printf("%-14s%s\n", "architecture", image->architecture[0] ? image->architecture : "-");
-    printf("%-14s%s\n", "created", when);
-    printf("%-14s%lu:%lu\n", "user", (unsigned long)image->uid, (unsigned long)image->gid);
-    printf("%-14s%s\n", "working dir", dir[0] ? dir : "-");
+    snprintf(user, sizeof(user), "%lu:%lu", (unsigned long)image->uid, (unsigned long)image->gid);
+    print_line("name", image->name);
+    print_line("digest", image->digest);
+    print_line("architecture", image->architecture);
+    print_line("format", image->format);
+    print_line("size", human_bytes(image->bytes, size));
+    print_line("path", image->path);
+    print_line("created", human_time(image->created_unix_ms, when));
+    print_line("user", user);
+    print_line("working dir", image->working_dir);
     print_words("command", image->argv);
     print_words("environment", image->env);
 }
 
 void image_print_list(const struct kelpie_image *images, size_t count) {
-    size_t width = strlen("NAME");
+    static const struct table_column columns[] = {
+        {"NAME", 12, false}, {"DIGEST", 0, false}, {"ARCH", 0, false},
+        {"AGE", 0, true},    {"SIZE", 0, true},
+    };
     ASSERT(images || count == 0);
-    for (size_t i = 0; i < count; i++) {
-        size_t size = strlen(images[i].name);
-        width = size > width ? size : width;
+    struct table *table = table_create(columns, ARRAY_SIZE(columns));
+    if (!table) {
+        (void)output_no_memory();
+        return;
     }
-    ASSERT(width <= KELPIE_NAME_SIZE_MAX);
-    printf("%-*s  %-*s  %-10s  %-8s  %s\n", (int)width, "NAME", DIGEST_SHOWN, "DIGEST", "SIZE",
-           "ARCH", "CREATED");
+    ASSERT(count <= KELPIE_IMAGE_COUNT_MAX);
     for (size_t i = 0; i < count; i++) {
-        char size[16];
-        char when[32];
-        image_size_text(images[i].bytes, size, sizeof(size));
-        time_text(images[i].created_unix_ms, when, sizeof(when));
-        printf("%-*s  %-*.*s  %-10s  %-8s  %s\n", (int)width, images[i].name, DIGEST_SHOWN,
-               DIGEST_SHOWN, images[i].digest, size,
-               images[i].architecture[0] ? images[i].architecture : "-", when);
+        char text[HUMAN_SIZE];
+        table_cell(table, "%s", images[i].name);
+        table_cell(table, "%.*s", DIGEST_SHOWN, images[i].digest);
+        table_cell(table, "%s", dashed(images[i].architecture));
+        table_cell(table, "%s", human_age(images[i].created_unix_ms, text));
+        table_cell(table, "%s", human_bytes(images[i].bytes, text));
     }
+    table_print(table, stdout, table_terminal_width());
+    table_destroy(table);
 }

@@ -203,6 +203,7 @@ static void hazard_d4_digests_are_no_paths(void **state) {
         "sha512:aaaa",
         "sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
         "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/",
+        "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/../x",
     };
     fresh_layout();
     for (size_t i = 0; i < ARRAY_SIZE(digests); i++) {

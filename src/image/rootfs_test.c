@@ -148,6 +148,29 @@ static void names_are_bytes_whatever_the_language(void **state) {
     assert_content("l", "\xff\xc3\xbc");
 }
 
+/* Names that an archive has as text in UTF-8, as Go's and libarchive's own have them, are not composed anew. */
+static void names_in_utf8_are_left_as_they_are(void **state) {
+    (void)state;
+    const struct oci_entry entries[] = {
+        {.path = "u\xcc\x88", .data = "decomposed"},
+        {.path = "\xc3\xbc", .data = "composed"},
+        {.path = "l", .type = S_IFLNK, .target = "u\xcc\x88"},
+        {.path = "h\xcc\x88", .link = "u\xcc\x88"},
+    };
+    static const char *const languages[] = {"C", "C.UTF-8"};
+    assert_non_null(setlocale(LC_ALL, "C.UTF-8"));
+    write_tar("a.tar", entries, ARRAY_SIZE(entries), OCI_PLAIN);
+    for (size_t i = 0; i < ARRAY_SIZE(languages); i++) {
+        assert_non_null(setlocale(LC_ALL, languages[i]));
+        build_tar("a.tar");
+        assert_non_null(setlocale(LC_ALL, "C"));
+        assert_content("u\xcc\x88", "decomposed");
+        assert_content("\xc3\xbc", "composed");
+        assert_content("l", "u\xcc\x88");
+        assert_content("h\xcc\x88", "decomposed");
+    }
+}
+
 static void a_folder_is_as_its_tar(void **state) {
     (void)state;
     char digest[IMAGE_DIGEST_SIZE];
@@ -424,6 +447,7 @@ int main(void) {
         TEST(folders_of_any_size_are_sorted),
         TEST(files_of_any_size_are_whole),
         TEST(names_are_bytes_whatever_the_language),
+        TEST(names_in_utf8_are_left_as_they_are),
         TEST(a_folder_is_as_its_tar),
         TEST(the_order_of_an_archive_does_not_matter),
         TEST(attributes_that_steer_an_overlay_are_left_out),

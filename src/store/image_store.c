@@ -167,8 +167,7 @@ static enum kelpie_status find_by_digest(struct store *store, const char *name,
     }
     enum kelpie_status status = find_nameless(store, name, ret_image, err);
     if (status == KELPIE_NOT_FOUND) {
-        return error_set_field(err, KELPIE_NOT_FOUND, "image",
-                               "there is no image %.72s; 'kelpie image ls' lists them", name);
+        return error_set_field(err, KELPIE_NOT_FOUND, "image", "there is no image %.72s", name);
     }
     return status;
 }

@@ -8,16 +8,17 @@
 
 #define READ_SIZE 65536
 
-static void log_append(struct owner *owner, enum kelpie_stream stream, uint64_t offset,
-                       const void *data, size_t size) {
+/* exec_id 0: the owner's own reader, of the command that there is. */
+static void log_append(struct owner *owner, uint32_t exec_id, const struct vm_relay_piece *piece) {
     struct detached *detached = &owner->detached;
     struct kelpie_error ignored;
-    ASSERT(size > 0);
+    ASSERT(piece->size > 0);
     ASSERT(detached->log_mutex);
     host_mutex_lock(detached->log_mutex);
-    if (detached->log) {
+    if (detached->log && (exec_id == 0 || exec_id == detached->exec_id)) {
         /* A disk that is full costs the log, not the command. */
-        (void)!store_log_append(detached->log, stream, offset, data, size, &ignored);
+        (void)!store_log_append(detached->log, piece->stream, piece->offset, piece->data,
+                                piece->size, &ignored);
     }
     host_mutex_unlock(detached->log_mutex);
 }
@@ -25,9 +26,9 @@ static void log_append(struct owner *owner, enum kelpie_stream stream, uint64_t 
 void detached_output(void *context, const struct vm_relay_piece *piece) {
     struct owner *owner = context;
     ASSERT(owner);
-    ASSERT(piece);
-    if (piece->exec_id == owner->detached.exec_id && piece->size > 0) {
-        log_append(owner, piece->stream, piece->offset, piece->data, piece->size);
+    ASSERT(piece->exec_id != 0);
+    if (piece->size > 0) {
+        log_append(owner, piece->exec_id, piece);
     }
 }
 
@@ -51,7 +52,11 @@ static enum kelpie_status read_all(struct owner *owner, struct kelpie_exit *ret_
         TRY(status);
         stream = chunk.stream;
         if (chunk.size > 0) {
-            log_append(owner, chunk.stream, chunk.offset, buffer, chunk.size);
+            log_append(owner, 0,
+                       &(struct vm_relay_piece){.stream = chunk.stream,
+                                                .offset = chunk.offset,
+                                                .data = buffer,
+                                                .size = chunk.size});
         }
     }
     enum kelpie_status status = KELPIE_CANCELLED;
@@ -114,10 +119,12 @@ static void note_start(struct owner *owner, struct kelpie_exec *exec) {
     ASSERT(!owner->detached.exec);
     owner_lock(owner);
     owner->detached.exec = exec;
+    host_mutex_lock(owner->detached.log_mutex);
     owner->detached.exec_id = kelpie_exec_id(exec);
+    host_mutex_unlock(owner->detached.log_mutex);
     info->command_known = true;
     info->command_ended = false;
-    info->command_exec_id = owner->detached.exec_id;
+    info->command_exec_id = kelpie_exec_id(exec);
     info->command_exit = (struct kelpie_exit){0};
     owner_write_record(owner);
     owner_unlock(owner);
@@ -139,8 +146,8 @@ enum kelpie_status detached_start(struct owner *owner, const struct kelpie_comma
     TRY(open_log(owner, err));
     struct kelpie_exec *exec = NULL;
     TRY(kelpie_exec_start(owner->vm, command, &exec, err));
-    vm_relay_yield(exec);
     note_start(owner, exec);
+    vm_relay_yield(exec);
     uint32_t exec_id = kelpie_exec_id(exec);
     enum kelpie_status status = host_thread_start(owner->host, "kelpie-command", detached_main,
                                                   owner, &detached->thread, err);

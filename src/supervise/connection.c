@@ -54,13 +54,16 @@ json_t *connection_welcome(struct owner *owner, uint64_t id) {
 void connection_greeted(struct connection *connection) {
     struct owner *owner = connection->owner;
     ASSERT(owner);
-    ASSERT(!connection->greeted);
+    ASSERT(owner->vm);
     owner_lock(owner);
-    connection->greeted = true;
-    connection_send(connection, owner_state_message(owner), HOST_FD_NONE, SUPERVISE_TELL_MS);
-    owner_give_channel(owner, connection);
-    connection_send(connection, json_pack("{s:s}", "event", "ready"), HOST_FD_NONE,
-                    SUPERVISE_TELL_MS);
+    /* A maker that also says hello at once may be greeted by its reader and by the main thread. */
+    if (!connection->greeted) {
+        connection->greeted = true;
+        connection_send(connection, owner_state_message(owner), HOST_FD_NONE, SUPERVISE_TELL_MS);
+        owner_give_channel(owner, connection);
+        connection_send(connection, json_pack("{s:s}", "event", "ready"), HOST_FD_NONE,
+                        SUPERVISE_TELL_MS);
+    }
     owner_unlock(owner);
 }
 
@@ -164,7 +167,7 @@ static void cancel_by_id(struct connection *connection, uint64_t id) {
 static void requests_end(struct connection *connection) {
     struct owner *owner = connection->owner;
     ASSERT(owner);
-    ASSERT(connection->reader_thread || !connection->greeted);
+    ASSERT(connection->send_mutex);
     for (size_t i = 0; i < SUPERVISE_REQUEST_COUNT_MAX; i++) {
         owner_lock(owner);
         struct request *request = connection->requests[i];
@@ -188,8 +191,8 @@ static void requests_end(struct connection *connection) {
 static enum kelpie_status greet(struct connection *connection, const json_t *json,
                                 struct kelpie_error *err) {
     struct owner *owner = connection->owner;
-    ASSERT(!connection->greeted);
     ASSERT(owner);
+    ASSERT(json);
     uint64_t version = control_number(json, "version");
     if (strcmp(control_text(json, "op"), "hello") != 0 || version != CONTROL_VERSION) {
         return error_set(err, KELPIE_INTERNAL,

@@ -48,15 +48,19 @@ enum kelpie_status control_send(struct host *host, int fd, const json_t *json, i
         return KELPIE_NO_MEMORY;
     }
     put_size(bytes, size);
-    if (json_dumpb(json, (char *)bytes + SIZE_SIZE, size, JSON_COMPACT) != size) {
-        return error_set(err, KELPIE_NO_MEMORY, "no memory for a message");
-    }
+    enum kelpie_status status = KELPIE_OK;
     size_t sent = 0;
-    if (passed_fd != HOST_FD_NONE) {
-        TRY(host_socket_send_fd(host, fd, bytes, SIZE_SIZE, passed_fd, err));
+    if (json_dumpb(json, (char *)bytes + SIZE_SIZE, size, JSON_COMPACT) != size) {
+        status = error_set(err, KELPIE_NO_MEMORY, "no memory for a message");
+    } else if (passed_fd != HOST_FD_NONE) {
+        status = host_socket_send_fd(host, fd, bytes, SIZE_SIZE, passed_fd, err);
         sent = SIZE_SIZE;
     }
-    return host_write_all(host, fd, bytes + sent, SIZE_SIZE + size - sent, wait, err);
+    if (status == KELPIE_OK) {
+        status = host_write_all(host, fd, bytes + sent, SIZE_SIZE + size - sent, wait, err);
+    }
+    explicit_bzero(bytes, SIZE_SIZE + size); /* there may be secrets in it */
+    return status;
 }
 
 void control_reader_init(struct control_reader *reader, struct host *host, int fd) {
@@ -81,17 +85,18 @@ void control_reader_deinit(struct control_reader *reader) {
 /* The buffer grows to what a message says that it needs, and a piece more. */
 static enum kelpie_status make_room(struct control_reader *reader, struct kelpie_error *err) {
     ASSERT(reader->size <= reader->capacity);
-    ASSERT(reader->capacity <= SIZE_SIZE + CONTROL_MESSAGE_SIZE_MAX + READ_SIZE);
-    size_t wanted = reader->size + READ_SIZE;
-    if (wanted <= reader->capacity) {
+    ASSERT(reader->size <= SIZE_SIZE + CONTROL_MESSAGE_SIZE_MAX);
+    if (reader->size + READ_SIZE <= reader->capacity) {
         return KELPIE_OK;
     }
+    size_t wanted = 2 * reader->size + READ_SIZE;
     uint8_t *bytes = host_allocate(reader->host, wanted, err);
     if (!bytes) {
         return KELPIE_NO_MEMORY;
     }
     if (reader->size > 0) {
         memcpy(bytes, reader->buffer, reader->size);
+        explicit_bzero(reader->buffer, reader->size);
     }
     free(reader->buffer);
     reader->buffer = bytes;
@@ -149,15 +154,17 @@ enum kelpie_status control_reader_next(struct control_reader *reader,
     if (reader->size < SIZE_SIZE + size) {
         return KELPIE_OK;
     }
-    json_t *json =
-        json_loadb((const char *)reader->buffer + SIZE_SIZE, size, JSON_REJECT_DUPLICATES, NULL);
+    json_t *json = NULL;
+    enum kelpie_status status = store_json_parse((const char *)reader->buffer + SIZE_SIZE, size,
+                                                 CONTROL_MESSAGE_SIZE_MAX, &json, err);
     reader->size -= SIZE_SIZE + size;
     memmove(reader->buffer, reader->buffer + SIZE_SIZE + size, reader->size);
+    explicit_bzero(reader->buffer + reader->size,
+                   SIZE_SIZE + size); /* there may be secrets in it */
     struct control_message message = {.json = json, .fd = HOST_FD_NONE};
-    enum kelpie_status status = KELPIE_OK;
-    if (!json_is_object(json)) {
-        status = error_set(err, KELPIE_INTERNAL, "a message is no JSON object");
-    } else if (json_is_true(json_object_get(json, "fd"))) {
+    if (status == KELPIE_BAD_CONFIG) {
+        status = error_wrap(err, KELPIE_INTERNAL, "a message is none");
+    } else if (status == KELPIE_OK && json_is_true(json_object_get(json, "fd"))) {
         status = take_fd(reader, &message.fd, err);
     }
     if (status != KELPIE_OK) {

@@ -11,6 +11,8 @@
 #include "base/cleanup.h"
 #include "supervise/owner.h"
 
+#define BUNDLE_NAME "fork"
+
 /* Children still to be made, by several threads. */
 struct brood {
     struct owner *owner;
@@ -141,14 +143,9 @@ enum kelpie_status owner_fork(struct owner *owner, const struct kelpie_fork_opti
         return error_set(err, KELPIE_UNSUPPORTED, "backend %s cannot fork a VM",
                          kelpie_vm_backend(owner->vm));
     }
-    char folder[KELPIE_PATH_SIZE_MAX + 1];
+    /* In the VM's own folder: should the owner die here, it goes with the VM, or before the next fork. */
     char bundle[KELPIE_PATH_SIZE_MAX + 1];
-    const char *prefix = options->name_prefix ? options->name_prefix : owner->record->info.name;
-    TRY(store_path(owner->store, STORE_SNAPSHOTS, NULL, folder, sizeof(folder), err));
-    if (snprintf(bundle, sizeof(bundle), "%s/.fork-%s", folder, owner->record->info.id) >=
-        (int)sizeof(bundle)) {
-        return error_set(err, KELPIE_BAD_CONFIG, "the path of the store is too long");
-    }
+    TRY(store_vm_path(owner->store, owner->place.name, BUNDLE_NAME, bundle, sizeof(bundle), err));
     struct kelpie_error ignored;
     (void)!host_path_remove_tree(owner->host, bundle, &ignored); /* of an owner that died here */
     const struct kelpie_snapshot_options how = {.kind = KELPIE_SNAPSHOT_SUSPEND,
@@ -158,7 +155,7 @@ enum kelpie_status owner_fork(struct owner *owner, const struct kelpie_fork_opti
         .owner = owner,
         .options = options,
         .bundle = bundle,
-        .prefix = prefix,
+        .prefix = options->name_prefix ? options->name_prefix : owner->record->info.name,
         .count = count,
         .children = nulls(count),
     };

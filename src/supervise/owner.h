@@ -61,8 +61,8 @@ struct connection {
 struct detached {
     struct kelpie_exec *exec; /* NULL: there is none, or it is over */
     struct host_thread *thread;
-    uint32_t exec_id;
-    struct store_log *log; /* guarded by log_mutex, as the VM may be locked meanwhile */
+    uint32_t exec_id; /* guarded by log_mutex, as is log: the VM may be locked meanwhile */
+    struct store_log *log;
     struct host_mutex *log_mutex;
 };
 
@@ -132,7 +132,7 @@ KELPIE_CHECKED enum kelpie_status connection_open(struct owner *owner, int fd,
                                                   struct connection **ret_connection,
                                                   struct kelpie_error *err);
 
-/* As above, of one that was greeted before: `reader` has what came since. */
+/* From now on it hears of states and channels, beginning with those of now. */
 void connection_greeted(struct connection *connection);
 
 /* Ends it and waits until it is over. */

@@ -219,6 +219,9 @@ static void accept_one(struct owner *owner) {
     uint32_t uid = 0;
     int fd = HOST_FD_NONE;
     if (host_socket_accept(owner->host, owner->listen_fd, &none, &fd, &ignored) != KELPIE_OK) {
+        /* Mostly for want of descriptors: whoever waits there goes on waiting. */
+        struct host_wait pause = host_wait_ms(owner->host, SUPERVISE_PAUSE_MS, HOST_FD_NONE);
+        (void)!host_sleep(owner->host, &pause, &ignored);
         return;
     }
     if (host_socket_peer(owner->host, fd, &uid, &ignored) != KELPIE_OK ||
@@ -263,15 +266,16 @@ static void stop_for(struct owner *owner, const char *reason) {
 
 static bool is_over(uint64_t since_ns, uint64_t now_ns, uint64_t limit_ms) {
     ASSERT(since_ns <= now_ns);
-    return limit_ms != 0 && now_ns - since_ns >= limit_ms * HOST_NS_PER_MS;
+    return limit_ms != 0 && (now_ns - since_ns) / HOST_NS_PER_MS >= limit_ms;
 }
 
 /* Looks at the clocks. False: it is time to end. */
 static bool tick(struct owner *owner, size_t connection_count) {
     const struct kelpie_owner *wanted = owner->record->config->config.owner;
-    const uint64_t now_ns = host_monotonic_ns(owner->host);
     ASSERT(wanted);
     owner_lock(owner);
+    /* Read with the lock: what others note as past must not be later than it. */
+    const uint64_t now_ns = host_monotonic_ns(owner->host);
     enum kelpie_state state = owner->record->info.state;
     bool runs = state == KELPIE_STATE_RUNNING || state == KELPIE_STATE_PAUSED;
     if (connection_count > 0 || owner->detached.exec || state == KELPIE_STATE_STARTING) {

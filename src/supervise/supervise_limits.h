@@ -9,10 +9,11 @@
 
 #define SUPERVISE_CONNECTION_COUNT_MAX 64
 #define SUPERVISE_REQUEST_COUNT_MAX 16 /* under way on one connection */
-#define SUPERVISE_SEND_MS 5000         /* an answer; who takes longer to read it is dropped */
+#define SUPERVISE_SEND_MS 1000         /* an answer; who takes longer to read it is dropped */
 #define SUPERVISE_TELL_MS 200          /* what was not asked for */
 #define SUPERVISE_GREET_MS 10000       /* until a new connection has said what it wants */
 #define SUPERVISE_TICK_MS 500          /* between two looks at clocks and connections that ended */
+#define SUPERVISE_PAUSE_MS 20          /* after a connection that could not be taken */
 #define SUPERVISE_WATCH_MS 3600000     /* of one wait for the VM's state to change */
 #define SUPERVISE_GONE_MS                                                                          \
     1000 /* that who stopped a VM may still ask about it before it is removed */

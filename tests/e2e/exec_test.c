@@ -158,6 +158,18 @@ static void hazard_D3_an_open_stdin_is_not_awaited(void **state) {
     }
 }
 
+/* What a script reads next is not eaten by an exec in it. */
+static void hazard_D3_without_i_our_stdin_is_left_alone(void **state) {
+    (void)state;
+    struct command_result result = command_run(&(struct command_spec){
+        .argv = WORDS("sh", "-c", "\"$KELPIE_PROGRAM\" exec box -- sleep 0.2; cat"),
+        .home = home(),
+        .input = "left alone"});
+    assert_int_equal(result.code, 0);
+    assert_string_equal(result.out, "left alone");
+    command_result_free(&result);
+}
+
 /* Much output through little memory. */
 static void test_much_output_in_little_memory(void **state) {
     (void)state;
@@ -403,6 +415,7 @@ int main(void) {
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_input_is_passed_on_byte_by_byte),
         cmocka_unit_test(hazard_D3_an_open_stdin_is_not_awaited),
+        cmocka_unit_test(hazard_D3_without_i_our_stdin_is_left_alone),
         cmocka_unit_test(test_much_output_in_little_memory),
         cmocka_unit_test(test_a_reader_that_goes_away_kills_the_command),
         cmocka_unit_test(test_signals_are_the_commands),

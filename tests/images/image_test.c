@@ -132,16 +132,14 @@ static bool skip_without_busybox(void) {
 }
 
 static void command(const char *const *argv, int code, const char *out, const char *error) {
-    struct command_result result = command_run(&(struct command_spec){.argv = argv});
+    struct command_result result =
+        command_run(&(struct command_spec){.argv = argv, .home = folder});
     if (result.code != code || (out && !strstr(result.out, out)) ||
         (error && !strstr(result.err, error))) {
         print_message("%s %s: code %d\n%s%s", argv[1], argv[2], result.code, result.out,
                       result.err);
         fail();
     }
-    assert_int_equal(result.processes_left, 0);
-    /* The store makes its folder for sockets, in the runtime folder. */
-    assert_true(!result.files_left[0] || strcmp(result.files_left, "kelpie") == 0);
     command_result_free(&result);
 }
 
@@ -158,6 +156,7 @@ static void the_command_keeps_images(void **state) {
     COMMAND(0, "box: sha256:", NULL, "image", "build", "box", "--oci", layout);
     COMMAND(0, "\"name\":\"other\"", NULL, "image", "build", "--json", "--oci", layout, "other");
     COMMAND(0, "NAME   DIGEST", NULL, "images");
+    COMMAND(0, "box\nother\n", NULL, "images", "-q");
     COMMAND(0, "\nbox    sha256:", NULL, "image", "ls");
     COMMAND(0, "\"env\":[\"FROM=image\"]", NULL, "images", "--json");
     COMMAND(0, "user          1000:1000\n", NULL, "image", "inspect", "box");
@@ -165,7 +164,7 @@ static void the_command_keeps_images(void **state) {
             "box");
     COMMAND(0, NULL, NULL, "image", "rm", "other");
     COMMAND(125, NULL, "there is no image other", "image", "rm", "other", "box");
-    COMMAND(0, "{\"images\":[]}\n", NULL, "images", "--json");
+    COMMAND(0, "[]\n", NULL, "images", "--json");
 }
 
 static void the_command_says_what_is_wrong(void **state) {
