@@ -72,8 +72,9 @@ struct kelpie_vm_info {
     char id[KELPIE_ID_SIZE];
     char name[KELPIE_NAME_SIZE_MAX + 1];
     char backend[16];
-    char image[KELPIE_NAME_SIZE_MAX + 1]; /* or empty */
-    enum kelpie_state state;              /* of a VM whose owner died while it ran: crashed */
+    char image[KELPIE_NAME_SIZE_MAX + 1];  /* its name when the VM was made; or empty */
+    char image_digest[KELPIE_DIGEST_SIZE]; /* which file system that was; or empty */
+    enum kelpie_state state;               /* of a VM whose owner died while it ran: crashed */
     uint32_t vcpu_count;
     uint32_t memory_mib;
     uint64_t created_unix_ms;

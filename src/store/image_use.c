@@ -41,7 +41,10 @@ const char *image_users_find(const struct image_users *users, const char *name,
     ASSERT(strncmp(digest, DIGEST_PREFIX, strlen(DIGEST_PREFIX)) == 0);
     for (size_t i = 0; i < users->count; i++) {
         const struct kelpie_vm_info *vm = &users->vms[i];
-        if (vm->image[0] != '\0' && means(vm->image, name, digest)) {
+        bool has = vm->image_digest[0] != '\0'
+                       ? strcmp(vm->image_digest, digest) == 0
+                       : vm->image[0] != '\0' && means(vm->image, name, digest);
+        if (has) {
             return vm->name;
         }
     }

@@ -15,6 +15,7 @@ static const struct json_field info_fields[] = {
     INFO(name, JSON_CHARS, 0),
     INFO(backend, JSON_CHARS, 0),
     INFO(image, JSON_CHARS, 0),
+    INFO(image_digest, JSON_CHARS, 0),
     INFO(state, JSON_U32, KELPIE_STATE_COUNT - 1),
     INFO(vcpu_count, JSON_U32, 0),
     INFO(memory_mib, JSON_U32, 0),

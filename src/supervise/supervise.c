@@ -58,13 +58,37 @@ static void join_labels(const char *const *labels, char *text, size_t size) {
     text[used] = 0;
 }
 
+/* The image by its digest, so that the VM keeps the one that it was made of, whatever its name comes to mean. */
+static enum kelpie_status fix_image(struct owner *owner, struct kelpie_error *err) {
+    struct kelpie_config *config = &owner->record->config->config;
+    struct kelpie_vm_info *info = &owner->record->info;
+    struct kelpie_image *image = NULL;
+    ASSERT(owner->is_new);
+    if (!config->image) {
+        return KELPIE_OK;
+    }
+    enum kelpie_status status = kelpie_image_find(owner->host, config->image, &image, err);
+    if (status == KELPIE_NOT_FOUND && strncmp(config->image, "sha256:", 7) == 0) {
+        /* A bundle's that has it within itself. Otherwise the library says that it is missing. */
+        snprintf(info->image, sizeof(info->image), "%.*s", KELPIE_NAME_SIZE_MAX, config->image);
+        snprintf(info->image_digest, sizeof(info->image_digest), "%s", config->image);
+        return KELPIE_OK;
+    }
+    TRY(status);
+    memcpy(info->image, image->name, sizeof(info->image));
+    memcpy(info->image_digest, image->digest, sizeof(info->image_digest));
+    kelpie_list_free(image);
+    ASSERT(info->image_digest[0]);
+    config->image = info->image_digest;
+    return KELPIE_OK;
+}
+
 static void describe(const struct owner *owner, struct kelpie_vm_info *info) {
     const struct kelpie_config *config = kelpie_vm_config(owner->vm);
     ASSERT(info->name[0]);
     ASSERT(owner->record);
     const struct kelpie_owner *wanted = owner->record->config->config.owner;
     snprintf(info->backend, sizeof(info->backend), "%s", kelpie_vm_backend(owner->vm));
-    snprintf(info->image, sizeof(info->image), "%s", config->image ? config->image : "");
     info->vcpu_count = config->vcpu_count;
     info->memory_mib = config->memory_mib;
     join_labels(wanted ? wanted->labels : NULL, info->labels, sizeof(info->labels));
@@ -156,6 +180,7 @@ static enum kelpie_status create_new(struct owner *owner, json_t *json, struct k
     TRY(take_config(owner, json, err));
     TRY(take_secrets(owner, json, err));
     TRY(name_it(owner, err));
+    TRY(fix_image(owner, err));
     TRY(store_vm_create(owner->store, owner->record, &owner->place, err));
     enum kelpie_status status = make_vm(owner, err);
     if (status == KELPIE_OK) {
