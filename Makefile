@@ -277,7 +277,8 @@ mutants: ## plant the bugs of tests/mutants one by one, and expect the tests to 
 # there is one, and the suites that run on the mock. tools/cover-floors.txt keeps what was reached.
 COVER_ROOMS := src/vm src/snapshot src/protocol src/backend
 COVER_TESTS := $(filter $(COVER_ROOMS:%=$(BUILD)/%/%) $(BUILD)/sim/peer/%,$(UNIT_TESTS)) \
-               $(BUILD)/tests/conformance/conformance_test $(BUILD)/tests/fault/sweep_test
+               $(BUILD)/tests/conformance/conformance_test $(BUILD)/tests/fault/sweep_test \
+               $(BUILD)/tests/crash/owner_test
 .PHONY: cover
 cover: ## run the tests of COVER_ROOMS and print which branches they take; a room below its floor fails
 	@find $(BUILD)/cover -name '*.gcda' -delete 2>/dev/null || true
@@ -287,7 +288,7 @@ cover: ## run the tests of COVER_ROOMS and print which branches they take; a roo
 # Two at once: most of them wait.
 .PHONY: cover-run
 cover-run: $(COVER_TESTS)
-	@KELPIE_CONFORMANCE_BACKENDS=mock $(RUN_TESTS) -j 2 $(COVER_TESTS)
+	@BUILD=$(BUILD) KELPIE_CONFORMANCE_BACKENDS=mock $(RUN_TESTS) -j 2 $(COVER_TESTS) tests/conformance/owned
 
 # The simulator's part of it: other seeds than those of the check would do as well.
 COVER_SEEDS ?= 1..2000
