@@ -283,12 +283,18 @@ void actions_destroy(struct scenario *scenario, uint32_t vm) {
     ASSERT(slot->users == 0);
 }
 
-/* The one start that was under way has ended with the stop that interrupted it. */
+/* How many starts there were when a stop began, and how many of them were under way, or waited for their turn. */
+struct starts {
+    uint32_t count;
+    uint32_t under_way;
+};
+
+/* The one start that was under way has ended with the stop that interrupted it. Another that waited may have begun. */
 static void check_stopped(struct scenario *scenario, const struct scenario_vm *slot,
-                          uint32_t start_count) {
+                          const struct starts *before) {
     ASSERT(slot->vm);
-    ASSERT(start_count <= slot->start_count);
-    if (slot->start_count == start_count && slot->starting <= 1 &&
+    ASSERT(before->count <= slot->start_count);
+    if (slot->start_count == before->count && before->under_way <= 1 &&
         kelpie_vm_state(slot->vm) == KELPIE_STATE_STARTING) {
         sim_world_fail(scenario->world, "wrong state: a VM that was stopped is starting");
     }
@@ -307,12 +313,12 @@ static void change(struct scenario *scenario, struct scenario_vm *slot, enum mod
         status = kelpie_vm_start(slot->vm, &err);
         slot->starting--;
     } else if (kind == MODEL_STOP) {
-        uint32_t start_count = slot->start_count;
+        const struct starts before = {slot->start_count, slot->starting};
         actions_interrupt_begin(scenario, slot);
         status = kelpie_vm_stop(slot->vm, 0, &err);
         actions_interrupt_end(scenario, slot);
         if (status == KELPIE_OK) {
-            check_stopped(scenario, slot, start_count);
+            check_stopped(scenario, slot, &before);
         }
     } else if (kind == MODEL_PAUSE) {
         status = kelpie_vm_pause(slot->vm, &err);

@@ -146,7 +146,7 @@ static void test_many_files(void **state) {
     struct kelpie_vm *vm = suite()->vm;
     make_folder("tree");
     for (int i = 0; i < MANY_COUNT; i++) {
-        char name[64];
+        char name[MANY_COUNT] = "";
         snprintf(name, sizeof(name), "tree/%d", i);
         host_file_write(host_path(name), name, (size_t)i, 0600);
     }
