@@ -310,7 +310,12 @@ static void hazard_E1_a_live_vm_is_never_seen_as_dead(void **state) {
         assert_int_equal(pthread_create(&lookers[i].thread, NULL, look_on, &lookers[i]), 0);
     }
     for (size_t i = 0; i < RACE_ROUND_COUNT; i++) {
-        assert_int_equal(store_vm_adopt(fixture.store, "web", &vm, &err), KELPIE_OK);
+        /* Lookers on a slow machine may keep it waiting for longer than it waits. */
+        enum kelpie_status status = KELPIE_BUSY;
+        for (int attempt = 0; attempt < 20 && status == KELPIE_BUSY; attempt++) {
+            status = store_vm_adopt(fixture.store, "web", &vm, &err);
+        }
+        assert_int_equal(status, KELPIE_OK);
         record->info.state = KELPIE_STATE_RUNNING;
         assert_int_equal(store_vm_write(&vm, record, &err), KELPIE_OK);
         record->info.state = KELPIE_STATE_STOPPED;
