@@ -433,7 +433,9 @@ KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_exec_attach(struct kelpie_vm
 KELPIE_API uint32_t kelpie_exec_id(const struct kelpie_exec *exec);
 KELPIE_API bool kelpie_exec_has_tty(const struct kelpie_exec *exec); /* whoever started it */
 
-/* Waits for output of either stream. timeout_ms 0: until there is some, or the VM ends.
+/* Waits for output of either stream. timeout_ms 0: until there is some, or the VM ends. Of a VM with an owner,
+ * a chunk counts as read once this is called again, or the session is detached: what a process that died may not have
+ * passed on comes again to whoever attaches.
  * Errors: TIMED_OUT (retriable), CRASHED, CANCELLED, WRONG_STATE (the VM was stopped). */
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_exec_read(struct kelpie_exec *exec,
                                                               struct kelpie_chunk *chunk,

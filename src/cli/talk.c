@@ -187,7 +187,7 @@ static _Noreturn void end_at_once(struct talk *talk, int number) {
 static void interrupt_locked(struct talk *talk, int number) {
     talk_check_parts(talk);
     ASSERT(number > 0);
-    if (talk->giving_up && talk->outcome.signal != 0) {
+    if ((talk->giving_up || talk->outcome.let_go) && talk->outcome.signal != 0) {
         end_at_once(talk, number);
     }
     talk->signal_count++;
@@ -199,7 +199,11 @@ static void interrupt_locked(struct talk *talk, int number) {
     if (talk->outcome.signal == 0) {
         talk->outcome.signal = number;
     }
-    talk_give_up_locked(talk, NULL);
+    if (talk->options.kind == TALK_ATTACH && talk->session_count > 0) {
+        let_go_locked(talk);
+    } else {
+        talk_give_up_locked(talk, NULL);
+    }
 }
 
 static void on_signal(void *context, int number) {

@@ -27,8 +27,8 @@
  * pumps have ended (or, giving up, the VM was taken away), because a cancel ends only those waits that are under way.
  *
  * SIGINT, SIGTERM and SIGQUIT give up while there is no session (booting, snapshotting). While a command runs,
- * the first is passed on to it, the second kills it, the third gives up. When we were told to give up, and are told again
- * before we are done, we end at once; what a VM's processes are, ends with us. SIGHUP, and a terminal that is gone, let
+ * the first is passed on to it, the second kills it, the third gives up; of a session that we only attached to, it lets
+ * go. When we were told to give up or let go, and are told again before we are done, we end at once; what a VM's processes are, ends with us. SIGHUP, and a terminal that is gone, let
  * go of a session in a VM that goes on, and give up where the VM is ours.
  */
 #ifndef KELPIE_CLI_TALK_H

@@ -244,7 +244,8 @@ static bool read_locked(struct kelpie_exec *exec, struct kelpie_chunk *chunk) {
                                                                 KELPIE_STREAM_STDERR};
     for (size_t i = 0; i < VM_OUTPUT_COUNT; i++) {
         uint64_t offset = exec->outputs[i].receiver.consumed;
-        size_t count = vm_session_take(exec, i, chunk->buffer, chunk->size);
+        size_t count = vm_is_owned(exec->vm) ? vm_session_lend(exec, i, chunk->buffer, chunk->size)
+                                             : vm_session_take(exec, i, chunk->buffer, chunk->size);
         if (count > 0) {
             chunk->size = count;
             chunk->offset = offset;
@@ -271,6 +272,7 @@ enum kelpie_status kelpie_exec_read(struct kelpie_exec *exec, struct kelpie_chun
     TRY(vm_check_timeout("timeout_ms", timeout_ms, err));
     struct kelpie_vm *vm = exec->vm;
     vm_lock(vm);
+    vm_session_settle(exec);
     struct vm_wait wait = vm_wait_start(vm, timeout_ms);
     enum kelpie_status status = KELPIE_OK;
     while (status == KELPIE_OK && !read_locked(exec, chunk)) {

@@ -75,7 +75,7 @@ static void out_write(struct vm_relay *relay) {
     ASSERT(relay->out_start <= relay->out_end);
     struct host *host = relay->vm->host;
     struct host_wait none = host_wait_none();
-    while (!relay->ended && relay->out_start < relay->out_end) {
+    while (!relay->ended && !relay->deaf && relay->out_start < relay->out_end) {
         size_t written = 0;
         struct kelpie_error ignored;
         enum kelpie_status status =
@@ -85,11 +85,12 @@ static void out_write(struct vm_relay *relay) {
             host_event_set(host, relay->wake_event); /* its thread writes on when it can */
             return;
         }
-        if (status != KELPIE_OK) {
-            relay_end(relay);
-            return;
-        }
+        /* It is gone, but what it said before, of what it had read, is still to be passed on: reading finds the end. */
+        relay->deaf = status != KELPIE_OK;
         relay->out_start += written;
+    }
+    if (relay->deaf) {
+        relay->out_start = relay->out_end;
     }
     if (relay->out_start == relay->out_end) {
         relay->out_start = 0;

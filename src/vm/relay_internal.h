@@ -29,6 +29,7 @@ struct vm_relay {
 
     bool closing; /* the thread is to end */
     bool lost;    /* its machine has ended: what is queued is still written, for a while */
+    bool deaf;    /* the far end hears nothing more: what is queued for it is dropped */
     bool ended;   /* nothing is passed on any more */
 
     uint32_t id_last; /* the last session that the far end opened */

@@ -163,6 +163,8 @@ void vm_session_want_acks(struct kelpie_exec *exec) {
     ASSERT(exec->magic == EXEC_MAGIC);
     for (size_t i = 0; i < VM_OUTPUT_COUNT; i++) {
         struct vm_output *output = &exec->outputs[i];
+        protocol_receiver_consumed(&output->receiver, output->lent);
+        output->lent = 0;
         output->ack_wanted |= protocol_receiver_due(&output->receiver, true);
     }
 }
@@ -488,6 +490,7 @@ size_t vm_session_take(struct kelpie_exec *exec, size_t output, void *buffer, si
     ASSERT(exec->vm->locked);
     ASSERT(output < VM_OUTPUT_COUNT);
     struct vm_output *out = &exec->outputs[output];
+    ASSERT(out->lent == 0);
     size_t count = ring_read(&out->ring, buffer, size);
     protocol_receiver_consumed(&out->receiver, count);
     /* Whoever takes the session up from an owner, or from a bundle that it makes, goes on behind what was read. */
@@ -497,6 +500,27 @@ size_t vm_session_take(struct kelpie_exec *exec, size_t output, void *buffer, si
         vm_channel_flush(exec->vm);
     }
     return count;
+}
+
+size_t vm_session_lend(struct kelpie_exec *exec, size_t output, void *buffer, size_t size) {
+    ASSERT(exec->vm->locked);
+    ASSERT(output < VM_OUTPUT_COUNT);
+    struct vm_output *out = &exec->outputs[output];
+    ASSERT(out->lent == 0);
+    out->lent = ring_read(&out->ring, buffer, size);
+    return out->lent;
+}
+
+void vm_session_settle(struct kelpie_exec *exec) {
+    ASSERT(exec->vm->locked);
+    ASSERT(exec->magic == EXEC_MAGIC);
+    for (size_t i = 0; i < VM_OUTPUT_COUNT; i++) {
+        if (exec->outputs[i].lent > 0) {
+            vm_session_want_acks(exec);
+            vm_channel_flush(exec->vm);
+            return;
+        }
+    }
 }
 
 bool vm_session_drained(const struct kelpie_exec *exec, size_t output) {

@@ -140,6 +140,8 @@ enum vm_session_kind { VM_SESSION_COMMAND = 0, VM_SESSION_FILE };
 struct vm_output {
     struct protocol_receiver receiver;
     struct ring ring; /* received, not yet read */
+    size_t
+        lent; /* bytes read whose reader has not come back yet: not consumed, vm_session_lend() */
     bool ack_wanted;
 };
 
@@ -650,8 +652,13 @@ KELPIE_CHECKED enum kelpie_status vm_session_await_start(struct kelpie_exec *exe
                                                          const struct vm_wait *wait,
                                                          struct kelpie_error *err);
 
-/* Moves up to `size` bytes out of an output. */
+/* Moves up to `size` bytes out of an output: they are consumed. */
 size_t vm_session_take(struct kelpie_exec *exec, size_t output, void *buffer, size_t size);
+
+/* The same, but they are consumed at vm_session_settle(), or when all acknowledgements are wanted: who reads may die
+ * before it has passed them on. */
+size_t vm_session_lend(struct kelpie_exec *exec, size_t output, void *buffer, size_t size);
+void vm_session_settle(struct kelpie_exec *exec);
 
 /* True when nothing more can come out of it. */
 bool vm_session_drained(const struct kelpie_exec *exec, size_t output);
