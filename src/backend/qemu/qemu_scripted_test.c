@@ -285,8 +285,9 @@ static void kernel_args_that_do_not_fit_fail_the_start(void **state) {
 static void expect_save_fails(struct fixture *fixture, const char *answer,
                               enum kelpie_status status, const char *words) {
     struct kelpie_error err;
+    const uint32_t timeout_ms = status == KELPIE_TIMED_OUT ? SHORT_MS : WAIT_MS;
     moved(fixture, answer);
-    assert_int_equal(save(fixture, KELPIE_SNAPSHOT_SUSPEND, SHORT_MS, nothing, &err), status);
+    assert_int_equal(save(fixture, KELPIE_SNAPSHOT_SUSPEND, timeout_ms, nothing, &err), status);
     if (!strstr(err.message, words)) {
         fail_msg("%s", err.message);
     }
