@@ -248,19 +248,26 @@ static void without_a_monitor_nothing_is_ordered(void **state) {
 
 /* ---- Machines --------------------------------------------------------------------------------- */
 
+static void read_all(struct fixture *fixture, uint8_t *bytes, size_t size) {
+    for (size_t done = 0; done < size;) {
+        size_t count = 0;
+        assert_int_equal(host_read(fixture->host, fixture->peer_fd, bytes + done, size - done,
+                                   &fixture->wait, &count, NULL),
+                         KELPIE_OK);
+        assert_true(count > 0);
+        done += count;
+    }
+}
+
 /* The next order's machine, as the monitor reads it; descriptors before it are counted. */
 static enum control_type read_machine(struct fixture *fixture, struct control_machine *ret_machine,
                                       size_t *ret_fd_count) {
     uint8_t bytes[CONTROL_MESSAGE_SIZE_MAX];
     struct control_header header = {.type = CONTROL_FD};
     for (*ret_fd_count = 0; header.type == CONTROL_FD; *ret_fd_count += header.type == CONTROL_FD) {
-        assert_int_equal(host_read_all(fixture->host, fixture->peer_fd, bytes, CONTROL_HEADER_SIZE,
-                                       &fixture->wait, NULL),
-                         KELPIE_OK);
+        read_all(fixture, bytes, CONTROL_HEADER_SIZE);
         assert_true(control_decode_header(bytes, &header));
-        assert_int_equal(host_read_all(fixture->host, fixture->peer_fd, bytes, header.size,
-                                       &fixture->wait, NULL),
-                         KELPIE_OK);
+        read_all(fixture, bytes, header.size);
     }
     assert_true(control_decode_machine(bytes, header.size, ret_machine));
     return header.type;
@@ -271,8 +278,8 @@ static void order_machine(struct fixture *fixture, enum control_type type,
     struct kelpie_error err;
     size_t count = 0;
     say_plain(fixture, CONTROL_DONE);
-    assert_int_equal(
-        kvm_order_machine(&fixture->instance, type, false, &fixture->wait, &err), KELPIE_OK);
+    assert_int_equal(kvm_order_machine(&fixture->instance, type, false, &fixture->wait, &err),
+                     KELPIE_OK);
     assert_int_equal(read_machine(fixture, ret_machine, &count), type);
     assert_int_equal(count, fd_count);
 }
@@ -292,9 +299,9 @@ static void a_machine_is_what_the_order_needs(void **state) {
     order_machine(fixture, CONTROL_LOAD, &machine, 0);
     assert_true(machine.note);
     assert_string_equal(machine.command_line, "console=ttyS0 reboot=a quiet panic=-1");
-    assert_int_equal(host_memory_file(fixture->host, "medium", MEDIUM_BYTES, &instance->medium.fd,
-                                      NULL),
-                     KELPIE_OK);
+    assert_int_equal(
+        host_memory_file(fixture->host, "medium", MEDIUM_BYTES, &instance->medium.fd, NULL),
+        KELPIE_OK);
     instance->medium.size = MEDIUM_BYTES;
     order_machine(fixture, CONTROL_BOOT, &machine, 1);
     assert_false(machine.note);
@@ -311,8 +318,9 @@ static void kernel_args_that_linux_would_cut_are_refused(void **state) {
     memset(args, 'a', sizeof(args) - 1);
     args[sizeof(args) - 1] = '\0';
     fixture->config.kernel_args = args;
-    assert_int_equal(kvm_order_machine(&fixture->instance, CONTROL_BOOT, true, &fixture->wait, &err),
-                     KELPIE_BAD_CONFIG);
+    assert_int_equal(
+        kvm_order_machine(&fixture->instance, CONTROL_BOOT, true, &fixture->wait, &err),
+        KELPIE_BAD_CONFIG);
     assert_string_equal(err.field, "kernel_args");
     assert_int_equal(fixture->instance.answers_owed, 0);
 }
@@ -331,8 +339,8 @@ static void any_call_of_a_save_in_memory_may_fail(void **state) {
         say_plain(fixture, CONTROL_DONE); /* to SAVE */
         say_plain(fixture, CONTROL_DONE); /* to SEAL */
         fault_host_arm(fixture->host, &(struct fault_plan){.nth = nth});
-        enum kelpie_status status = kvm_save(&fixture->instance, KELPIE_SNAPSHOT_SUSPEND, writer,
-                                             &fixture->wait, &err);
+        enum kelpie_status status =
+            kvm_save(&fixture->instance, KELPIE_SNAPSHOT_SUSPEND, writer, &fixture->wait, &err);
         fired = fault_host_fired(fixture->host);
         fault_host_disarm(fixture->host);
         assert_int_equal(status == KELPIE_OK, !fired);
@@ -344,14 +352,68 @@ static void any_call_of_a_save_in_memory_may_fail(void **state) {
     (void)state;
 }
 
+/* A bundle in memory as of this machine. */
+static struct snapshot_reader *make_bundle(struct fixture *fixture) {
+    struct snapshot_writer *writer = NULL;
+    struct snapshot_reader *reader = NULL;
+    struct kelpie_error err;
+    int fd = HOST_FD_NONE;
+    assert_int_equal(snapshot_writer_create(fixture->host, NULL, 0, &writer, &err), KELPIE_OK);
+    kvm_manifest_fill(&fixture->instance, snapshot_writer_manifest(writer));
+    assert_int_equal(snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &fd, &err), KELPIE_OK);
+    assert_int_equal(snapshot_writer_part(writer, SNAPSHOT_PART_MEMORY, &fd, &err), KELPIE_OK);
+    assert_int_equal(host_file_truncate(fixture->host, fd, 64ull << 20, &err), KELPIE_OK);
+    assert_int_equal(snapshot_writer_read(writer, &reader, &err), KELPIE_OK);
+    snapshot_writer_destroy(writer);
+    return reader;
+}
+
+/* A machine that was prepared and refuses is replaced by a new one; not when the caller does not wait any longer. */
+static void a_prepared_machine_that_refuses_is_replaced(void **state) {
+    static const struct {
+        enum kelpie_status status;
+        bool replaced;
+    } cases[] = {
+        {KELPIE_TIMED_OUT, false}, {KELPIE_CANCELLED, false}, {KELPIE_SNAPSHOT_INCOMPATIBLE, true}};
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct fixture *fixture = NULL;
+        struct kelpie_error err;
+        int event = HOST_FD_NONE;
+        assert_int_equal(setup((void **)&fixture), 0);
+        struct snapshot_reader *reader = make_bundle(fixture);
+        assert_int_equal(host_event_create(fixture->host, &event, NULL), KELPIE_OK);
+        struct host_wait wait = host_wait_ms(fixture->host, WAIT_MS, event);
+        if (cases[i].status == KELPIE_TIMED_OUT) {
+            wait = host_wait_none();
+        } else if (cases[i].status == KELPIE_CANCELLED) {
+            host_event_set(fixture->host, event);
+        } else {
+            say_failed(fixture, cases[i].status, "another processor");
+        }
+        fixture->instance.prepared = true;
+        fault_host_arm(fixture->host, &(struct fault_plan){.nth = 1, .only = "socket_pair"});
+        enum kelpie_status status = kvm_load(&fixture->instance, reader, &wait, &err);
+        const bool tried = fault_host_calls(fixture->host) > 0 || status == KELPIE_NOT_FOUND;
+        fault_host_disarm(fixture->host);
+        assert_int_equal(tried, cases[i].replaced);
+        assert_true(tried || status == cases[i].status);
+        assert_int_not_equal(status, KELPIE_OK);
+        assert_int_equal(fixture->instance.control_fd, HOST_FD_NONE);
+        snapshot_reader_close(reader);
+        host_close(fixture->host, event);
+        assert_int_equal(teardown((void **)&fixture), 0);
+    }
+    (void)state;
+}
+
 static void what_cannot_be_saved_is_said_before_anything_is(void **state) {
     struct fixture *fixture = *state;
     struct snapshot_writer *writer = NULL;
     struct kelpie_error err;
     assert_int_equal(snapshot_writer_create(fixture->host, NULL, 0, &writer, &err), KELPIE_OK);
-    assert_int_equal(kvm_save(&fixture->instance, KELPIE_SNAPSHOT_CHECKPOINT, writer,
-                              &fixture->wait, &err),
-                     KELPIE_UNSUPPORTED);
+    assert_int_equal(
+        kvm_save(&fixture->instance, KELPIE_SNAPSHOT_CHECKPOINT, writer, &fixture->wait, &err),
+        KELPIE_UNSUPPORTED);
     struct snapshot_manifest *manifest = snapshot_writer_manifest(writer);
     for (size_t i = 0; i < SNAPSHOT_FEATURE_COUNT_MAX; i++) {
         char name[32];
@@ -359,9 +421,9 @@ static void what_cannot_be_saved_is_said_before_anything_is(void **state) {
         assert_int_equal(snapshot_manifest_add_feature(manifest, name, "value", &err), KELPIE_OK);
     }
     fixture->instance.medium.size = MEDIUM_BYTES; /* one feature more */
-    assert_int_not_equal(kvm_save(&fixture->instance, KELPIE_SNAPSHOT_SUSPEND, writer,
-                                  &fixture->wait, &err),
-                         KELPIE_OK);
+    assert_int_not_equal(
+        kvm_save(&fixture->instance, KELPIE_SNAPSHOT_SUSPEND, writer, &fixture->wait, &err),
+        KELPIE_OK);
     assert_int_equal(fixture->instance.answers_owed, 0);
     snapshot_writer_destroy(writer);
 }
@@ -380,6 +442,7 @@ int main(void) {
         ORDER_TEST(a_machine_is_what_the_order_needs),
         ORDER_TEST(kernel_args_that_linux_would_cut_are_refused),
         cmocka_unit_test(any_call_of_a_save_in_memory_may_fail),
+        cmocka_unit_test(a_prepared_machine_that_refuses_is_replaced),
         ORDER_TEST(what_cannot_be_saved_is_said_before_anything_is),
     };
     return cmocka_run_group_tests_name("kvm orders", tests, NULL, NULL);
