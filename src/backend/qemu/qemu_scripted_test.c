@@ -198,6 +198,19 @@ static void hide_feature(struct snapshot_manifest *manifest, const char *name) {
         statement;                                                                                 \
     }
 CHANGE(nothing, (void)to)
+CHANGE(other_backend, memcpy(to->info.backend, "kvm", 4))
+CHANGE(other_architecture, memcpy(to->info.architecture, "mips", 5))
+CHANGE(other_version, memcpy(to->info.backend_version, "7.2.1", 6))
+CHANGE(other_kernel, memset(to->kernel_digest, 'f', sizeof(to->kernel_digest) - 1))
+CHANGE(no_kernel, to->kernel_digest[0] = 0)
+CHANGE(other_initramfs, memset(to->initramfs_digest, 'f', sizeof(to->initramfs_digest) - 1))
+CHANGE(other_accelerator, feature_of(to, "accelerator")[0]++)
+CHANGE(other_cpu, feature_of(to, "cpu")[0]++)
+CHANGE(empty_cpu, feature_of(to, "cpu")[0] = 0)
+CHANGE(odd_tsc, feature_of(to, "tsc_khz")[0] = 'x')
+CHANGE(empty_tsc, feature_of(to, "tsc_khz")[0] = 0)
+CHANGE(other_machine, feature_of(to, "machine")[0]++)
+CHANGE(more_memory, to->memory_mib *= 2)
 CHANGE(no_cpu, hide_feature(to, "cpu"))
 CHANGE(no_machine, hide_feature(to, "machine"))
 CHANGE(no_tsc, hide_feature(to, "tsc_khz"))
@@ -208,7 +221,7 @@ CHANGE(no_memory, to->memory_in_state = false)
 
 static void save_with(struct fixture *fixture, void (*change)(struct snapshot_manifest *to)) {
     struct kelpie_error err;
-    run("rm -rf %s", fixture->bundle);
+    (void)!host_path_remove_folder(fixture->inner, fixture->bundle, NULL);
     ok(save(fixture, KELPIE_SNAPSHOT_SUSPEND, WAIT_MS, change, &err), &err);
 }
 
@@ -328,6 +341,7 @@ static void a_manifest_without_room_is_no_bundle(void **state) {
 
 /* ---- Loads that fail -------------------------------------------------------------------------- */
 
+/* Each is seen before a QEMU is started. */
 static void bundle_of_another_machine_is_refused(void **state) {
     struct fixture *fixture = *state;
     static const struct {
@@ -335,23 +349,45 @@ static void bundle_of_another_machine_is_refused(void **state) {
         const char *field;
         const char *words;
     } cases[] = {
-        {no_cpu, "cpu", "none there, max here"},
+        {other_backend, "backend", "kvm there, qemu here"},
+        {other_architecture, "architecture", "mips there, x86_64 here"},
+        {other_version, "backend_version", "7.2.1 there, 7.2.0 here"},
+        {other_kernel, "kernel", "ffffffff"},
+        {no_kernel, "kernel", "none there"},
+        {other_initramfs, "initramfs", "ffffffff"},
+        {other_accelerator, "accelerator", " here"},
+        {other_cpu, "cpu", " here"},
+        {empty_cpu, "cpu", "none there"},
+        {odd_tsc, "tsc_khz", "a number here"},
+        {empty_tsc, "tsc_khz", "none there, a number here"},
+        {other_machine, "machine", "microvm or q35 here"},
+        {no_cpu, "cpu", "none there, "},
         {no_machine, "machine", "none there, microvm or q35 here"},
         {no_tsc, "tsc_khz", "none there"},
         {slow_tsc, "tsc_khz", "1 there"},
         {fast_tsc, "tsc_khz", "4294967295 there"},
     };
     struct kelpie_error err;
+    char paths[ARRAY_SIZE(cases)][PATH_SIZE + 8];
     start(fixture);
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         save_with(fixture, cases[i].change);
-        backend_vm_stop(&fixture->vm, 0);
-        assert_int_equal(backend_vm_load(&fixture->vm, fixture->bundle, &err),
+        snprintf(paths[i], sizeof(paths[i]), "%s-%zu", fixture->bundle, i);
+        assert_int_equal(rename(fixture->bundle, paths[i]), 0);
+    }
+    save_with(fixture, more_memory);
+    backend_vm_stop(&fixture->vm, 0);
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        assert_int_equal(backend_vm_load(&fixture->vm, paths[i], &err),
                          KELPIE_SNAPSHOT_INCOMPATIBLE);
         assert_string_equal(err.field, cases[i].field);
-        assert_non_null(strstr(err.message, cases[i].words));
-        ok(backend_vm_start(&fixture->vm, WAIT_MS, &err), &err);
+        if (!strstr(err.message, cases[i].words)) {
+            fail_msg("case %zu: %s", i, err.message);
+        }
     }
+    fixture->vm.config.memory_mib *= 2;
+    assert_int_equal(backend_vm_load(&fixture->vm, fixture->bundle, &err), KELPIE_SNAPSHOT_CORRUPT);
+    assert_string_equal(err.field, "memory");
 }
 
 /* Of a host that cannot count ticks: nothing to compare. */

@@ -497,37 +497,9 @@ static void damage(struct fixture *fixture, const char *part, uint64_t offset) {
     host_close(fixture->host, fd);
 }
 
-static char *feature_of(struct snapshot_manifest *manifest, const char *name) {
-    for (size_t i = 0; i < manifest->feature_count; i++) {
-        if (strcmp(manifest->features[i].name, name) == 0) {
-            return manifest->features[i].value;
-        }
-    }
-    fail_msg("the bundle has no feature %s", name);
-    return NULL;
-}
-
-#define CHANGE(name, statement)                                                                    \
-    static void name(struct snapshot_manifest *to) {                                               \
-        statement;                                                                                 \
-    }
-CHANGE(nothing, (void)to)
-CHANGE(other_backend, memcpy(to->info.backend, "kvm", 4))
-CHANGE(other_architecture, memcpy(to->info.architecture, "mips", 5))
-CHANGE(other_kernel, memset(to->kernel_digest, 'f', sizeof(to->kernel_digest) - 1))
-CHANGE(no_kernel, to->kernel_digest[0] = 0)
-CHANGE(other_initramfs, memset(to->initramfs_digest, 'f', sizeof(to->initramfs_digest) - 1))
-CHANGE(other_accelerator, feature_of(to, "accelerator")[0]++)
-CHANGE(other_cpu, feature_of(to, "cpu")[0]++)
-CHANGE(no_cpu, feature_of(to, "cpu")[0] = 0)
-CHANGE(odd_tsc, feature_of(to, "tsc_khz")[0] = 'x')
-CHANGE(no_tsc, feature_of(to, "tsc_khz")[0] = 0)
-CHANGE(other_machine, feature_of(to, "machine")[0]++)
-CHANGE(more_memory, to->memory_mib *= 2)
-
-/* Copies the bundle, damage and all, into the second one, with checksums that fit and a manifest that is changed. */
-static void seal_again(struct fixture *fixture, void (*change)(struct snapshot_manifest *to)) {
-    const struct host_wait wait = host_wait_ms(fixture->host, PING_MS, HOST_FD_NONE);
+/* Copies the bundle, damage and all, into the second one, with checksums that fit. */
+static void seal_again(struct fixture *fixture) {
+    const struct host_wait wait = host_wait_ms(fixture->host, BACKEND_VM_BOOT_MS, HOST_FD_NONE);
     struct snapshot_reader *reader = NULL;
     struct snapshot_writer *writer = NULL;
     struct kelpie_snapshot snapshot;
@@ -545,7 +517,6 @@ static void seal_again(struct fixture *fixture, void (*change)(struct snapshot_m
     memcpy(to->info.id, id, sizeof(id));
     to->env = env;
     to->env_count = 0;
-    change(to);
     memset(to->parts, 0, sizeof(to->parts));
     for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
         if (from->parts[i].present) {
@@ -566,42 +537,6 @@ static void assert_incompatible(struct fixture *fixture, size_t bundle, const ch
                      KELPIE_SNAPSHOT_INCOMPATIBLE);
     assert_string_equal(err.field, field);
     assert_int_equal(fixture->other.ops->process_id(fixture->other.instance), 0);
-}
-
-/* Each is seen before a QEMU is started, and takes no more time than the copy of the bundle. */
-static void bundle_of_another_machine_is_refused(void **state) {
-    struct fixture *fixture = *state;
-    static const struct {
-        void (*change)(struct snapshot_manifest *to);
-        const char *field;
-    } cases[] = {
-        {other_backend, "backend"},
-        {other_architecture, "architecture"},
-        {other_kernel, "kernel"},
-        {no_kernel, "kernel"},
-        {other_initramfs, "initramfs"},
-        {other_accelerator, "accelerator"},
-        {other_cpu, "cpu"},
-        {no_cpu, "cpu"},
-        {odd_tsc, "tsc_khz"},
-        {no_tsc, "tsc_khz"},
-        {other_machine, "machine"},
-    };
-    struct kelpie_error err;
-    boot(&fixture->vm);
-    save(&fixture->vm, fixture->path[BUNDLE], KELPIE_SNAPSHOT_SUSPEND);
-    create(&fixture->other);
-    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-        seal_again(fixture, cases[i].change);
-        assert_incompatible(fixture, BUNDLE_2, cases[i].field);
-        assert_int_equal(host_path_remove_folder(fixture->host, fixture->path[BUNDLE_2], NULL),
-                         KELPIE_OK);
-    }
-    seal_again(fixture, more_memory);
-    fixture->other.config.memory_mib *= 2;
-    assert_int_equal(backend_vm_load(&fixture->other, fixture->path[BUNDLE_2], &err),
-                     KELPIE_SNAPSHOT_CORRUPT);
-    assert_string_equal(err.field, "memory");
 }
 
 static void bundle_that_does_not_fit_is_refused(void **state) {
@@ -638,7 +573,7 @@ static void bundle_that_does_not_fit_is_refused(void **state) {
                      KELPIE_SNAPSHOT_CORRUPT);
     assert_string_equal(err.field, "state");
     /* With a checksum that fits, it is still not what QEMU takes. */
-    seal_again(fixture, nothing);
+    seal_again(fixture);
     enum kelpie_status status = backend_vm_load(&fixture->other, fixture->path[BUNDLE_2], &err);
     if (status != KELPIE_RESTORE_FAILED) {
         fail_msg("%s: %s", kelpie_status_name(status), err.message);
@@ -664,7 +599,6 @@ int main(void) {
         QEMU_TEST(hazard_c7_restored_vms_share_no_disk),
         QEMU_TEST(teleport_takes_every_disk_along),
         QEMU_TEST(bundle_that_does_not_fit_is_refused),
-        QEMU_TEST(bundle_of_another_machine_is_refused),
     };
     return cmocka_run_group_tests_name("qemu", tests, NULL, NULL);
 }
