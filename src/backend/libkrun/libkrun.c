@@ -232,7 +232,7 @@ static void libkrun_exit_text(struct backend_instance *instance, char *buffer, s
     libkrun_instance_check(instance);
     ASSERT(buffer && size > 0);
     host_mutex_lock(instance->monitor.lock);
-    monitor_exit_text(&instance->monitor, NULL, buffer, size);
+    monitor_exit_text(&instance->monitor, libkrun_process_reason(instance), buffer, size);
     host_mutex_unlock(instance->monitor.lock);
 }
 

@@ -49,6 +49,9 @@ KELPIE_CHECKED enum kelpie_status libkrun_process_start(struct backend_instance 
                                                         const struct host_wait *wait,
                                                         struct kelpie_error *err);
 
+/* What its end means, when it has ended; NULL: nothing that is known. */
+const char *libkrun_process_reason(struct backend_instance *instance);
+
 /* Kills what still runs and gives back everything of the running machine, disks included. */
 void libkrun_process_take_down(struct backend_instance *instance);
 

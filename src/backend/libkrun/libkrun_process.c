@@ -137,9 +137,21 @@ enum kelpie_status libkrun_process_start(struct backend_instance *instance,
                : status;
 }
 
+/* libkrun ends its process with code 0 when its guest resets; the kernel that it boots can end a machine in no other way,
+ * and after a panic does so too. */
+const char *libkrun_process_reason(struct backend_instance *instance) {
+    const struct host_wait no_wait = host_wait_none();
+    struct host_process_exit end = {0};
+    libkrun_instance_check(instance);
+    ASSERT(instance->host);
+    bool ended = instance->monitor.process &&
+                 host_process_wait(instance->monitor.process, &no_wait, &end, NULL) == KELPIE_OK;
+    return ended && end.signal == 0 && end.code == 0 ? "the guest reset its machine" : NULL;
+}
+
 void libkrun_process_take_down(struct backend_instance *instance) {
     libkrun_instance_check(instance);
-    monitor_take_down(&instance->monitor, NULL);
+    monitor_take_down(&instance->monitor, libkrun_process_reason(instance));
     ASSERT(!instance->monitor.process);
     libkrun_talk_close(&instance->talk);
     instance->answers_owed = 0;
