@@ -23,7 +23,7 @@ static const struct {
 };
 static_assert(ARRAY_SIZE(words) == KRUN_WORD_COUNT, "a name for each");
 
-#define FIELD_COUNT_MAX 6
+#define FIELD_COUNT_MAX 7 /* one more than there are, to see that there are too many */
 
 /* ---- Orders ----------------------------------------------------------------------------------- */
 
