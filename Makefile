@@ -270,8 +270,8 @@ lab: all $(LAB_PROGRAMS) ## run tests/lab/suites: what needs hardware virtualisa
 # Two at once: a suite keeps one processor of its emulated machine busy at most of the time. A guest within an emulated
 # machine on a busy host stands still now and then: a suite that failed has another try, alone.
 LAB_RUN := -t 900 -j 2 --again
-# What continuous integration has time for: our monitor with both kernels, and with two vCPUs.
-LAB_CHECKED := conformance-kvm conformance-kvm-krunfw conformance-kvm-smp payloads
+# What continuous integration has time for: our monitor with both kernels.
+LAB_CHECKED := conformance-kvm conformance-kvm-krunfw conformance-kvm-state payloads
 .PHONY: lab-check
 lab-check: all $(LAB_PROGRAMS)
 	@BUILD=$(BUILD) $(RUN_TESTS) $(LAB_RUN) $(LAB_CHECKED:%=tests/lab/suites/%)

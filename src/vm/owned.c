@@ -251,6 +251,8 @@ static enum kelpie_status request_begin(struct kelpie_vm *vm, uint64_t timeout_m
         }
         vm->owner_request_count++;
         *ret_wait = wait;
+        vm_sessions_want_acks(vm); /* what was read before is not in a snapshot, or in a child */
+        vm_channel_flush(vm);
     }
     vm_unlock(vm);
     return status;
