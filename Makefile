@@ -224,6 +224,8 @@ NO_SOURCES := $(filter-out $(UNIT_SOURCES) $(SUITE_SOURCES),$(ALONE_SOURCES) $(W
 $(if $(NO_SOURCES),$(error there is no such test: $(NO_SOURCES)))
 ALONE := $(ALONE_SOURCES:%.c=$(BUILD)/%)
 WAITING := $(WAITING_SOURCES:%.c=$(BUILD)/%)
+# Suites that are scripts around a program.
+SCRIPT_SUITES := tests/conformance/libkrun
 # The longest first.
 ALL_TESTS = $(sort $(SUITE_TESTS)) $(UNIT_TESTS)
 
@@ -241,7 +243,7 @@ demo: setup ## boot a VM, use it, snapshot and restore it, with timings
 	@tools/demo
 
 .PHONY: build-tests
-build-tests: all $(UNIT_TESTS) $(SUITE_TESTS) $(BUILD)/kelpie-sim
+build-tests: all $(KRUN_FAKES) $(UNIT_TESTS) $(SUITE_TESTS) $(BUILD)/kelpie-sim
 
 # Every source that build-tests compiles, for what another compiler says of it; no test program is linked.
 .PHONY: compile
@@ -253,8 +255,8 @@ unit: $(UNIT_TESTS) ## run the unit tests
 	@$(call RUN_BESIDE,$(UNIT_TESTS))
 
 .PHONY: suites
-suites: all $(SUITE_TESTS) ## run the suites in tests/: conformance, the command
-	@$(call RUN_BESIDE,$(SUITE_TESTS))
+suites: all $(SUITE_TESTS) $(KRUN_FAKES) ## run the suites in tests/: conformance, the command
+	@BUILD=$(BUILD) $(call RUN_BESIDE,$(SUITE_TESTS) $(SCRIPT_SUITES))
 
 # The command and the owner are killed at each of their system calls, or at every KELPIE_STRIDEth.
 .PHONY: owned
@@ -278,7 +280,7 @@ lab-check: all $(LAB_PROGRAMS)
 
 .PHONY: test
 test: build-tests ## run the unit tests and the suites
-	@$(call RUN_BESIDE,$(ALL_TESTS))
+	@BUILD=$(BUILD) $(call RUN_BESIDE,$(ALL_TESTS) $(SCRIPT_SUITES))
 
 .PHONY: asan
 asan: ## run the tests under the address and undefined-behaviour sanitizers
