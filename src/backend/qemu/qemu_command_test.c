@@ -190,6 +190,25 @@ static void command_that_does_not_fit_is_refused(void **state) {
     free(path);
 }
 
+/* As many disks as there can be, and everything else: what is longest has room. */
+static void the_longest_command_fits(void **state) {
+    (void)state;
+    struct qemu_description description = plain();
+    description.machine = QEMU_MACHINE_Q35;
+    description.network_fd = 9;
+    description.incoming = true;
+    snprintf(description.mac, sizeof(description.mac), "02:00:00:00:00:07");
+    description.disk_count = KELPIE_DISK_COUNT_MAX;
+    for (size_t i = 0; i < KELPIE_DISK_COUNT_MAX; i++) {
+        description.disks[i].fd = 10 + (int)i;
+    }
+    struct qemu_command *command = build(&description);
+    assert_int_equal(count_of(command, "-blockdev"), KELPIE_DISK_COUNT_MAX);
+    assert_string_equal(command->argv[command->argc - 1], "defer");
+    assert_null(command->argv[command->argc]);
+    free(command);
+}
+
 static void load_maps_the_memory_privately(void **state) {
     (void)state;
     struct qemu_description description = plain();
@@ -259,6 +278,7 @@ int main(void) {
         cmocka_unit_test(kernel_args_come_last),
         cmocka_unit_test(kernel_args_that_linux_would_cut_are_refused),
         cmocka_unit_test(command_that_does_not_fit_is_refused),
+        cmocka_unit_test(the_longest_command_fits),
         cmocka_unit_test(load_maps_the_memory_privately),
         cmocka_unit_test(hazard_a15_read_only_is_enforced_by_qemu),
         cmocka_unit_test(hazard_a16_disks_are_raw_always),
