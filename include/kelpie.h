@@ -181,8 +181,8 @@ struct kelpie_config {
         *backend; /* NULL or "auto": the first that can really run a guest here, never mock */
     uint32_t vcpu_count; /* 0: KELPIE_VCPU_COUNT_DEFAULT */
     uint32_t memory_mib; /* 0: KELPIE_MEMORY_MIB_DEFAULT */
-    /* A bzImage, or libkrunfw (a shared library with a kernel, told by its content; kvm only): loading it runs its
-     * code in this process. NULL: $KELPIE_KERNEL, the cache, a download, /boot */
+    /* A bzImage, or libkrunfw (a shared library with a kernel, told by its content; kvm, which loads it and so
+     * runs its code in this process, and libkrun). NULL: $KELPIE_KERNEL, the cache, a download, /boot */
     const char *kernel;
     const char *kernel_args; /* appended to the kernel's command line; NULL: none */
     const struct kelpie_disk *disks;

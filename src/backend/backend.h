@@ -148,6 +148,9 @@ struct backend_ops {
                                  struct backend_instance **ret_instance, struct kelpie_error *err);
     void (*destroy)(struct backend_instance *instance);
 
+    /* Which of the capabilities this instance has; NULL: all of them. */
+    uint32_t (*instance_capabilities)(struct backend_instance *instance);
+
     /* Boots: returns when the machine's process runs and the channel exists, not when the guest answers. */
     enum kelpie_status (*start)(struct backend_instance *instance, const struct host_wait *wait,
                                 struct kelpie_error *err);
