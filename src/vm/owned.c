@@ -78,6 +78,7 @@ static void follow(struct kelpie_vm *vm) {
         snprintf(vm->exit_text, sizeof(vm->exit_text), "%.511s", told.exit_text);
     }
     vm->state = told.state;
+    vm->live_shares = told.live_shares;
     vm->machine_alive = (BIT(told.state) & AT_WORK) != 0;
     vm->stopping = !crashed; /* a machine that is not there was wanted to end */
     bool reachable = told.state == KELPIE_STATE_RUNNING || told.state == KELPIE_STATE_PAUSED;

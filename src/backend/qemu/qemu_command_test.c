@@ -92,6 +92,31 @@ static void nothing_comes_by_default_and_nothing_reboots(void **state) {
     free(command);
 }
 
+/* The daemon at the other end speaks virtio 1 only, which a microvm's devices do not by themselves. */
+static void a_shared_folder_is_a_modern_device(void **state) {
+    (void)state;
+    struct qemu_description description = plain();
+    struct qemu_command *command = build(&description);
+    assert_int_equal(count_of(command, "force-legacy"), 0);
+    free(command);
+    description.share_fds[0] = 30;
+    description.share_fds[7] = 37;
+    command = build(&description);
+    assert_string_equal(value_of(command, "-global", 0), "virtio-mmio.force-legacy=off");
+    assert_int_equal(count_of(command, "force-legacy"), 1);
+    assert_int_equal(count_of(command, "socket,id=share0,fd=30"), 1);
+    assert_int_equal(count_of(command, "vhost-user-fs-device,chardev=share0,tag=kelpie0"), 1);
+    assert_int_equal(count_of(command, "socket,id=share7,fd=37"), 1);
+    assert_int_equal(count_of(command, "vhost-user-fs-device,chardev=share7,tag=kelpie7"), 1);
+    assert_int_equal(count_of(command, "vhost-user-fs"), 2);
+    free(command);
+    description.machine = QEMU_MACHINE_Q35;
+    command = build(&description);
+    assert_int_equal(count_of(command, "vhost-user-fs-pci"), 2);
+    assert_int_equal(count_of(command, "force-legacy"), 0);
+    free(command);
+}
+
 static void q35_has_pci_devices(void **state) {
     (void)state;
     struct qemu_description description = plain();
@@ -247,6 +272,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(machine_is_as_described),
         cmocka_unit_test(nothing_comes_by_default_and_nothing_reboots),
+        cmocka_unit_test(a_shared_folder_is_a_modern_device),
         cmocka_unit_test(q35_has_pci_devices),
         cmocka_unit_test(kernel_is_told_the_tsc_rate_when_emulated_only),
         cmocka_unit_test(kernel_args_come_last),
