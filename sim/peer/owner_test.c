@@ -22,6 +22,7 @@
 #define BUNDLE "/root/bundle"
 #define CHILD_COUNT 2
 #define LINE_COUNT 2000
+#define HUNG_EVENT_COUNT_MAX 5000 /* in two seconds */
 #define KILL_SIGNAL 9
 #define COUNTER "i=0; while true; do i=$((i+1)); echo $i; done"
 #define ARGV(...) ((const char *const[]){__VA_ARGS__, NULL})
@@ -256,17 +257,21 @@ static void be_killed_reading(void) {
     sleep_for(WAIT_MS * 1000);
 }
 
+static void fill_counter(void) {
+    told.id = 0;
+    told.offset = 0;
+    for (size_t i = 1, used = 0; i <= LINE_COUNT; i++) {
+        used += (size_t)snprintf(told.text + used, sizeof(told.text) - used, "%zu\n", i);
+    }
+}
+
 static void body_client_killed(void) {
     static void (*reader)(void) = be_killed_reading;
     struct kelpie_error err = {0};
     struct kelpie_vm *vm = make("reader");
     struct kelpie_exec *exec = NULL;
     struct kelpie_chunk chunk = {.buffer = (char[1]){0}, .size = 1};
-    told.id = 0;
-    told.offset = 0;
-    for (size_t i = 1, used = 0; i <= LINE_COUNT; i++) {
-        used += (size_t)snprintf(told.text + used, sizeof(told.text) - used, "%zu\n", i);
-    }
+    fill_counter();
     struct sim_process *process = client_start(&reader);
     while (told.offset == 0) {
         sleep_for(sim_choose(&world->choices, 1000));
@@ -281,6 +286,26 @@ static void body_client_killed(void) {
     assert_true(chunk.offset <= told.offset); /* again, perhaps; nothing is left out */
     (void)read_counter(exec, chunk.offset + 1, told.offset + 500);
     kelpie_exec_close(exec);
+    kelpie_vm_destroy(vm);
+    expect_removed("reader");
+}
+
+/* It holds the VM and does not read what comes. The owner waits, and does not look again and again. */
+static void body_client_hangs(void) {
+    static void (*reader)(void) = be_killed_reading;
+    struct kelpie_vm *vm = make("reader");
+    fill_counter();
+    struct sim_process *process = client_start(&reader);
+    while (told.offset == 0) {
+        sleep_for(1000);
+    }
+    process->hung = true;
+    sleep_for(WAIT_MS * 100);
+    uint64_t before = world->event_count;
+    sleep_for(WAIT_MS * 100);
+    assert_true(world->event_count - before < HUNG_EVENT_COUNT_MAX);
+    sim_process_kill(process, KILL_SIGNAL);
+    sim_process_forget(process);
     kelpie_vm_destroy(vm);
     expect_removed("reader");
 }
@@ -350,7 +375,7 @@ static void run_all(void **state) {
 int main(int argc, char **argv) {
     static void (*bodies[])(void) = {
         body_life,          body_owner_killed,    body_owner_killed_and_removed,
-        body_client_killed, body_wrong_arguments,
+        body_client_killed, body_wrong_arguments, body_client_hangs,
     };
     const struct CMUnitTest tests[] = {
         {"test_a_life_with_an_owner", run_all, NULL, NULL, &bodies[0]},
@@ -358,6 +383,7 @@ int main(int argc, char **argv) {
         {"test_what_a_killed_owner_had_is_removed", run_all, NULL, NULL, &bodies[2]},
         {"test_a_client_is_killed", run_all, NULL, NULL, &bodies[3]},
         {"test_an_owner_is_started_wrongly", run_all, NULL, NULL, &bodies[4]},
+        {"test_a_client_that_hangs_is_waited_for_idly", run_all, NULL, NULL, &bodies[5]},
         cmocka_unit_test(test_the_power_goes),
     };
     if (argc > 1) {
