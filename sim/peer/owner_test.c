@@ -211,6 +211,22 @@ static void body_owner_killed(void) {
     expect_removed("orphan");
 }
 
+/* Who takes it over fails, says so, and leaves it to the next. */
+static void body_adopted_in_vain(void) {
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = make("orphan");
+    sim_process_kill((struct sim_process *)(uintptr_t)owner_process(), KILL_SIGNAL);
+    kelpie_vm_close(vm);
+    world->faults.ppm[SIM_FAULT_SOCKET_LISTEN_FAILS] = SIM_PPM;
+    FAILS(kelpie_vm_open(host, "orphan", &vm, &err), KELPIE_IO_FAILED);
+    world->faults.ppm[SIM_FAULT_SOCKET_LISTEN_FAILS] = 0;
+    OK(kelpie_vm_open(host, "orphan", &vm, &err));
+    OK(kelpie_vm_start(vm, &err));
+    echo(vm, "again");
+    kelpie_vm_destroy(vm);
+    expect_removed("orphan");
+}
+
 static void body_owner_killed_and_removed(void) {
     struct kelpie_error err = {0};
     struct kelpie_vm *vm = make("orphan");
@@ -374,8 +390,13 @@ static void run_all(void **state) {
 
 int main(int argc, char **argv) {
     static void (*bodies[])(void) = {
-        body_life,          body_owner_killed,    body_owner_killed_and_removed,
-        body_client_killed, body_wrong_arguments, body_client_hangs,
+        body_life,
+        body_owner_killed,
+        body_owner_killed_and_removed,
+        body_client_killed,
+        body_wrong_arguments,
+        body_client_hangs,
+        body_adopted_in_vain,
     };
     const struct CMUnitTest tests[] = {
         {"test_a_life_with_an_owner", run_all, NULL, NULL, &bodies[0]},
@@ -384,6 +405,7 @@ int main(int argc, char **argv) {
         {"test_a_client_is_killed", run_all, NULL, NULL, &bodies[3]},
         {"test_an_owner_is_started_wrongly", run_all, NULL, NULL, &bodies[4]},
         {"test_a_client_that_hangs_is_waited_for_idly", run_all, NULL, NULL, &bodies[5]},
+        {"test_it_is_adopted_in_vain", run_all, NULL, NULL, &bodies[6]},
         cmocka_unit_test(test_the_power_goes),
     };
     if (argc > 1) {
