@@ -5,6 +5,7 @@
 #include "base/assert.h"
 #include "sim/peer/busybox.h"
 #include "sim/peer/firecracker.h"
+#include "sim/peer/krun.h"
 #include "sim/peer/owner.h"
 #include "sim/peer/passt.h"
 #include "sim/peer/qemu.h"
@@ -17,6 +18,7 @@ static const struct sim_program programs[] = {
     {"busybox", peer_busybox_main, false},
     {PEER_FIRECRACKER_PROGRAM, peer_firecracker_main, false},
     {PEER_OWNER_PROGRAM, peer_owner_main, true},
+    {PEER_KRUN_PROGRAM, peer_krun_main, false},
 };
 
 const struct sim_program *sim_program_find(const char *name) {
