@@ -116,6 +116,7 @@ struct sim_process *sim_process_start(struct sim_machine *machine,
     process->main_argument = options->argument;
     process->immune = options->immune;
     process->owner = options->owner;
+    process->death = options->client ? SIM_FAULT_CLIENT_KILLED : SIM_FAULT_PROCESS_KILLED;
     process->holder_count = 1; /* the caller's, until sim_process_forget() */
     if (!sim_fiber_create(process, "main", own_main, process)) {
         process->ended = true;
@@ -385,6 +386,7 @@ static enum kelpie_status spawn(struct sim_process *parent, const struct host_pr
     child->parent = spec->detached ? NULL : parent;
     child->dies_with_parent = spec->dies_with_owner;
     child->immune = parent->immune;
+    child->death = program->tidy ? SIM_FAULT_VM_OWNER_KILLED : SIM_FAULT_PROCESS_KILLED;
     struct host_process *process = NULL;
     if (argv_copy(child, spec->argv) && give_fds(parent, child, spec)) {
         process = child_handle(parent, child);

@@ -226,8 +226,9 @@ struct sim_process {
     int id;
     uint32_t uid;
     char program[SIM_NAME_SIZE_MAX + 1];
-    bool immune; /* no fault hits it or its host calls */
-    bool owner;  /* a user of the library: faults of owners hit it */
+    bool immune;          /* no fault hits it or its host calls */
+    bool owner;           /* a user of the library: faults of owners hit it */
+    enum sim_fault death; /* of another: what ends it by a signal */
     bool dies_with_parent;
     bool doomed; /* its parent is gone, and it dies of that */
     bool hung;
@@ -255,6 +256,7 @@ struct sim_process_options {
     void *argument;
     bool immune;
     bool owner;
+    bool client; /* a user beside the owner, whose death is a fault of its own */
 };
 
 /* A process without parent. It stays known until sim_process_forget(), also after its end. NULL: no memory. */
