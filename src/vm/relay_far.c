@@ -185,7 +185,11 @@ static enum relay_step pass_detach(struct vm_relay *relay) {
         return RELAY_BROKEN;
     }
     if (exec) { /* else it crossed an ATTACHED that said no */
+        bool attaching = exec->attaching;
         relay_let_go(exec);
+        if (attaching) {
+            refuse_attach(relay, ECANCELED); /* the guest's own answer is nobody's any more */
+        }
         vm_channel_flush(relay->vm);
     }
     return RELAY_PASSED;
