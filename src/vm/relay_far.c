@@ -158,6 +158,7 @@ static enum relay_step pass_attach(struct vm_relay *relay) {
         struct kelpie_exec *handle = vm_session_find_yielded(vm, id);
         if (handle) {
             vm_session_take_back(handle);
+            vm_channel_flush(vm); /* it attaches again, whether anybody else speaks or not */
         }
         refuse_attach(relay, EAGAIN);
         return RELAY_PASSED;
