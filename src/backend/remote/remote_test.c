@@ -526,6 +526,94 @@ static void test_programs_that_do_not_start(void **state) {
     assert_int_equal(unsetenv("KELPIE_PROGRAM"), 0);
 }
 
+/* ---- No memory for JSON ---------------------------------------------------------------------------- */
+
+/* Of this thread: the nth allocation from now on fails, and all behind it; 0: none. */
+static _Thread_local unsigned json_fails_at;
+static _Thread_local unsigned json_count;
+
+static void *json_allocate(size_t size) {
+    json_count += json_fails_at != 0;
+    return json_fails_at != 0 && json_count >= json_fails_at ? NULL : malloc(size);
+}
+
+static enum kelpie_status ask_all(struct kelpie_vm *vm, int which, struct kelpie_error *err) {
+    struct kelpie_snapshot snapshot;
+    struct kelpie_fork_child children[2] = {0};
+    const struct kelpie_snapshot_options options = {.parent = "parent"};
+    const struct kelpie_command command = {.argv = ARGV("true")};
+    uint32_t id = 0;
+    switch (which) {
+    case 0:
+        return kelpie_vm_stop(vm, 1000, err);
+    case 1:
+        return kelpie_vm_snapshot(vm, "bundle", &options, &snapshot, err);
+    case 2:
+        return kelpie_vm_restore(vm, "bundle", NULL, err);
+    case 3:
+        return kelpie_vm_fork(vm, NULL, 2, children, err);
+    case 4:
+        return kelpie_mock_fail(vm, KELPIE_MOCK_START, 1, err);
+    default:
+        return kelpie_vm_run_detached(vm, &command, &id, err);
+    }
+}
+
+/* Nothing is said, then, and the next request is. */
+static void hazard_d2_no_memory_for_a_request(void **state) {
+    (void)state;
+    struct script script = {.answer = "{" FINE ", \"value\": {}, \"exec_id\": 7}"};
+    struct kelpie_vm *vm = create_good(&script);
+    for (int which = 0; which < 6; which++) {
+        unsigned failed = 0;
+        enum kelpie_status status = KELPIE_NO_MEMORY;
+        for (; status != KELPIE_OK; failed++) {
+            struct kelpie_error err = {0};
+            json_count = 0;
+            json_fails_at = failed + 1;
+            status = ask_all(vm, which, &err);
+            json_fails_at = 0;
+            assert_int_equal(err.status, status);
+            assert_true(status == KELPIE_OK || strlen(err.message) > 5);
+            assert_true(failed < 1000);
+        }
+        assert_true(failed > 2);
+    }
+    OK(kelpie_vm_pause(vm, NULL));
+    kelpie_vm_close(vm);
+    forget(&script);
+}
+
+static void hazard_d2_no_memory_for_a_config(void **state) {
+    (void)state;
+    enum kelpie_status status = KELPIE_NO_MEMORY;
+    unsigned failed = 0;
+    static const struct kelpie_owner owner = {.program = "./owner"};
+    const struct kelpie_disk disk = {.path = "disk"};
+    const struct kelpie_config config = {.owner = &owner,
+                                         .backend = "mock",
+                                         .kernel = "bzImage",
+                                         .disks = &disk,
+                                         .disk_count = 1,
+                                         .host = host};
+    for (; status != KELPIE_OK; failed++) {
+        struct script script = {0};
+        struct kelpie_error err = {0};
+        struct kelpie_vm *vm = NULL;
+        owner_host_play(play, &script);
+        json_count = 0;
+        json_fails_at = failed + 1;
+        status = kelpie_vm_create(&config, &vm, &err);
+        json_fails_at = 0;
+        assert_int_equal(err.status, status);
+        assert_true(status == KELPIE_OK || (!vm && strlen(err.message) > 5));
+        assert_true(failed < 1000);
+        kelpie_vm_close(vm);
+        forget(&script);
+    }
+    assert_true(failed > 10);
+}
+
 /* ---- Opening one ---------------------------------------------------------------------------------- */
 
 /* Nobody owns it: an owner is started, and another one's may have been quicker. */
@@ -553,6 +641,7 @@ static void test_a_vm_without_an_owner_gets_one(void **state) {
 
 static int set_up(void **state) {
     (void)state;
+    json_set_alloc_funcs(json_allocate, free);
     if (!store_fixture_set_up(&fixture)) {
         return -1;
     }
@@ -580,6 +669,8 @@ int main(void) {
         cmocka_unit_test(hazard_e1_a_cancel_that_is_not_answered),
         cmocka_unit_test(test_paths_are_absolute),
         cmocka_unit_test(test_programs_that_do_not_start),
+        cmocka_unit_test(hazard_d2_no_memory_for_a_request),
+        cmocka_unit_test(hazard_d2_no_memory_for_a_config),
         cmocka_unit_test(test_a_vm_without_an_owner_gets_one),
     };
     return cmocka_run_group_tests_name("remote", tests, set_up, tear_down);
