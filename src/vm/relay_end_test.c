@@ -282,6 +282,97 @@ static void test_a_queue_has_a_limit(void **state) {
     close_fixture(fixture);
 }
 
+/* ---- A guest that breaks the protocol ------------------------------------------------------------- */
+
+enum wrong {
+    STARTED_TWICE,
+    STARTED_CUT,
+    DATA_OF_STDIN,
+    DATA_FROM_FAR,
+    DATA_CUT,
+    ACK_OF_STDOUT,
+    ACK_FROM_FAR,
+    ACK_CUT,
+    ENDED_CUT,
+    ATTACHED_UNASKED,
+    WRONG_COUNT
+};
+
+static void write_wrong(struct cursor_writer *writer, uint32_t id, enum wrong wrong) {
+    struct protocol_started started = {0};
+    struct protocol_data data = {
+        .stream = PROTOCOL_STDOUT, .bytes = (const uint8_t *)"x", .size = 1};
+    struct protocol_ack ack = {.stream = PROTOCOL_STDIN};
+    const struct protocol_attached attached = {0};
+    switch (wrong) {
+    case STARTED_TWICE:
+    case STARTED_CUT:
+        protocol_encode_started(writer, id, &started);
+        break;
+    case DATA_OF_STDIN:
+    case DATA_FROM_FAR:
+    case DATA_CUT:
+        data.stream = wrong == DATA_OF_STDIN ? PROTOCOL_STDIN : PROTOCOL_STDOUT;
+        data.offset = wrong == DATA_FROM_FAR ? 1000 : 0;
+        protocol_encode_data(writer, id, &data);
+        break;
+    case ACK_OF_STDOUT:
+    case ACK_FROM_FAR:
+    case ACK_CUT:
+        ack.stream = wrong == ACK_OF_STDOUT ? PROTOCOL_STDOUT : PROTOCOL_STDIN;
+        ack.offset = wrong == ACK_FROM_FAR ? 1000 : 0;
+        protocol_encode_ack(writer, id, &ack);
+        break;
+    case ENDED_CUT:
+    case ATTACHED_UNASKED:
+    case WRONG_COUNT:
+    default:
+        protocol_encode_attached(writer, id, &attached);
+        break;
+    }
+}
+
+/* Its relay ends, and nobody else suffers; a session that is not the far end's hears nothing of it. */
+static void hazard_e4_a_guest_that_breaks_the_protocol(void **state) {
+    (void)state;
+    struct fixture *fixture = open_fixture();
+    for (enum wrong wrong = STARTED_TWICE; wrong < WRONG_COUNT; wrong++) {
+        uint8_t bytes[512];
+        struct cursor_writer writer = cursor_writer_init(bytes, sizeof(bytes));
+        struct protocol_decoder decoder;
+        uint8_t *buffer = malloc(PROTOCOL_FRAME_SIZE_MAX);
+        size_t room = 0;
+        struct protocol_frame frame;
+        assert_non_null(buffer);
+        start_cat(fixture, fixture->first);
+        cursor_write_bytes(&writer, PROTOCOL_SYNC, PROTOCOL_SYNC_SIZE);
+        write_wrong(&writer, fixture->first, wrong);
+        assert_false(writer.failed);
+        protocol_decoder_init(&decoder, buffer, PROTOCOL_FRAME_SIZE_MAX);
+        uint8_t *space = protocol_decoder_space(&decoder, &room);
+        memcpy(space, bytes, writer.size);
+        protocol_decoder_filled(&decoder, writer.size);
+        assert_int_equal(protocol_decoder_next(&decoder, &frame), PROTOCOL_RESULT_FRAME);
+        if (wrong == ENDED_CUT) {
+            frame.type = PROTOCOL_ENDED;
+        }
+        if (wrong == STARTED_CUT || wrong == DATA_CUT || wrong == ACK_CUT || wrong == ENDED_CUT) {
+            frame.payload_size = 1;
+        }
+        vm_lock(fixture->vm);
+        assert_true(vm_session_handle(fixture->vm, &frame)); /* the channel goes on */
+        if (!fixture->relay->ended) {
+            fail_msg("the relay goes on after %d", (int)wrong);
+        }
+        vm_unlock(fixture->vm);
+        free(buffer);
+        close_relay(fixture);
+        open_relay(fixture);
+        expect_vm_works(fixture->vm);
+    }
+    close_fixture(fixture);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(hazard_c6_last_words_of_who_no_longer_listens),
@@ -292,6 +383,7 @@ int main(void) {
         cmocka_unit_test(test_a_session_for_which_there_is_no_memory),
         cmocka_unit_test(test_a_queue_for_which_there_is_no_memory),
         cmocka_unit_test(test_a_queue_has_a_limit),
+        cmocka_unit_test(hazard_e4_a_guest_that_breaks_the_protocol),
     };
     return cmocka_run_group_tests_name("relay ends", tests, NULL, NULL);
 }
