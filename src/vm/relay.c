@@ -124,6 +124,7 @@ void relay_let_go(struct kelpie_exec *exec) {
     if (!file && (exec->started || exec->offsets_known)) {
         vm_session_note_offsets(exec);
     }
+    vm_session_give_up_attach(exec);
     exec->closed = true;
     exec->release_wanted = file && !exec->lost; /* nobody can take it up */
     exec->relay = NULL;
