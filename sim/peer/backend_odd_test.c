@@ -12,6 +12,7 @@
 #include "base/assert.h"
 #include "sim/world.h"
 
+#define ODD_COUNT 5
 #define FOLDER "/root/"
 #define DISK FOLDER "disk"
 #define BUNDLE FOLDER "bundle"
@@ -242,8 +243,60 @@ static void test_little_memory_is_named_where_it_is_little(void **state) {
     run_world(1, "qemu", no_guest);
 }
 
+/* ---- libkrun -------------------------------------------------------------------------------------- */
+
+static void only_its_own_kernel(void) {
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = NULL;
+    struct kelpie_config config = config_make();
+    FAILS(kelpie_vm_create(&config, &vm, &err), KELPIE_BAD_CONFIG);
+    assert_string_equal(err.field, "kernel");
+    assert_non_null(strstr(err.message, "no bzImage"));
+    config.kernel = NULL; /* $KELPIE_KERNEL is for those that boot any */
+    vm = vm_start(&config);
+    struct kelpie_snapshot snapshot;
+    FAILS(kelpie_vm_snapshot(vm, BUNDLE, NULL, &snapshot, &err), KELPIE_UNSUPPORTED);
+    kelpie_vm_destroy(vm);
+}
+
+/* Whatever its process says when it starts: an error, and then a VM that works. */
+static void a_process_out_of_its_mind(void) {
+    struct kelpie_error err = {0};
+    struct kelpie_config config = config_make();
+    config.kernel = SIM_KRUNFW_PATH;
+    kelpie_vm_destroy(vm_start(&config)); /* the initramfs is made: busybox has had its say */
+    for (int i = 0; i < ODD_COUNT; i++) {
+        struct kelpie_vm *vm = NULL;
+        world->faults.ppm[SIM_FAULT_PEER_GARBAGE] = SIM_PPM;
+        enum kelpie_status status = kelpie_vm_create(&config, &vm, &err);
+        if (status != KELPIE_INTERNAL && status != KELPIE_BACKEND_MISSING) {
+            fail_msg("create: %s: %s", kelpie_status_name(status), err.message);
+        }
+        assert_true(strlen(err.message) > 10);
+        world->faults.ppm[SIM_FAULT_PEER_GARBAGE] = 0;
+        OK(kelpie_vm_create(&config, &vm, &err));
+        world->faults.ppm[SIM_FAULT_PEER_GARBAGE] = SIM_PPM;
+        status = kelpie_vm_start(vm, &err);
+        if (status != KELPIE_INTERNAL && status != KELPIE_BOOT_TIMED_OUT) {
+            fail_msg("start: %s: %s", kelpie_status_name(status), err.message);
+        }
+        world->faults.ppm[SIM_FAULT_PEER_GARBAGE] = 0;
+        OK(kelpie_vm_start(vm, &err));
+        kelpie_vm_destroy(vm);
+    }
+}
+
+static void test_libkrun_is_not_trusted(void **state) {
+    (void)state;
+    run_world(1, "libkrun", only_its_own_kernel);
+    for (uint64_t seed = 1; seed <= SEED_COUNT; seed++) {
+        run_world(seed, "libkrun", a_process_out_of_its_mind);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_libkrun_is_not_trusted),
         cmocka_unit_test(test_each_backend_says_why_it_is_of_no_use),
         cmocka_unit_test(test_a_disk_outside_must_be_what_it_was),
         cmocka_unit_test(test_a_bundle_must_be_what_it_was),

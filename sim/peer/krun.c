@@ -69,18 +69,27 @@ static void refuse(struct krun *krun) {
                                      .text = "refused, for no reason that is told"});
 }
 
+/* Lines that are none, a path that is too long, and lines without an end. */
 static void send_garbage(struct krun *krun) {
-    static const char *const garbage[] = {
-        "nothing of the kind\n",
-        "found\t3\t2.0.0\t1\tx\ty\n",
-        "failed\t0\tof nothing\n",
-        "\n",
-        "console\n",
-    };
+    static const char *const garbage[] = {"nothing of the kind\n", "found\t3\t2.0.0\t1\tx\ty\n",
+                                          "failed\t0\tof nothing\n", "\n", "console\n"};
+    char path[HOST_PATH_SIZE_MAX + 2];
     krun_check(krun);
-    static_assert(ARRAY_SIZE(garbage) > 0, "there is some");
-    write_words(krun, KRUN_CHILD_CONTROL,
-                garbage[sim_peer_choose(krun->peer, ARRAY_SIZE(garbage))]);
+    uint64_t choice = sim_peer_choose(krun->peer, ARRAY_SIZE(garbage) + 2);
+    ASSERT(choice < ARRAY_SIZE(garbage) + 2);
+    if (choice < ARRAY_SIZE(garbage)) {
+        write_words(krun, KRUN_CHILD_CONTROL, garbage[choice]);
+        return;
+    }
+    memset(path, 'x', sizeof(path) - 1);
+    path[sizeof(path) - 1] = '\0';
+    for (size_t i = 0; i < (choice > ARRAY_SIZE(garbage) ? PEER_KRUN_GARBAGE_COUNT : 1); i++) {
+        say(krun, &(struct krun_message){.word = KRUN_WORD_FOUND,
+                                         .abi = 2,
+                                         .version = "2.0.0",
+                                         .library = path,
+                                         .kernel = PEER_KRUN_KERNEL});
+    }
 }
 
 static void chatter(struct krun *krun) {

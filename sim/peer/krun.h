@@ -14,6 +14,7 @@
 #define PEER_KRUN_SLOW_S_MAX 40 /* an answer comes so late, at the most */
 #define PEER_KRUN_LAST_WORDS_MS 1000
 #define PEER_KRUN_CHATTER_COUNT_MAX 4096
+#define PEER_KRUN_GARBAGE_COUNT 100 /* lines, more than an owner reads for one answer */
 
 int peer_krun_main(const struct sim_peer *peer);
 
