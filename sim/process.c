@@ -11,7 +11,6 @@
 #include "sim/world.h"
 
 #define FIRST_FD 3
-#define OWNER_UID 1000
 #define KILL_SIGNAL 9
 #define USAGE_PROCESS_BYTES 4194304u
 
@@ -72,7 +71,7 @@ static struct sim_process *process_create(struct sim_machine *machine, const cha
     process->machine = machine;
     process->handles = handles;
     process->id = ++world->process_id_last;
-    process->uid = OWNER_UID;
+    process->uid = SIM_USER_ID;
     process->objects.next = process->objects.previous = &process->objects;
     snprintf(process->program, sizeof(process->program), "%s", program);
     process->next = world->processes;
@@ -81,11 +80,11 @@ static struct sim_process *process_create(struct sim_machine *machine, const cha
     return process;
 }
 
-/* What it holds when its main function is done is what it forgot. */
-static void note_leaks(struct sim_process *process) {
+/* What it holds when its main function is done is what it forgot, but for `kept` descriptors that it was started with. */
+static void note_leaks(struct sim_process *process, size_t kept) {
     ASSERT(!process->ended);
     ASSERT(process->fiber_count > 0);
-    size_t kept = process->host.constant_fd_plus_one > 0 ? 1 : 0;
+    kept += process->host.constant_fd_plus_one > 0 ? 1 : 0;
     if (process->handle_count > kept || process->object_count > 0 || process->fiber_count > 1) {
         sim_world_fail(process->world,
                        "leak: %s ended with %zu descriptors, %zu objects, %zu threads left",
@@ -99,7 +98,7 @@ static void own_main(void *argument) {
     ASSERT(process->main);
     ASSERT(!process->ended && process->fiber_count > 0);
     int code = process->main(process->main_argument);
-    note_leaks(process);
+    note_leaks(process, 0);
     process->exit = (struct host_process_exit){.code = code};
     sim_process_kill(process, 0);
 }
@@ -265,6 +264,9 @@ static void program_main(void *argument) {
     };
     ASSERT(peer.argc > 0);
     int code = program->main(&peer);
+    if (program->tidy) {
+        note_leaks(process, FIRST_FD);
+    }
     process->exit = (struct host_process_exit){.code = code};
     ASSERT(process->world == world);
     sim_process_kill(process, 0);

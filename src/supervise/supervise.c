@@ -368,7 +368,7 @@ static void serve(struct owner *owner) {
 static void finish(struct owner *owner) {
     struct kelpie_error ignored;
     ASSERT(owner->vm);
-    ASSERT(owner->listen_fd != HOST_FD_NONE || owner->is_new);
+    ASSERT(owner->record);
     owner_lock(owner);
     bool remove = owner->removal_asked;
     owner_unlock(owner);
