@@ -284,7 +284,9 @@ enum kelpie_status vm_owned_stop(struct kelpie_vm *vm, uint32_t timeout_ms,
                                  struct kelpie_error *err) {
     struct host_wait wait;
     ASSERT(vm_is_owned(vm));
-    uint64_t stop_ms = timeout_ms != 0 ? timeout_ms : vm->config->stop_timeout_ms;
+    uint64_t stop_ms = timeout_ms == 0                     ? vm->config->stop_timeout_ms
+                       : timeout_ms == KELPIE_STOP_AT_ONCE ? 0
+                                                           : timeout_ms;
     TRY(request_begin(vm, stop_ms + vm->config->operation_timeout_ms, &wait, err));
     ASSERT(vm->owner_request_count > 0);
     return request_end(vm, vm->ops->owner->stop(vm->instance, timeout_ms, &wait, err), AT_WORK);
