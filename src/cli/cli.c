@@ -30,6 +30,24 @@ static void command_check(const struct cli_command *command) {
     ASSERT(command->run);
 }
 
+const char *cli_subcommand_word(const struct cli_command *subcommand) {
+    const char *space = strchr(subcommand->name, ' ');
+    ASSERT(space);
+    ASSERT(space[1] != 0);
+    return space + 1;
+}
+
+const struct cli_command *cli_find_subcommand(const struct cli_command *command, const char *word) {
+    ASSERT(command);
+    ASSERT(word);
+    for (size_t i = 0; command->subcommands && command->subcommands[i]; i++) {
+        if (strcmp(cli_subcommand_word(command->subcommands[i]), word) == 0) {
+            return command->subcommands[i];
+        }
+    }
+    return NULL;
+}
+
 const struct cli_command *cli_find(const struct cli_table *table, const char *name) {
     table_check(table);
     ASSERT(name);

@@ -65,6 +65,8 @@ struct cli_command {
     const struct option_table *options;
     int (*run)(const struct cli_table *table, struct option_words *words);
     const char *alias; /* another name; or NULL */
+    const struct cli_command *const *
+        subcommands; /* each with a name of two words, this one's first; NULL-terminated; or NULL */
     enum cli_group group;
     bool hidden; /* not for people: neither help nor completion lists it */
     enum cli_operand operands[CLI_OPERAND_KIND_MAX]; /* its words in their order */
@@ -117,6 +119,12 @@ extern const struct cli_command cli_completion;
 
 /* The command of that name or alias, or NULL. */
 const struct cli_command *cli_find(const struct cli_table *table, const char *name);
+
+/* The command's own subcommand of that second word, or NULL. */
+const struct cli_command *cli_find_subcommand(const struct cli_command *command, const char *word);
+
+/* The second word of a subcommand's name. */
+const char *cli_subcommand_word(const struct cli_command *subcommand);
 
 /* Says that there is no such command, and the nearest that there is. Returns the exit code. */
 int cli_unknown(const struct cli_table *table, const char *name);

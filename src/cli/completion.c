@@ -31,6 +31,20 @@ const char *completion_list(enum cli_operand operand) {
     return lists[operand];
 }
 
+void completion_each(const struct cli_table *table, completion_writer *write, FILE *stream) {
+    ASSERT(table->count > 0);
+    ASSERT(write);
+    for (size_t i = 0; i < table->count; i++) {
+        const struct cli_command *command = table->commands[i];
+        if (!command->hidden) {
+            write(table, command, stream);
+        }
+        for (size_t j = 0; command->subcommands && command->subcommands[j]; j++) {
+            write(table, command->subcommands[j], stream);
+        }
+    }
+}
+
 /* "auto" and the backends. */
 static void list_backends(char *words, size_t size) {
     struct kelpie_backend backends[KELPIE_BACKEND_COUNT_MAX];

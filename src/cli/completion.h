@@ -28,6 +28,11 @@ struct completion_value completion_of_value(const struct option_spec *spec);
 /* The words behind `kelpie` that list names of that kind; NULL: there are none, such as for files. */
 const char *completion_list(enum cli_operand operand);
 
+/* Calls it for each command and subcommand that is for people. */
+typedef void completion_writer(const struct cli_table *table, const struct cli_command *command,
+                               FILE *stream);
+void completion_each(const struct cli_table *table, completion_writer *write, FILE *stream);
+
 void completion_bash(const struct cli_table *table, FILE *stream);
 void completion_zsh(const struct cli_table *table, FILE *stream);
 void completion_fish(const struct cli_table *table, FILE *stream);

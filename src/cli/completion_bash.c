@@ -45,7 +45,7 @@ static const char tail[] =
     "    fi\n"
     "    # How many words stand before this one that are no options and no values of one.\n"
     "    local index=0 word i\n"
-    "    for ((i = 2; i < COMP_CWORD; i++)); do\n"
+    "    for ((i = first; i < COMP_CWORD; i++)); do\n"
     "        word=${COMP_WORDS[i]}\n"
     "        if [[ $word == -- ]]; then\n"
     "            return\n"
@@ -133,7 +133,7 @@ static void write_command(const struct cli_table *table, const struct cli_comman
                           FILE *stream) {
     ASSERT(command);
     ASSERT(stream);
-    fprintf(stream, "    %s%s%s)\n        options='", command->name, command->alias ? "|" : "",
+    fprintf(stream, "    '%s'%s%s)\n        options='", command->name, command->alias ? "|" : "",
             command->alias ? command->alias : "");
     write_options(command, false, stream);
     fputs("'\n        values='", stream);
@@ -176,22 +176,35 @@ static void write_values(const struct cli_table *table, const struct cli_command
     }
 }
 
+/* The second word is a command too, and those behind it are that one's. */
+static void write_subcommands(const struct cli_command *command, FILE *stream) {
+    ASSERT(command);
+    ASSERT(stream);
+    if (!command->subcommands) {
+        return;
+    }
+    fprintf(stream, "    %s)\n        if ((COMP_CWORD == 2)); then\n            _kelpie_words '",
+            command->name);
+    for (size_t i = 0; command->subcommands[i]; i++) {
+        fprintf(stream, "%s%s", i > 0 ? " " : "", cli_subcommand_word(command->subcommands[i]));
+    }
+    fputs("'\n            return\n        fi\n"
+          "        command+=\" ${COMP_WORDS[2]}\" first=3\n        ;;\n",
+          stream);
+}
+
 void completion_bash(const struct cli_table *table, FILE *stream) {
     ASSERT(table->count > 0);
     ASSERT(stream);
     fputs(head, stream);
     write_commands(table, stream);
     fputs("_kelpie_value() {\n    case \"$command $option\" in\n", stream);
-    for (size_t i = 0; i < table->count; i++) {
-        if (!table->commands[i]->hidden) {
-            write_values(table, table->commands[i], stream);
-        }
-    }
+    completion_each(table, write_values, stream);
     fputs("    esac\n}\n\n"
           "_kelpie() {\n"
           "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}\n"
           "    local kelpie=${COMP_WORDS[0]} command=${COMP_WORDS[1]}\n"
-          "    local options='' values='' option='' repeat='' operands=()\n"
+          "    local options='' values='' option='' repeat='' operands=() first=2\n"
           "    COMPREPLY=()\n"
           "    if ((COMP_CWORD == 1)); then\n"
           "        _kelpie_commands\n"
@@ -200,10 +213,10 @@ void completion_bash(const struct cli_table *table, FILE *stream) {
           "    case $command in\n",
           stream);
     for (size_t i = 0; i < table->count; i++) {
-        if (!table->commands[i]->hidden) {
-            write_command(table, table->commands[i], stream);
-        }
+        write_subcommands(table->commands[i], stream);
     }
+    fputs("    esac\n    case $command in\n", stream);
+    completion_each(table, write_command, stream);
     fputs("    *) return ;;\n    esac\n"
           "    # --name VALUE and --name=VALUE, where bash has cut at the '='.\n"
           "    if [[ $cur == = ]]; then\n"

@@ -21,7 +21,8 @@ static void write_text(const char *text, FILE *stream) {
 static void write_condition(const struct cli_command *command, FILE *stream) {
     ASSERT(command);
     ASSERT(stream);
-    fprintf(stream, "complete -c kelpie -n '__kelpie_is %s%s%s", command->name,
+    fprintf(stream, "complete -c kelpie -n '%s %s%s%s",
+            strchr(command->name, ' ') ? "__kelpie_is_sub" : "__kelpie_is", command->name,
             command->alias ? " " : "", command->alias ? command->alias : "");
 }
 
@@ -71,16 +72,27 @@ static void write_operand(const struct cli_command *command, enum cli_operand op
     }
 }
 
-static void write_command(const struct cli_command *command, FILE *stream) {
+static void write_name(const struct cli_command *command, const char *name, FILE *stream) {
+    const char *space = strchr(name, ' ');
     ASSERT(command);
     ASSERT(stream);
-    const char *const names[] = {command->name, command->alias};
-    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-        if (names[i]) {
-            fprintf(stream, "complete -c kelpie -n __fish_use_subcommand -a %s -d '", names[i]);
-            write_text(command->summary, stream);
-            fputs("'\n", stream);
-        }
+    if (space) {
+        fprintf(stream, "complete -c kelpie -n '__kelpie_before_sub %.*s' -a %s -d '",
+                (int)(space - name), name, space + 1);
+    } else {
+        fprintf(stream, "complete -c kelpie -n __fish_use_subcommand -a %s -d '", name);
+    }
+    write_text(command->summary, stream);
+    fputs("'\n", stream);
+}
+
+static void write_command(const struct cli_table *table, const struct cli_command *command,
+                          FILE *stream) {
+    ASSERT(table);
+    ASSERT(command);
+    write_name(command, command->name, stream);
+    if (command->alias) {
+        write_name(command, command->alias, stream);
     }
     struct option_found found = options_at(command->options, 0);
     for (size_t i = 1; found.spec; i++) {
@@ -112,15 +124,19 @@ void completion_fish(const struct cli_table *table, FILE *stream) {
           "    set -l words (commandline -opc)\n"
           "    test (count $words) -ge 2; and contains -- $words[2] $argv\n"
           "end\n"
+          "function __kelpie_before_sub # the subcommand of COMMAND is typed now\n"
+          "    set -l words (commandline -opc)\n"
+          "    test (count $words) -eq 2; and test $words[2] = $argv[1]\n"
+          "end\n"
+          "function __kelpie_is_sub # COMMAND SUBCOMMAND\n"
+          "    set -l words (commandline -opc)\n"
+          "    test (count $words) -ge 3; and test \"$words[2..3]\" = \"$argv\"\n"
+          "end\n"
           "function __kelpie_rm # kelpie snapshots rm\n"
           "    set -l words (commandline -opc)\n"
           "    test (count $words) -ge 3; and test $words[3] = rm\n"
           "end\n"
           "complete -c kelpie -f\ncomplete -c kelpie -s h -l help -d 'show this help'\n",
           stream);
-    for (size_t i = 0; i < table->count; i++) {
-        if (!table->commands[i]->hidden) {
-            write_command(table->commands[i], stream);
-        }
-    }
+    completion_each(table, write_command, stream);
 }

@@ -92,10 +92,11 @@ static void write_option(const struct option_spec *spec, FILE *stream) {
     fputs("' \\\n", stream);
 }
 
-static void write_command(const struct cli_command *command, FILE *stream) {
+static void write_command(const struct cli_table *table, const struct cli_command *command,
+                          FILE *stream) {
+    ASSERT(table);
     ASSERT(command);
-    ASSERT(stream);
-    fprintf(stream, "    %s%s%s)\n        _arguments -s -S : \\\n", command->name,
+    fprintf(stream, "    '%s'%s%s)\n        _arguments -s -S : \\\n", command->name,
             command->alias ? "|" : "", command->alias ? command->alias : "");
     struct option_found found = options_at(command->options, 0);
     for (size_t i = 1; found.spec; i++) {
@@ -111,6 +112,38 @@ static void write_command(const struct cli_command *command, FILE *stream) {
     fputs("\n        ;;\n", stream);
 }
 
+static void write_description(const struct cli_command *command, const char *name, FILE *stream) {
+    ASSERT(command);
+    ASSERT(name);
+    fprintf(stream, "        '%s:", name);
+    write_text(command->summary, stream);
+    fputs("'\n", stream);
+}
+
+/* The second word is a command too, and those behind it are that one's. */
+static void write_subcommands(const struct cli_command *command, FILE *stream) {
+    ASSERT(command);
+    ASSERT(stream);
+    if (!command->subcommands) {
+        return;
+    }
+    fprintf(stream, "    %s)\n        local -a commands=(\n", command->name);
+    for (size_t i = 0; command->subcommands[i]; i++) {
+        const struct cli_command *subcommand = command->subcommands[i];
+        write_description(subcommand, cli_subcommand_word(subcommand), stream);
+    }
+    fputs("        )\n"
+          "        if ((CURRENT == 2)); then\n"
+          "            _describe -t commands command commands\n"
+          "            return\n"
+          "        fi\n"
+          "        command+=\" $words[2]\"\n"
+          "        shift words\n"
+          "        ((CURRENT--))\n"
+          "        ;;\n",
+          stream);
+}
+
 void completion_zsh(const struct cli_table *table, FILE *stream) {
     ASSERT(table->count > 0);
     ASSERT(stream);
@@ -121,9 +154,7 @@ void completion_zsh(const struct cli_table *table, FILE *stream) {
         const char *const names[] = {command->name, command->alias};
         for (size_t j = 0; j < ARRAY_SIZE(names) && !command->hidden; j++) {
             if (names[j]) {
-                fprintf(stream, "        '%s:", names[j]);
-                write_text(command->summary, stream);
-                fputs("'\n", stream);
+                write_description(command, names[j], stream);
             }
         }
     }
@@ -136,13 +167,14 @@ void completion_zsh(const struct cli_table *table, FILE *stream) {
           "    fi\n"
           "    shift words\n"
           "    ((CURRENT--))\n"
-          "    case $words[1] in\n",
+          "    local command=$words[1]\n"
+          "    case $command in\n",
           stream);
     for (size_t i = 0; i < table->count; i++) {
-        if (!table->commands[i]->hidden) {
-            write_command(table->commands[i], stream);
-        }
+        write_subcommands(table->commands[i], stream);
     }
+    fputs("    esac\n    case $command in\n", stream);
+    completion_each(table, write_command, stream);
     fputs("    esac\n}\n"
           "# Autoloaded from $fpath the file is the function; sourced it only defines it.\n"
           "if [[ $funcstack[1] == _kelpie ]]; then\n"

@@ -8,6 +8,7 @@
 #include "cli/machine_options.h"
 #include "cli/names.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 
 struct create_options {
     struct machine_options machine;
@@ -91,12 +92,17 @@ static int create_with(struct create_options *options) {
         .labels = options->machine.labels.count > 0 ? options->machine.labels.values : NULL,
     };
     struct creation creation = {.vm = NULL};
+    struct progress progress;
+    progress_init(&progress, !options->json);
+    progress_show(&progress, "creating a VM"); /* a kernel may have to be fetched */
     enum kelpie_status status = complete(&options->machine, &err);
     if (status == KELPIE_OK) {
         creation.config = machine_options_config(&options->machine);
         creation.config.owner = &owner;
         status = names_try(options->machine.name, create_named, &creation, &err);
     }
+    progress_clear(&progress);
+    progress_deinit(&progress);
     if (status != KELPIE_OK) {
         output_error(&create_table, &err);
         if (status == KELPIE_NOT_FOUND && options->machine.image) {

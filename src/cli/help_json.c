@@ -41,7 +41,11 @@ int cli_help_json(const struct cli_table *table) {
     ASSERT(table->count > 0);
     json_t *commands = json_array();
     for (size_t i = 0; i < table->count; i++) {
+        const struct cli_command *const *subcommands = table->commands[i]->subcommands;
         json_array_append_new(commands, json_of_command(table->commands[i]));
+        for (size_t j = 0; subcommands && subcommands[j]; j++) {
+            json_array_append_new(commands, json_of_command(subcommands[j]));
+        }
     }
     return output_json(json_pack("{s:s, s:o}", "version", kelpie_version(), "commands", commands),
                        CLI_EXIT_OK);

@@ -198,28 +198,17 @@ const struct cli_command cli_image_rm = {
 /* ---- The table -------------------------------------------------------------------------------- */
 
 static const struct cli_command *const subcommands[] = {
-    &cli_image_build,
-    &cli_image_ls,
-    &cli_image_rm,
-    &cli_image_inspect,
+    &cli_image_build, &cli_image_ls, &cli_image_rm, &cli_image_inspect, NULL,
 };
-
-/* The second word of its name. */
-static const char *short_name(const struct cli_command *command) {
-    const char *space = strchr(command->name, ' ');
-    ASSERT(space);
-    ASSERT(space[1] != 0);
-    return space + 1;
-}
 
 static int unknown(const char *name) {
     struct kelpie_error err;
     struct suggestion suggestion = suggestion_init(name, strlen(name));
     ASSERT(name);
-    for (size_t i = 0; i < ARRAY_SIZE(subcommands); i++) {
-        suggestion_offer(&suggestion, short_name(subcommands[i]));
+    ASSERT(subcommands[0]);
+    for (size_t i = 0; subcommands[i]; i++) {
+        suggestion_offer(&suggestion, cli_subcommand_word(subcommands[i]));
     }
-    ASSERT(ARRAY_SIZE(subcommands) > 0);
     error_set(&err, KELPIE_BAD_CONFIG, "there is no command image %.60s%s%s%s", name,
               suggestion.best ? "; did you mean " : "", suggestion.best ? suggestion.best : "",
               suggestion.best ? "?" : "");
@@ -240,12 +229,8 @@ static int image_run(const struct cli_table *table, struct option_words *words) 
         return CLI_EXIT_FAILED;
     }
     const char *name = words->words[words->index++];
-    for (size_t i = 0; i < ARRAY_SIZE(subcommands); i++) {
-        if (strcmp(name, short_name(subcommands[i])) == 0) {
-            return subcommands[i]->run(table, words);
-        }
-    }
-    return unknown(name);
+    const struct cli_command *subcommand = cli_find_subcommand(&cli_image, name);
+    return subcommand ? subcommand->run(table, words) : unknown(name);
 }
 
 const struct cli_command cli_image = {
@@ -266,5 +251,6 @@ const struct cli_command cli_image = {
                 "kelpie run debian -- python3 -c 'print(1)'\n",
     .options = &no_options,
     .run = image_run,
+    .subcommands = subcommands,
     .group = CLI_GROUP_IMAGES,
 };

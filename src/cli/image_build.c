@@ -6,6 +6,7 @@
 #include "cli/human.h"
 #include "cli/image.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 
 struct build_options {
     const char *dir;
@@ -113,7 +114,13 @@ static int build(const char *name, const struct kelpie_image_options *source, bo
     int code = CLI_EXIT_OK;
     ASSERT(name);
     ASSERT(source->path);
-    if (kelpie_image_build(NULL, name, source, &image, &err) != KELPIE_OK) {
+    struct progress progress;
+    progress_init(&progress, !json);
+    progress_show(&progress, "building %s of %s", name, source->path);
+    enum kelpie_status status = kelpie_image_build(NULL, name, source, &image, &err);
+    progress_clear(&progress);
+    progress_deinit(&progress);
+    if (status != KELPIE_OK) {
         return build_failed(&err, json);
     }
     if (json) {

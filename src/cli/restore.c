@@ -7,6 +7,7 @@
 #include "cli/cli.h"
 #include "cli/names.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "cli/verb.h"
 #include "cli/vm_json.h"
 
@@ -122,11 +123,16 @@ static int restore_with(const struct restore_options *options, const char *snaps
                 .track = options->track,
                 .timeout_ms = options->timeout_ms},
     };
+    struct progress progress;
+    progress_init(&progress, !options->json);
+    progress_show(&progress, "restoring %s", snapshot);
     enum kelpie_status status =
         kelpie_snapshot_path(NULL, snapshot, restoring->path, sizeof(restoring->path), &err);
     if (status == KELPIE_OK) {
         status = restore_as(restoring, name, &err);
     }
+    progress_clear(&progress);
+    progress_deinit(&progress);
     int code = CLI_EXIT_FAILED;
     if (status == KELPIE_OK) {
         code = tell(restoring->vm, options->json);

@@ -9,6 +9,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "cli/suggest.h"
 #include "kelpie_store.h"
 
@@ -175,8 +176,13 @@ static int tell(struct work *work, bool json) {
     int code = CLI_EXIT_OK;
     json_t *array = json ? json_array() : NULL;
     ASSERT(array || !json);
+    struct progress progress;
+    progress_init(&progress, work->verb->doing && !json);
     for (size_t i = 0; i < work->count; i++) {
+        progress_show(&progress, "%s %s", work->verb->doing ? work->verb->doing : "",
+                      work->names[i]);
         await_result(work, i);
+        progress_clear(&progress);
         struct result *result = &work->results[i];
         const char *name = work->names[i];
         if (json) {
@@ -191,6 +197,7 @@ static int tell(struct work *work, bool json) {
         }
         json_decref(result->note.json);
     }
+    progress_deinit(&progress);
     if (json) {
         return output_json(array, code);
     }

@@ -36,6 +36,7 @@ struct verb_note {
 struct verb {
     enum kelpie_status (*apply)(const char *name, const struct verb_options *options,
                                 struct verb_note *note, struct kelpie_error *err);
+    const char *doing;            /* told of the VM that is waited for, on a terminal; or NULL */
     const char *wrong_state_hint; /* what to do about WRONG_STATE; or NULL */
     const char *not_found_hint;   /* about NOT_FOUND; NULL: how VMs are listed */
 };

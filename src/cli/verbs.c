@@ -22,7 +22,7 @@ static enum kelpie_status with_vm(const char *name, const struct verb_options *o
 }
 
 /* A verb's function, its command's function and its row of `verb`, around one call. */
-#define VERB(verb_name, call_name, hint)                                                           \
+#define VERB(verb_name, call_name, doing_text)                                                     \
     static enum kelpie_status verb_name##_apply(                                                   \
         const char *name, const struct verb_options *options, struct verb_note *note,              \
         struct kelpie_error *err) {                                                                \
@@ -31,7 +31,7 @@ static enum kelpie_status with_vm(const char *name, const struct verb_options *o
         return with_vm(name, options, call_name, err);                                             \
     }                                                                                              \
     static int verb_name##_run(const struct cli_table *table, struct option_words *words) {        \
-        static const struct verb verb = {.apply = verb_name##_apply, .wrong_state_hint = hint};    \
+        static const struct verb verb = {.apply = verb_name##_apply, .doing = doing_text};         \
         ASSERT(table);                                                                             \
         ASSERT(words);                                                                             \
         return verb_run(&cli_##verb_name, &verb, words);                                           \
@@ -83,12 +83,12 @@ static enum kelpie_status resume_vm(struct kelpie_vm *vm, const struct verb_opti
     return kelpie_vm_resume(vm, err);
 }
 
-VERB(start, start_vm, NULL)
-VERB(stop, stop_vm, NULL)
+VERB(start, start_vm, "starting")
+VERB(stop, stop_vm, "stopping")
 VERB(kill, kill_vm, NULL)
-VERB(restart, restart_vm, NULL)
-VERB(pause, pause_vm, NULL)
-VERB(resume, resume_vm, NULL)
+VERB(restart, restart_vm, "restarting")
+VERB(pause, pause_vm, "pausing")
+VERB(resume, resume_vm, "resuming")
 
 static enum kelpie_status rm_apply(const char *name, const struct verb_options *options,
                                    struct verb_note *note, struct kelpie_error *err) {

@@ -21,7 +21,7 @@
 #define LOOKS_MAX 100
 
 /* A host of this test's: what some of its calls say is up to the test. */
-static struct host *test_host;
+static struct host *machine;
 static const struct host_ops *own_ops;
 static struct host_ops ops;
 static uint64_t looks;       /* at the clock */
@@ -33,26 +33,26 @@ static char folder[64];
 static int set_up(void **state) {
     (void)state;
     snprintf(folder, sizeof(folder), "/tmp/kelpie-copy-XXXXXX");
-    if (host_linux_create(&test_host, NULL) != KELPIE_OK || !mkdtemp(folder)) {
+    if (host_linux_create(&machine, NULL) != KELPIE_OK || !mkdtemp(folder)) {
         return -1;
     }
-    own_ops = test_host->ops;
+    own_ops = machine->ops;
     ops = *own_ops;
-    forever = host_wait_ms(test_host, 600000, HOST_FD_NONE);
+    forever = host_wait_ms(machine, 600000, HOST_FD_NONE);
     return 0;
 }
 
 static int tear_down(void **state) {
     (void)state;
     int result = rmdir(folder); /* fails, and with it the test, when something is left */
-    test_host->ops = own_ops;
-    host_destroy(test_host);
+    machine->ops = own_ops;
+    host_destroy(machine);
     return result;
 }
 
 static int memory_file(uint64_t size) {
     int fd = HOST_FD_NONE;
-    assert_int_equal(host_memory_file(test_host, "file", size, &fd, NULL), KELPIE_OK);
+    assert_int_equal(host_memory_file(machine, "file", size, &fd, NULL), KELPIE_OK);
     return fd;
 }
 
@@ -61,7 +61,7 @@ static int make_source(void) {
     static char data[DATA_SIZE];
     int fd = memory_file(DATA_SIZE + HOLE_SIZE);
     memset(data, 'd', sizeof(data));
-    assert_int_equal(host_file_write_at(test_host, fd, data, sizeof(data), 0, NULL), KELPIE_OK);
+    assert_int_equal(host_file_write_at(machine, fd, data, sizeof(data), 0, NULL), KELPIE_OK);
     return fd;
 }
 
@@ -80,16 +80,16 @@ static void hazard_D1_a_copy_ends_with_its_time(void **state) {
     char expected[SNAPSHOT_CHECKSUM_SIZE];
     const struct host_wait wait = {.deadline_ns = UINT64_MAX - 1, .cancel_fd = HOST_FD_NONE};
     int source_fd = make_source();
-    assert_int_equal(snapshot_checksum_file(test_host, source_fd, DATA_SIZE + HOLE_SIZE, &forever,
-                                            expected, &err),
-                     KELPIE_OK);
+    assert_int_equal(
+        snapshot_checksum_file(machine, source_fd, DATA_SIZE + HOLE_SIZE, &forever, expected, &err),
+        KELPIE_OK);
     ops.monotonic_ns = clock_of_a_test;
-    test_host->ops = &ops;
+    machine->ops = &ops;
     enum kelpie_status status = KELPIE_TIMED_OUT;
     for (looks_until = 1; status != KELPIE_OK && looks_until < LOOKS_MAX; looks_until++) {
         int target_fd = memory_file(0);
         looks = 0;
-        status = snapshot_copy_sparse(test_host, source_fd, target_fd, DATA_SIZE + HOLE_SIZE, &wait,
+        status = snapshot_copy_sparse(machine, source_fd, target_fd, DATA_SIZE + HOLE_SIZE, &wait,
                                       checksum, &err);
         assert_true(status == KELPIE_OK || status == KELPIE_TIMED_OUT);
         assert_true(status == KELPIE_OK || looks == looks_until); /* it does not go on */
@@ -134,11 +134,11 @@ static enum kelpie_status data_behind(struct host *host, int fd, uint64_t offset
 static void expect_shorter(int source_fd) {
     struct kelpie_error err;
     int target_fd = memory_file(0);
-    test_host->ops = &ops;
-    assert_int_equal(snapshot_copy_sparse(test_host, source_fd, target_fd, DATA_SIZE + HOLE_SIZE,
+    machine->ops = &ops;
+    assert_int_equal(snapshot_copy_sparse(machine, source_fd, target_fd, DATA_SIZE + HOLE_SIZE,
                                           &forever, NULL, &err),
                      KELPIE_IO_FAILED);
-    test_host->ops = own_ops;
+    machine->ops = own_ops;
     assert_non_null(strstr(err.message, "became shorter"));
     close(target_fd);
 }
@@ -156,8 +156,8 @@ static void a_file_that_is_cut_meanwhile_is_no_copy(void **state) {
     ops.file_next_data = data_behind;
     expect_shorter(source_fd);
     int target_fd = memory_file(0);
-    assert_int_equal(snapshot_copy_sparse(test_host, source_fd, target_fd,
-                                          DATA_SIZE + HOLE_SIZE + 1, &forever, NULL, &err),
+    assert_int_equal(snapshot_copy_sparse(machine, source_fd, target_fd, DATA_SIZE + HOLE_SIZE + 1,
+                                          &forever, NULL, &err),
                      KELPIE_IO_FAILED); /* it was too short before */
     assert_non_null(strstr(err.message, "were expected"));
     close(target_fd);
@@ -178,16 +178,16 @@ static void a_file_is_mostly_holes_or_not(void **state) {
     struct host *faulty = NULL;
     const uint64_t size = SNAPSHOT_HOLES_SIZE_MIN;
     int fd = memory_file(size);
-    assert_true(snapshot_is_mostly_holes(test_host, fd, size));
-    assert_false(snapshot_is_mostly_holes(test_host, fd, size - 1));
+    assert_true(snapshot_is_mostly_holes(machine, fd, size));
+    assert_false(snapshot_is_mostly_holes(machine, fd, size - 1));
     ops.file_stat = stat_of_a_test;
-    test_host->ops = &ops;
+    machine->ops = &ops;
     allocated_size = size / SNAPSHOT_HOLES_RATIO - 1;
-    assert_true(snapshot_is_mostly_holes(test_host, fd, size));
+    assert_true(snapshot_is_mostly_holes(machine, fd, size));
     allocated_size++;
-    assert_false(snapshot_is_mostly_holes(test_host, fd, size));
-    test_host->ops = own_ops;
-    assert_int_equal(fault_host_create(test_host, &faulty, NULL), KELPIE_OK);
+    assert_false(snapshot_is_mostly_holes(machine, fd, size));
+    machine->ops = own_ops;
+    assert_int_equal(fault_host_create(machine, &faulty, NULL), KELPIE_OK);
     fault_host_arm(faulty, &(struct fault_plan){.nth = 1, .only = "file_stat"});
     assert_false(snapshot_is_mostly_holes(faulty, fd, size)); /* unknown: it is hashed on the way */
     host_destroy(faulty);
@@ -205,7 +205,7 @@ static void holes_are_hashed_late(void **state) {
     int fd = HOST_FD_NONE;
     int source_fd = memory_file(SNAPSHOT_HOLES_SIZE_MIN);
     snprintf(path, sizeof(path), "%s/bundle", folder);
-    assert_int_equal(snapshot_writer_create(test_host, path, 0, &writer, &err), KELPIE_OK);
+    assert_int_equal(snapshot_writer_create(machine, path, 0, &writer, &err), KELPIE_OK);
     struct snapshot_manifest *manifest = snapshot_writer_manifest(writer);
     snprintf(manifest->info.backend, sizeof(manifest->info.backend), "kvm");
     snprintf(manifest->info.architecture, sizeof(manifest->info.architecture), "x86_64");
@@ -218,13 +218,13 @@ static void holes_are_hashed_late(void **state) {
     assert_string_equal(manifest->parts[SNAPSHOT_PART_MEMORY].checksum, "");
     assert_int_equal(snapshot_writer_publish(writer, &forever, &snapshot, &err), KELPIE_OK);
     snapshot_writer_destroy(writer);
-    assert_int_equal(snapshot_reader_open(test_host, path, &reader, &err), KELPIE_OK);
+    assert_int_equal(snapshot_reader_open(machine, path, &reader, &err), KELPIE_OK);
     assert_int_equal(snapshot_reader_verify(reader, SNAPSHOT_PART_MEMORY, &forever, &err),
                      KELPIE_OK);
     assert_true(snapshot.bytes < SNAPSHOT_HOLES_SIZE_MIN / SNAPSHOT_HOLES_RATIO);
     snapshot_reader_close(reader);
     close(source_fd);
-    assert_int_equal(host_path_remove_folder(test_host, path, NULL), KELPIE_OK);
+    assert_int_equal(host_path_remove_folder(machine, path, NULL), KELPIE_OK);
 }
 
 #define COPY_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)

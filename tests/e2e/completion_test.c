@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -35,7 +36,12 @@ static int create_home(void **state) {
         result = kelpie_run(WORDS("start", names[i]), NULL);
         assert_int_equal(result.code, 0);
     }
-    struct kelpie_result result = kelpie_run(WORDS("snapshot", "web", "point"), NULL);
+    char tree[300];
+    snprintf(tree, sizeof(tree), "%s/tree", getenv("TMPDIR"));
+    assert_int_equal(mkdir(tree, 0700), 0);
+    struct kelpie_result result = kelpie_run(WORDS("image", "build", "root", "--dir", tree), NULL);
+    assert_int_equal(result.code, 0);
+    result = kelpie_run(WORDS("snapshot", "web", "point"), NULL);
     assert_int_equal(result.code, 0);
     return 0;
 }
@@ -81,6 +87,14 @@ static const struct {
     {{"cp", "we"}, "^web:\n$", NULL},
     {{"snapshots", ""}, "^rm\n$", "^rm"},
     {{"snapshots", "rm", ""}, "^point\n$", "^point\n$"},
+    {{"image", ""}, "^build\nls\nrm\ninspect\n$", "^build\t.*\ninspect\t.*\nls\t.*\nrm\t"},
+    {{"image", "ins"}, "^inspect\n$", "^inspect\t"},
+    {{"image", "rm", ""}, "^root\n$", NULL},
+    {{"image", "rm", "root", "ro"}, "^root\n$", NULL},
+    {{"image", "build", "--ma"}, "^--max-size\n$", "^--max-size\t"},
+    {{"image", "build", "x", "--tar", "/dev/nul"}, "^/dev/null\n$", NULL},
+    {{"image", "ls", "--q"}, "^--quiet\n$", "^--quiet\t"},
+    {{"image", "nothing", ""}, "^\n?$", "^$"},
     {{"help", "resto"}, "^restore\n$", "^restore"},
     {{"completion", "f"}, "^fish\n$", "^fish"},
 };
@@ -152,6 +166,8 @@ static void test_zsh(void **state) {
         "zpty -w shell $'kelpie create --backend mo\\t --name zed'; await 'zed'\n"
         "zpty -w shell $'kelpie verify poi\\t && print DO\\'\\'NE'; await DONE\n"
         "zpty -w shell $'kelpie snapshots r\\tpoi\\t && print GO\\'\\'NE'; await GONE\n"
+        "zpty -w shell $'kelpie image insp\tro\t && print IMA\'\'GE'; await IMAGE\n"
+        "zpty -w shell $'kelpie image build --he\t'; await 'usage: kelpie image build'\n"
         "zpty -d shell; print complete\n";
     struct kelpie_result result = kelpie_run_program(WORDS("zsh", "-f", "-c", script), NULL);
     expect(&result, "zsh", "complete\n$");

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <termios.h>
 
@@ -12,9 +13,9 @@
 
 #include "../support/command.h"
 
+#define WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
 #define RUN "kelpie", "run", "--backend", "mock"
 #define SH(script) "--", "sh", "-c", script
-#define WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
 #define SIZES "while true; do stty size; sleep 0.05; done"
 
 static struct command *start_on_terminal(const char *const *argv) {
@@ -131,6 +132,42 @@ static void test_json_shows_no_progress(void **state) {
     command_result_free(&result);
 }
 
+/* Each command that takes its time says on a terminal what it does, and leaves only what it prints there. */
+static void test_what_takes_time_is_told_meanwhile(void **state) {
+    (void)state;
+    static const char script[] =
+        "kelpie() { \"$KELPIE_PROGRAM\" \"$@\"; }; cd \"$TMPDIR\" && mkdir tree && "
+        "kelpie create --backend mock --name web && kelpie start web && "
+        "kelpie pause web && kelpie resume web && "
+        "kelpie snapshot web point && kelpie restore point again && "
+        "kelpie restart web && kelpie image build root --dir tree && "
+        "kelpie stop web again && echo QUIET && "
+        "kelpie start --json web && kelpie rm -f web again; rm -r tree";
+    static const char *const told[] = {
+        "creating a VM",         "starting web",    "pausing web",
+        "resuming web",          "restoring point", "restarting web",
+        "building root of tree", "stopping web",    "stopping again",
+    };
+    struct command_result result =
+        command_run(&(struct command_spec){.argv = WORDS("sh", "-c", script), .on_terminal = true});
+    if (result.code != 0) {
+        fail_msg("code %d, shown: %s", result.code, result.out);
+    }
+    const char *at = result.out;
+    for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
+        char line[128];
+        snprintf(line, sizeof(line), "kelpie: %s ...", told[i]);
+        at = strstr(at, line);
+        if (!at || !(at = strstr(at, "\033[K"))) {
+            fail_msg("%s is not told, or not taken away: %s", told[i], result.out);
+        }
+    }
+    at = strstr(at, "QUIET");
+    assert_non_null(at);
+    assert_null(strstr(at, "kelpie: "));
+    command_result_free(&result);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_command_gets_a_terminal_of_our_size),
@@ -142,6 +179,7 @@ int main(void) {
         cmocka_unit_test(test_a_terminal_sees_progress),
         cmocka_unit_test(test_progress_has_colour_unless_it_is_refused),
         cmocka_unit_test(test_json_shows_no_progress),
+        cmocka_unit_test(test_what_takes_time_is_told_meanwhile),
     };
     return cmocka_run_group_tests_name("kelpie run on a terminal", tests, NULL, NULL);
 }

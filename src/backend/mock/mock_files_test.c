@@ -39,6 +39,8 @@ static void test_what_lies_in_a_folder(void **state) {
     assert_false(mock_path_is_in("/ab", "/a"));
     assert_false(mock_path_is_in("/", "/"));
     assert_false(mock_path_is_in("/a", "/a"));
+    assert_string_equal(mock_path_name("/bin/sh"), "sh");
+    assert_string_equal(mock_path_name("sh"), "sh");
 }
 
 static void test_errors_are_those_of_linux(void **state) {
@@ -86,6 +88,46 @@ static void test_bytes_are_counted_and_bounded(void **state) {
     harness_stop(&harness);
 }
 
+static void test_links_and_contents_take_the_place_of_files(void **state) {
+    (void)state;
+    struct harness harness = harness_start();
+    struct mock_files *files = &harness.guest->files;
+    static uint8_t piece[1 << 20];
+    assert_int_equal(mock_files_open(files, "/tmp/f", false), 0);
+    uint64_t before = files->bytes;
+    assert_int_equal(mock_files_append(files, mock_files_find(files, "/tmp/f"), "1234567", 7), 0);
+    assert_int_equal(mock_files_link(files, "/tmp/f", "to", 2), 0); /* in the file's place */
+    assert_int_equal(mock_files_find(files, "/tmp/f")->type, MOCK_FILE_LINK);
+    assert_int_equal(files->bytes, before + 2);
+    assert_int_equal(mock_files_link(files, "/tmp", "to", 2), EEXIST);
+    assert_int_equal(mock_files_link(files, "/no/link", "to", 2), ENOENT);
+    struct mock_bytes content = mock_bytes_init(harness.host);
+    assert_int_equal(mock_files_replace(files, "/tmp", 0600, &content), EISDIR);
+    assert_int_equal(mock_files_replace(files, "/no/file", 0600, &content), ENOENT);
+    while (mock_bytes_append(&content, piece, sizeof(piece)) &&
+           content.size <= MOCK_FILE_BYTES_MAX) {
+    }
+    assert_int_equal(mock_files_replace(files, "/tmp/f", 0600, &content), ENOSPC);
+    assert_int_equal(mock_files_find(files, "/tmp/f")->type, MOCK_FILE_LINK); /* it stays */
+    mock_bytes_deinit(&content);
+    harness_stop(&harness);
+}
+
+static void test_growing_bytes_are_bounded(void **state) {
+    (void)state;
+    struct harness harness = harness_start();
+    struct mock_bytes bytes = mock_bytes_init(harness.host);
+    assert_true(mock_bytes_append(&bytes, "abc", 3));
+    assert_false(mock_bytes_append(&bytes, "", MOCK_BYTES_SIZE_MAX)); /* nothing of it is read */
+    assert_true(bytes.failed);
+    assert_false(mock_bytes_append(&bytes, "d", 1)); /* it stays so */
+    mock_bytes_deinit(&bytes);
+    assert_true(mock_bytes_append(&bytes, "abc", 3));
+    assert_false(mock_bytes_append(&bytes, "", SIZE_MAX));
+    mock_bytes_deinit(&bytes);
+    harness_stop(&harness);
+}
+
 static void test_files_are_bounded_in_number(void **state) {
     (void)state;
     struct harness harness = harness_start();
@@ -107,6 +149,8 @@ int main(void) {
         cmocka_unit_test(test_what_lies_in_a_folder),
         cmocka_unit_test(test_errors_are_those_of_linux),
         cmocka_unit_test(test_bytes_are_counted_and_bounded),
+        cmocka_unit_test(test_links_and_contents_take_the_place_of_files),
+        cmocka_unit_test(test_growing_bytes_are_bounded),
         cmocka_unit_test(test_files_are_bounded_in_number),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

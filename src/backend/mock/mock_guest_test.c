@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "backend/mock/mock_harness_test.h"
+#include "base/assert.h"
 
 static struct protocol_identity identity_of(uint8_t seed) {
     struct protocol_identity identity = {
@@ -223,6 +224,67 @@ static void test_a_flood_of_pings_is_answered_within_bounds(void **state) {
     harness_stop(&harness);
 }
 
+/* Not read, its answers wait for room; read, all of them come, in order. */
+static void test_answers_wait_for_room(void **state) {
+    (void)state;
+    struct harness harness = harness_start();
+    struct mock_guest *guest = harness.guest;
+    const uint64_t count = 4 * guest->send.capacity / PROTOCOL_HEADER_SIZE;
+    uint64_t answered = 0;
+    harness_hello(guest);
+    for (uint64_t sent = 0; sent < count; sent++) {
+        struct cursor_writer writer = harness_writer();
+        size_t room = 0;
+        protocol_encode_ping(&writer, PROTOCOL_PING, &(struct protocol_ping){.token = sent});
+        protocol_decoder_space(&guest->decoder, &room);
+        while (room < writer.size) { /* it takes no more until somebody reads */
+            assert_true(ring_room(&guest->send) < guest->send.capacity / 2);
+            struct protocol_frame frame = harness_next(guest);
+            struct protocol_ping pong;
+            assert_true(protocol_decode_ping(&frame, &pong));
+            assert_int_equal(pong.token, answered++);
+            mock_guest_turn(guest);
+            protocol_decoder_space(&guest->decoder, &room);
+        }
+        harness_receive(guest, writer.data, writer.size);
+    }
+    assert_true(answered > 0);
+    while (answered < count) {
+        struct protocol_frame frame = harness_next(guest);
+        struct protocol_ping pong;
+        assert_true(protocol_decode_ping(&frame, &pong));
+        assert_int_equal(pong.token, answered++);
+        mock_guest_turn(guest);
+    }
+    harness_stop(&harness);
+}
+
+/* What is asked without anything to it has no payload: with one it is no frame of ours. */
+static void test_questions_have_no_payload(void **state) {
+    static const enum protocol_type types[] = {PROTOCOL_STATUS, PROTOCOL_LIST, PROTOCOL_POWER_OFF};
+    (void)state;
+    struct harness harness = harness_start();
+    struct protocol_figures figures;
+    harness_hello(harness.guest);
+    harness_say(harness.guest, PROTOCOL_STATUS, 0);
+    struct protocol_frame frame = harness_next(harness.guest);
+    assert_int_equal(frame.type, PROTOCOL_FIGURES);
+    assert_true(protocol_decode_figures(&frame, &figures));
+    assert_int_equal(figures.memory_total_bytes, HARNESS_MEMORY_BYTES);
+    assert_true(figures.memory_available_bytes > 0);
+    assert_true(figures.memory_available_bytes <= figures.memory_total_bytes);
+    for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+        struct cursor_writer writer = harness_writer();
+        protocol_encode_ping(&writer, PROTOCOL_PING, &(struct protocol_ping){.token = 1});
+        writer.data[5] = (uint8_t)types[i];
+        harness_receive(harness.guest, writer.data, writer.size);
+        assert_int_equal(harness.guest->send.size, 0);
+        assert_false(harness.guest->powered_off);
+        harness_hello(harness.guest); /* from here on it understands again */
+    }
+    harness_stop(&harness);
+}
+
 static void test_release_kills_and_power_off_ends(void **state) {
     (void)state;
     struct harness harness = harness_start();
@@ -266,6 +328,8 @@ int main(void) {
         cmocka_unit_test(test_hazard_C1_entropy_decides_what_is_drawn),
         cmocka_unit_test(test_stdin_beyond_the_window_breaks_the_connection_only),
         cmocka_unit_test(test_a_flood_of_pings_is_answered_within_bounds),
+        cmocka_unit_test(test_answers_wait_for_room),
+        cmocka_unit_test(test_questions_have_no_payload),
         cmocka_unit_test(test_release_kills_and_power_off_ends),
         cmocka_unit_test(test_a_terminal_edits_lines),
     };

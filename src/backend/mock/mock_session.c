@@ -152,7 +152,7 @@ static bool env_fill(struct mock_strings *env, const struct protocol_exec *messa
                                        "sbin:/bin") &&
                  mock_strings_add(env, "HOME=/root");
     while (next && added) {
-        added = strchr(next, '=') ? mock_strings_put(env, next) : mock_strings_add(env, next);
+        added = mock_strings_put(env, next);
         next = protocol_strings_next(&cursor, end);
     }
     return added;

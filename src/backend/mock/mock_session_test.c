@@ -175,6 +175,48 @@ static void test_the_table_of_sessions_is_full(void **state) {
     harness_stop(&harness);
 }
 
+/* What a command is given beside its arguments: variables, and limits, one of which is ours. */
+static struct protocol_exec exec_of_env(void) {
+    static const char argv[] = "env";
+    static const char env[] = "A=1\0HOME=/tmp";
+    return (struct protocol_exec){
+        .working_dir = "/",
+        .argv = argv,
+        .argv_size = sizeof(argv),
+        .argv_count = 1,
+        .env = env,
+        .env_size = sizeof(env),
+        .env_count = 2,
+        .rlimit_count = 2,
+        .rlimits = {{.resource = 0, .soft = 5, .hard = 5}, {.resource = 7, .soft = 9, .hard = 9}},
+    };
+}
+
+static void test_what_a_command_is_given(void **state) {
+    (void)state;
+    struct harness harness = harness_start();
+    char out[HARNESS_OUTPUT_SIZE];
+    struct protocol_exec exec = exec_of_env();
+    struct cursor_writer writer = harness_writer();
+    harness_hello(harness.guest);
+    protocol_encode_exec(&writer, 1, &exec);
+    harness_receive(harness.guest, writer.data, writer.size);
+    harness_run(harness.guest, 5);
+    harness_output(harness.guest, 0, MOCK_OUT, out, sizeof(out));
+    assert_non_null(strstr(out, "A=1\n"));
+    assert_non_null(strstr(out, "HOME=/tmp\n"));
+    assert_null(strstr(out, "HOME=/root"));
+    assert_int_equal(harness.guest->sessions[0]->rlimit_nofile, 9);
+    writer = harness_writer();
+    exec.working_dir = "/bin/cat"; /* no folder */
+    protocol_encode_exec(&writer, 2, &exec);
+    harness_receive(harness.guest, writer.data, writer.size);
+    harness_run(harness.guest, 5);
+    assert_int_equal(harness.guest->sessions[1]->end, PROTOCOL_END_FAILED);
+    assert_int_equal(harness.guest->sessions[1]->end_value, ENOTDIR);
+    harness_stop(&harness);
+}
+
 /* ---- Files ------------------------------------------------------------------------------------ */
 
 static struct mock_session *open_file(struct mock_guest *guest, const struct protocol_file_put *put,
@@ -441,6 +483,7 @@ int main(void) {
         cmocka_unit_test(hazard_d1_a_wrong_frame_ends_the_connection_only),
         cmocka_unit_test(test_frames_out_of_place),
         cmocka_unit_test(test_signals_and_sizes_for_a_session_that_is_gone),
+        cmocka_unit_test(test_what_a_command_is_given),
         cmocka_unit_test(test_the_table_of_sessions_is_full),
         cmocka_unit_test(test_files_that_cannot_be_had),
         cmocka_unit_test(hazard_d5_a_file_is_whole_or_not_there),

@@ -85,6 +85,32 @@ static void test_commands_that_fail(void **state) {
     EXPECT("fi", 2, "", "sh: syntax error\n");
 }
 
+/* Scripts that are no text, or too much of it, from a file and from standard input. */
+static void test_scripts_that_are_none(void **state) {
+    (void)state;
+    EXPECT("dd if=/dev/zero bs=10 count=1 > /tmp/zeros; sh /tmp/zeros", 2, "",
+           "sh: the script is too long, or no text\n");
+    EXPECT("dd if=/dev/zero bs=1048576 count=2 > /tmp/zeros; sh < /tmp/zeros", 2, "",
+           "sh: the script is too long\n");
+    EXPECT("sh /nope", 2, "", "sh: can't open '/nope'\n");
+    EXPECT("sh < /tmp", 2, "", NULL);
+    EXPECT("sh -c", 2, "", "sh: -c requires an argument\n");
+    EXPECT("echo 'echo $1' > /tmp/s; sh /tmp/s a", 0, "a\n", "");
+    EXPECT("echo 'echo in' > /tmp/s; sh -l < /tmp/s; sh < /tmp/s", 0, "in\nin\n", "");
+}
+
+static void test_numbers_and_times(void **state) {
+    (void)state;
+    EXPECT("echo $((7 / -1)) $((7 % -1)) $((0 / 5))", 0, "-7 0 0\n", "");
+    EXPECT("i=9223372036854775807; echo $(((-i - 1) / -1))", 2, "", NULL);
+    EXPECT("echo $((1 % 0))", 2, "", "sh: divide by zero\n");
+    EXPECT("sleep 9999999999", 1, "", NULL);
+    EXPECT("sleep -1", 1, "", NULL);
+    EXPECT("sleep 1x", 1, "", NULL);
+    EXPECT("sleep .", 1, "", NULL);
+    EXPECT("sleep 0.001 && echo woke", 0, "woke\n", "");
+}
+
 static void test_children_in_the_background(void **state) {
     (void)state;
     EXPECT("sleep 0.02 & wait; echo waited", 0, "waited\n", "");
@@ -123,6 +149,8 @@ int main(void) {
         cmocka_unit_test(test_control),
         cmocka_unit_test(test_redirections),
         cmocka_unit_test(test_commands_that_fail),
+        cmocka_unit_test(test_scripts_that_are_none),
+        cmocka_unit_test(test_numbers_and_times),
         cmocka_unit_test(test_children_in_the_background),
         cmocka_unit_test(test_signals),
     };

@@ -6,10 +6,13 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
 
+#include "backend/mock/mock_limits.h"
+#include "base/assert.h"
 #include "protocol/protocol.h"
 
 #define WAIT_MS 10000
@@ -185,6 +188,81 @@ static void test_levers_fail_as_often_as_told(void **state) {
     fixture_stop(fixture);
 }
 
+/* What a bundle of this mock says of itself. */
+static void identify(struct fixture *fixture, struct snapshot_manifest *manifest) {
+    struct kelpie_error err;
+    struct snapshot_writer *writer = NULL;
+    struct host_wait wait = wait_of(fixture);
+    assert_int_equal(start(fixture), KELPIE_OK);
+    assert_int_equal(backend_mock_ops.pause(fixture->instance, &wait, &err), KELPIE_OK);
+    assert_int_equal(snapshot_writer_create(fixture->host, NULL, 0, &writer, &err), KELPIE_OK);
+    assert_int_equal(
+        backend_mock_ops.save(fixture->instance, KELPIE_SNAPSHOT_SUSPEND, writer, &wait, &err),
+        KELPIE_OK);
+    manifest->info = snapshot_writer_manifest(writer)->info;
+    snapshot_writer_destroy(writer);
+    stop(fixture);
+}
+
+/* A bundle in memory, with so many bytes of zeros for its state; SIZE_MAX: without. */
+static enum kelpie_status load(struct fixture *fixture, const char *architecture,
+                               const char *version, size_t state_size, struct kelpie_error *err) {
+    struct snapshot_writer *writer = NULL;
+    struct snapshot_reader *reader = NULL;
+    struct host_wait wait = wait_of(fixture);
+    int fd = HOST_FD_NONE;
+    assert_int_equal(snapshot_writer_create(fixture->host, NULL, 0, &writer, err), KELPIE_OK);
+    struct snapshot_manifest *manifest = snapshot_writer_manifest(writer);
+    identify(fixture, manifest);
+    if (architecture) {
+        snprintf(manifest->info.architecture, sizeof(manifest->info.architecture), "%s",
+                 architecture);
+    }
+    if (version) {
+        snprintf(manifest->info.backend_version, sizeof(manifest->info.backend_version), "%s",
+                 version);
+    }
+    if (state_size != SIZE_MAX) {
+        assert_int_equal(snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &fd, err), KELPIE_OK);
+        assert_int_equal(host_file_truncate(fixture->host, fd, state_size, err), KELPIE_OK);
+    }
+    assert_int_equal(snapshot_writer_read(writer, &reader, err), KELPIE_OK);
+    snapshot_writer_destroy(writer);
+    enum kelpie_status status = backend_mock_ops.load(fixture->instance, reader, &wait, err);
+    snapshot_reader_close(reader);
+    return status;
+}
+
+static void test_a_bundle_of_another_is_refused(void **state) {
+    static const struct {
+        const char *architecture;
+        const char *version;
+        size_t state_size;
+        enum kelpie_status status;
+        const char *field;
+    } cases[] = {
+        {"mips", NULL, 8, KELPIE_SNAPSHOT_INCOMPATIBLE, "architecture"},
+        {NULL, "0", 8, KELPIE_SNAPSHOT_INCOMPATIBLE, "backend_version"},
+        {NULL, NULL, SIZE_MAX, KELPIE_SNAPSHOT_CORRUPT, "state"},
+        {NULL, NULL, 0, KELPIE_SNAPSHOT_CORRUPT, "state"},
+        {NULL, NULL, 8, KELPIE_SNAPSHOT_CORRUPT, "state"},
+        {NULL, NULL, (size_t)MOCK_STATE_SIZE_MAX + 1, KELPIE_SNAPSHOT_CORRUPT, "state"},
+    };
+    (void)state;
+    struct fixture *fixture = fixture_start(&(struct fixture){0});
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct kelpie_error err = {0};
+        assert_int_equal(
+            load(fixture, cases[i].architecture, cases[i].version, cases[i].state_size, &err),
+            cases[i].status);
+        assert_string_equal(err.field, cases[i].field);
+    }
+    assert_int_equal(start(fixture), KELPIE_OK); /* it is as it was */
+    say_hello(fixture);
+    expect_answer(fixture);
+    fixture_stop(fixture);
+}
+
 static void test_it_never_comes_by_itself(void **state) {
     (void)state;
     struct fixture *fixture = fixture_start(&(struct fixture){0});
@@ -206,6 +284,7 @@ int main(void) {
         cmocka_unit_test(test_a_boot_takes_its_time),
         cmocka_unit_test(test_a_paused_machine_is_silent),
         cmocka_unit_test(test_levers_fail_as_often_as_told),
+        cmocka_unit_test(test_a_bundle_of_another_is_refused),
         cmocka_unit_test(test_it_never_comes_by_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,6 +4,7 @@
  * ISIG, ICRNL, ONLCR): what is typed is echoed, collected until the line ends, and only then readable.
  */
 #include <signal.h>
+#include <string.h>
 
 #include "backend/mock/mock_session.h"
 #include "base/assert.h"
@@ -85,8 +86,11 @@ enum mock_read mock_tty_read(struct mock_session *session, void *buffer, size_t 
     ASSERT(*size > 0);
     struct mock_bytes *ready = &session->tty_ready;
     if (ready->size > 0) {
-        struct ring view = {ready->data, ready->size, 0, ready->size};
-        *size = ring_peek(&view, 0, buffer, *size);
+        /* One line at most, as a terminal's reader gets it: the next one may be another process's. */
+        const uint8_t *newline = memchr(ready->data, '\n', ready->size);
+        const size_t there = newline ? (size_t)(newline - ready->data) + 1 : ready->size;
+        *size = min_size(*size, there);
+        memcpy(buffer, ready->data, *size);
         mock_bytes_drop(ready, *size);
         return MOCK_READ_BYTES;
     }
