@@ -187,7 +187,7 @@ $(KRUN_FAKE_FOLDER)/libkrunfw.so.5.0.0: tests/krun/fake_krunfw.c
 	@mkdir -p $(@D)
 	$(CC) -shared $(CFLAGS_ALL) -MF $@.d -Wl,-soname,libkrunfw.so.5 $< -o $@
 
-KRUN_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/krun/*_test.c src/backend/libkrun/*_test.c))
+KRUN_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/krun/*_test.c src/backend/libkrun/*_test.c src/backend/vz/*_test.c))
 $(KRUN_TEST_OBJECTS): CFLAGS_COMMON += -DKRUN_FAKE_FOLDER='"$(KRUN_FAKE_FOLDER)/"'
 $(KRUN_TEST_OBJECTS): $(KRUN_FAKES) $(KRUN_FAKE_FOLDER)/libkrunfw.so.5.0.0
 
@@ -402,6 +402,14 @@ bench: all $(if $(BENCH_SOURCES),$(BUILD)/bench/bench $(BUILD)/bench/floor) ## m
 .PHONY: lab-bench
 lab-bench: all $(BUILD)/bench/bench ## measure our monitor beside QEMU, with KVM in the lab; print a table and write build/lab-bench.json
 	@BUILD=$(BUILD) tools/lab-bench $(RUNS)
+
+# The vz backend's Objective-C: on another system than macOS, its syntax and types, against declarations of ours (tests/vz/).
+VZ_FLAGS := -x objective-c -fobjc-runtime=macosx-14 -fblocks -fobjc-arc -std=gnu17 -D_GNU_SOURCE -Iinclude -Isrc \
+            -Wall -Wextra -Werror -Wshadow
+.PHONY: vz-syntax
+vz-syntax: ## check the syntax of what runs on macOS only
+	@$(CLANG) -fsyntax-only $(VZ_FLAGS) $(if $(filter Darwin,$(shell uname)),,-D__APPLE__ -Itests/vz) \
+		src/backend/vz/vz_machine.m
 
 # ---- how the code looks --------------------------------------------------------------------------
 
