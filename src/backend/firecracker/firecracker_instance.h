@@ -48,6 +48,8 @@ struct backend_instance {
     struct firecracker_client client;
     struct firecracker_link *link;
     int channel_fd;
+    bool
+        lost; /* the guest let go of its channel, and the process was killed for it; under the lock */
 };
 
 /* What Firecracker is started with: descriptors that it opens again by number. */
@@ -73,7 +75,7 @@ KELPIE_CHECKED enum kelpie_status firecracker_process_start(struct backend_insta
 /* Kills what still runs and gives back everything of the running machine, disks included. */
 void firecracker_process_take_down(struct backend_instance *instance);
 
-/* What ended it, for messages; NULL: nothing that is known. Under the lock, or by an operation. */
+/* What ended it, for messages; NULL: nothing that is known. Under the lock. */
 const char *firecracker_reason(struct backend_instance *instance);
 
 /* A request of the API. A Firecracker that is gone, or says what is no answer, is CRASHED, with how it ended. */

@@ -18,6 +18,8 @@ struct firecracker_link {
     struct host_condition *changed;
     int wake_event;
     int exit_fd; /* the process's; HOST_FD_NONE: not known yet */
+    void (*on_lost)(void *argument);
+    void *argument;
     bool stop;
     bool expecting;
     bool drop_wanted;
@@ -27,7 +29,9 @@ struct firecracker_link {
     int stream_fd;  /* the connection; HOST_FD_NONE: waiting */
     int channel_fd; /* our end of the channel; HOST_FD_NONE: it has ended */
     bool was_connected;
-    bool heard; /* something came of the connection */
+    uint64_t
+        lost_ns; /* the connection ended, and nobody expected it: until then it is waited for an end; 0: it did not */
+    bool heard;  /* something came of the connection */
     struct ring to_guest;
     struct ring to_host;
     uint8_t to_guest_bytes[FIRECRACKER_RING_SIZE];
@@ -98,6 +102,7 @@ static void end_channel(struct firecracker_link *link) {
     }
     shut(link, &link->channel_fd);
     shut(link, &link->stream_fd);
+    link->lost_ns = 0;
     ASSERT(link->channel_fd == HOST_FD_NONE);
 }
 
@@ -140,6 +145,9 @@ static void accept_one(struct firecracker_link *link) {
     if (link->stream_fd != HOST_FD_NONE && expecting) {
         disconnect(link);
     }
+    if (link->lost_ns != 0) {
+        end_channel(link); /* the guest is back, and does not know what is lost */
+    }
     if (link->stream_fd != HOST_FD_NONE || link->channel_fd == HOST_FD_NONE) {
         host_close(link->host, fd);
         return;
@@ -153,11 +161,24 @@ static void stream_ended(struct firecracker_link *link) {
     host_mutex_lock(link->lock);
     bool expecting = link->expecting;
     host_mutex_unlock(link->lock);
-    if (expecting || !link->heard) { /* a call that the guest gave up: it calls again */
-        disconnect(link);
-    } else {
-        end_channel(link);
+    bool lost = !expecting && link->heard; /* else: a call that the guest gave up; it calls again */
+    disconnect(link);
+    if (lost) {
+        link->lost_ns = host_monotonic_ns(link->host) + FIRECRACKER_LOST_MS * HOST_NS_PER_MS;
     }
+}
+
+/* The guest did not come back, and its machine did not end. */
+static void give_up(struct firecracker_link *link) {
+    link_check(link);
+    ASSERT(link->lost_ns != 0);
+    host_mutex_lock(link->lock);
+    void (*on_lost)(void *argument) = link->on_lost;
+    host_mutex_unlock(link->lock);
+    if (on_lost) {
+        on_lost(link->argument);
+    }
+    end_channel(link);
 }
 
 /* ---- The thread ------------------------------------------------------------------------------- */
@@ -232,8 +253,13 @@ static void link_main(void *argument) {
     link_check(link);
     ASSERT(link->listen_fd != HOST_FD_NONE);
     while (obey(link, items)) {
-        const struct host_wait forever = {.deadline_ns = UINT64_MAX, .cancel_fd = HOST_FD_NONE};
-        enum kelpie_status status = host_poll(link->host, items, ITEM_COUNT, &forever, NULL);
+        const struct host_wait wait = {.deadline_ns = link->lost_ns ? link->lost_ns : UINT64_MAX,
+                                       .cancel_fd = HOST_FD_NONE};
+        enum kelpie_status status = host_poll(link->host, items, ITEM_COUNT, &wait, NULL);
+        if (status == KELPIE_TIMED_OUT && link->lost_ns != 0) {
+            give_up(link);
+            continue;
+        }
         if (status != KELPIE_OK) {
             end_channel(link); /* blind: nothing can be carried any more */
             break;
@@ -296,11 +322,14 @@ enum kelpie_status firecracker_link_open(struct host *host, const char *path,
     return KELPIE_OK;
 }
 
-void firecracker_link_watch(struct firecracker_link *link, int exit_fd) {
+void firecracker_link_watch(struct firecracker_link *link, int exit_fd,
+                            void (*on_lost)(void *argument), void *argument) {
     ASSERT(link);
     ASSERT(exit_fd != HOST_FD_NONE);
     host_mutex_lock(link->lock);
     link->exit_fd = exit_fd;
+    link->on_lost = on_lost;
+    link->argument = argument;
     host_event_set(link->host, link->wake_event);
     host_mutex_unlock(link->lock);
 }

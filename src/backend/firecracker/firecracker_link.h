@@ -18,7 +18,9 @@
  * has said its last frame before), because Firecracker does not: until the guest is spoken to, such a connection looks alive and
  * what is written into it is lost. In the connection after that we say PROTOCOL_SYNC first (protocol.h), at which the guest's decoder,
  * which scans for it, takes up frames again; its sessions have not noticed. A connection that ends when nobody
- * expects it ends the channel: bytes may be lost. So does the end of the process.
+ * expects it is most often the first sign of the machine's end, which is waited for. A guest that calls again instead has lost
+ * bytes: the channel ends. One that does neither is lost, too: it may have powered itself off, on a machine that has no switch.
+ * The end of the process is that of the channel.
  *
  * A new connection takes the place of one before it only while that is expected; otherwise it is closed at once: the guest has one
  * agent, and whoever else dials is not it (hazard C6).
@@ -40,8 +42,10 @@ KELPIE_CHECKED enum kelpie_status firecracker_link_open(struct host *host, const
                                                         int *ret_channel_fd,
                                                         struct kelpie_error *err);
 
-/* The process that is at the other end: its end is that of the channel. */
-void firecracker_link_watch(struct firecracker_link *link, int exit_fd);
+/* The process that is at the other end: its end is that of the channel. on_lost is called by the link's thread, once, when the
+ * guest is lost. */
+void firecracker_link_watch(struct firecracker_link *link, int exit_fd,
+                            void (*on_lost)(void *argument), void *argument);
 
 /* The guest's connection is about to be ended by a snapshot. */
 void firecracker_link_expect(struct firecracker_link *link);

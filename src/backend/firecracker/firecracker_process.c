@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* Firecracker as a process: its folder, its sockets, its descriptors. */
 #include <stdio.h>
+#include <string.h>
 
 #include "backend/firecracker/firecracker_instance.h"
 #include "base/assert.h"
@@ -19,15 +20,51 @@ void firecracker_instance_check(const struct backend_instance *instance) {
     ASSERT(instance->client.host == instance->host);
 }
 
-/* A guest that powers off, resets or panics resets its machine, and Firecracker then ends with code 0. */
+/* A guest that resets or panics resets its machine, and Firecracker then ends with code 0; one that powers off leaves a machine
+ * that does nothing any more (lost). Which it was, its kernel has said on the console; a guest that says something else there only
+ * gets another sentence about its own end. */
 const char *firecracker_reason(struct backend_instance *instance) {
     const struct host_wait no_wait = host_wait_none();
+    char line[MONITOR_LAST_WORDS_SIZE_MAX + 1];
+    struct monitor *monitor = &instance->monitor;
     struct host_process_exit end = {0};
     firecracker_instance_check(instance);
-    struct host_process *process = instance->monitor.process;
-    bool ended = process && host_process_wait(process, &no_wait, &end, NULL) == KELPIE_OK;
-    ASSERT(end.signal >= 0);
-    return ended && end.signal == 0 && end.code == 0 ? "the guest reset its machine" : NULL;
+    if (!monitor->process ||
+        host_process_wait(monitor->process, &no_wait, &end, NULL) != KELPIE_OK) {
+        return NULL;
+    }
+    if (monitor->console_fd != HOST_FD_NONE) {
+        (void)monitor_console_drain(&monitor->console, monitor->console_fd);
+    }
+    monitor_console_last_line(&monitor->console, line, sizeof(line));
+    if (instance->lost) {
+        return strstr(line, "reboot: Power down") ? "the guest powered off"
+                                                  : "the guest let go of its channel";
+    }
+    if (end.signal != 0 || end.code != 0) {
+        return NULL;
+    }
+    return strstr(line, "Kernel panic - not syncing") ? "the guest's kernel panicked"
+                                                      : "the guest reset its machine";
+}
+
+static const char *reason_locked(struct backend_instance *instance) {
+    firecracker_instance_check(instance);
+    host_mutex_lock(instance->monitor.lock);
+    const char *reason = firecracker_reason(instance);
+    host_mutex_unlock(instance->monitor.lock);
+    ASSERT(!reason || reason[0]);
+    return reason;
+}
+
+/* The guest is gone, and its machine is not. By the link's thread. */
+static void on_lost(void *argument) {
+    struct backend_instance *instance = argument;
+    firecracker_instance_check(instance);
+    host_mutex_lock(instance->monitor.lock);
+    instance->lost = true;
+    host_mutex_unlock(instance->monitor.lock);
+    monitor_kill(&instance->monitor);
 }
 
 /* Its connection has ended: how it did. */
@@ -41,7 +78,7 @@ static enum kelpie_status explain(struct backend_instance *instance, enum kelpie
     if (instance->monitor.process) {
         (void)!host_process_wait(instance->monitor.process, &wait, &end, NULL); /* asked again */
     }
-    return monitor_explain(&instance->monitor, firecracker_reason(instance), status, err);
+    return monitor_explain(&instance->monitor, reason_locked(instance), status, err);
 }
 
 /* ---- Start ------------------------------------------------------------------------------------ */
@@ -102,7 +139,8 @@ enum kelpie_status firecracker_process_start(struct backend_instance *instance, 
     TRY(open_link(instance, err));
     TRY(spawn(instance, fds, err));
     const int exit_fd = monitor_exit_fd(&instance->monitor);
-    firecracker_link_watch(instance->link, exit_fd);
+    instance->lost = false;
+    firecracker_link_watch(instance->link, exit_fd, on_lost, instance);
     snprintf(path, sizeof(path), "%s/api", instance->folder.path);
     enum kelpie_status status =
         firecracker_client_connect(&instance->client, path, exit_fd, wait, err);
@@ -115,7 +153,7 @@ void firecracker_process_take_down(struct backend_instance *instance) {
     firecracker_instance_check(instance);
     firecracker_link_close(TAKE(instance->link));
     firecracker_client_close(&instance->client);
-    monitor_take_down(&instance->monitor, firecracker_reason(instance));
+    monitor_take_down(&instance->monitor, reason_locked(instance));
     ASSERT(!instance->monitor.process);
     host_mutex_lock(instance->monitor.lock);
     int channel_fd = instance->channel_fd;
