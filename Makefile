@@ -28,12 +28,13 @@ CFLAGS_ALL = $(CFLAGS_COMMON) -fPIC -fvisibility=hidden -pthread \
              $(shell pkg-config --cflags $(PACKAGES)) $(TEST_INCLUDES) $(SANITIZE) $(CFLAGS)
 LDLIBS_ALL = $(shell pkg-config --libs $(PACKAGES)) -pthread $(SANITIZE) $(LDFLAGS)
 
+KRUN_SOURCES := $(filter-out %_test.c,$(wildcard src/krun/*.c))
 VMM_SOURCES := $(filter-out %_test.c,$(shell find src/vmm -name '*.c' | sort))
 SIM_SOURCES := $(filter-out %_test.c,$(wildcard sim/*.c) $(wildcard sim/peer/*.c))
 SIM_ASSEMBLY := $(wildcard sim/*.S)
 SIM_RUN_SOURCES := $(filter-out %_test.c,$(wildcard sim/run/*.c))
-LIB_SOURCES := $(filter-out %_test.c src/cli/% src/vmm/%,$(shell find src -name '*.c' | sort)) \
-               src/vmm/control.c $(SIM_SOURCES)
+LIB_SOURCES := $(filter-out %_test.c src/cli/% src/vmm/% src/krun/%,$(shell find src -name '*.c' | sort)) \
+               src/vmm/control.c src/krun/control.c $(SIM_SOURCES)
 CLI_SOURCES := $(filter-out %_test.c,$(wildcard src/cli/*.c))
 GUEST_SOURCES := $(filter-out %_test.c,$(wildcard guest/*.c) $(wildcard src/protocol/*.c) \
                  $(wildcard src/base/*.c))
@@ -44,8 +45,9 @@ FUZZ_SOURCES := $(wildcard fuzz/*_fuzz.c)
 BENCH_SOURCES := $(wildcard bench/*.c)
 
 LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o) $(SIM_ASSEMBLY:%.S=$(BUILD)/%.o) $(BUILD)/guest_embed.o \
-               $(BUILD)/vmm_embed.o
+               $(BUILD)/vmm_embed.o $(BUILD)/krun_embed.o
 SIM_RUN_OBJECTS := $(SIM_RUN_SOURCES:%.c=$(BUILD)/%.o)
+KRUN_OBJECTS := $(KRUN_SOURCES:%.c=$(BUILD)/%.o)
 VMM_OBJECTS := $(VMM_SOURCES:%.c=$(BUILD)/%.o)
 BASE_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(filter-out %_test.c,$(wildcard src/base/*.c)))
 CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/%.o)
@@ -128,6 +130,19 @@ $(BUILD)/vmm_embed.o: $(BUILD)/kelpie-vmm src/backend/kvm/vmm_embed.S
 	@mkdir -p $(@D)
 	$(CC) -c -DVMM_PATH='"$(BUILD)/kelpie-vmm"' src/backend/kvm/vmm_embed.S -o $@
 
+# The process that libkrun takes over. It loads libkrun, and so is a dynamic program.
+$(BUILD)/libenter.a: $(filter-out %/main.o,$(KRUN_OBJECTS))
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/kelpie-krun: $(BUILD)/src/krun/main.o $(BUILD)/libenter.a $(BASE_OBJECTS)
+	$(CC) $< $(BUILD)/libenter.a $(BASE_OBJECTS) $(SANITIZE) $(LDFLAGS) -pthread -ldl -o $@
+	$(if $(SANITIZE),,strip --strip-debug $@)
+
+$(BUILD)/krun_embed.o: $(BUILD)/kelpie-krun src/backend/libkrun/krun_embed.S
+	@mkdir -p $(@D)
+	$(CC) -c -DKRUN_PATH='"$(BUILD)/kelpie-krun"' src/backend/libkrun/krun_embed.S -o $@
+
 $(BUILD)/libkelpie.a: $(LIB_OBJECTS)
 	rm -f $@
 	$(AR) rcs $@ $(LIB_OBJECTS)
@@ -157,9 +172,28 @@ PAYLOAD_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/payload/*_t
 $(PAYLOAD_TEST_OBJECTS): CFLAGS_COMMON += -DPAYLOAD_FOLDER='"$(BUILD)/tests/payload/"'
 $(PAYLOAD_TEST_OBJECTS): $(PAYLOADS)
 
+# Libraries that say they are libkrun, of several versions, and libkrunfw (tests/krun/fake.h).
+KRUN_FAKE_FOLDER := $(BUILD)/tests/krun
+KRUN_FAKES := $(addprefix $(KRUN_FAKE_FOLDER)/,libkrun.so.1.17.0 libkrun.so.1.16.0 libkrun-plain.so.1.17.0 \
+              libkrun.so.2.0.0 libkrun-still.so.2.0.0)
+$(KRUN_FAKE_FOLDER)/libkrun.so.1.16.0 $(KRUN_FAKE_FOLDER)/libkrun-still.so.2.0.0: FAKE_DEFINES := -DFAKE_OLD
+$(KRUN_FAKE_FOLDER)/libkrun-plain.so.1.17.0: FAKE_DEFINES := -DFAKE_PLAIN
+$(filter %.17.0 %.16.0,$(KRUN_FAKES)): tests/krun/fake_krun1.c
+$(filter %.2.0.0,$(KRUN_FAKES)): tests/krun/fake_krun2.c
+$(KRUN_FAKES): $(BUILD)/tests/krun/fake.o $(BUILD)/libkelpie.a tests/krun/fake.h
+	$(CC) -shared $(CFLAGS_ALL) -MF $@.d $(FAKE_DEFINES) $(filter %.c,$^) $(BUILD)/tests/krun/fake.o \
+		$(BUILD)/libkelpie.a $(LDLIBS_ALL) -o $@
+$(KRUN_FAKE_FOLDER)/libkrunfw.so.5.0.0: tests/krun/fake_krunfw.c
+	@mkdir -p $(@D)
+	$(CC) -shared $(CFLAGS_ALL) -MF $@.d -Wl,-soname,libkrunfw.so.5 $< -o $@
+
+KRUN_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/krun/*_test.c src/backend/libkrun/*_test.c))
+$(KRUN_TEST_OBJECTS): CFLAGS_COMMON += -DKRUN_FAKE_FOLDER='"$(KRUN_FAKE_FOLDER)/"'
+$(KRUN_TEST_OBJECTS): $(KRUN_FAKES) $(KRUN_FAKE_FOLDER)/libkrunfw.so.5.0.0
+
 $(BUILD)/%_test: $(BUILD)/%_test.o $(SUPPORT_OBJECTS) $(GUEST_TEST_OBJECTS) $(BUILD)/libvmm.a \
-		$(BUILD)/libkelpie.a
-	$(CC) $(filter %.o,$^) $(BUILD)/libvmm.a $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
+		$(BUILD)/libenter.a $(BUILD)/libkelpie.a
+	$(CC) $(filter %.o,$^) $(BUILD)/libvmm.a $(BUILD)/libenter.a $(BUILD)/libkelpie.a $(LDLIBS_ALL) -lcmocka -o $@
 
 $(BUILD)/src/cli/%_test: $(BUILD)/src/cli/%_test.o $(CLI_OBJECTS) $(SUPPORT_OBJECTS) $(BUILD)/libkelpie.a
 	$(CC) $< $(filter-out %/main.o,$(CLI_OBJECTS)) $(SUPPORT_OBJECTS) $(BUILD)/libkelpie.a $(LDLIBS_ALL) \
@@ -190,6 +224,8 @@ NO_SOURCES := $(filter-out $(UNIT_SOURCES) $(SUITE_SOURCES),$(ALONE_SOURCES) $(W
 $(if $(NO_SOURCES),$(error there is no such test: $(NO_SOURCES)))
 ALONE := $(ALONE_SOURCES:%.c=$(BUILD)/%)
 WAITING := $(WAITING_SOURCES:%.c=$(BUILD)/%)
+# Suites that are scripts around a program.
+SCRIPT_SUITES := tests/conformance/libkrun
 # The longest first.
 ALL_TESTS = $(sort $(SUITE_TESTS)) $(UNIT_TESTS)
 
@@ -207,11 +243,11 @@ demo: setup ## boot a VM, use it, snapshot and restore it, with timings
 	@tools/demo
 
 .PHONY: build-tests
-build-tests: all $(UNIT_TESTS) $(SUITE_TESTS) $(BUILD)/kelpie-sim
+build-tests: all $(KRUN_FAKES) $(UNIT_TESTS) $(SUITE_TESTS) $(BUILD)/kelpie-sim
 
 # Every source that build-tests compiles, for what another compiler says of it; no test program is linked.
 .PHONY: compile
-compile: $(LIB_OBJECTS) $(VMM_OBJECTS) $(CLI_OBJECTS) $(SIM_RUN_OBJECTS) $(SUPPORT_OBJECTS) $(GUEST_TEST_OBJECTS) \
+compile: $(LIB_OBJECTS) $(VMM_OBJECTS) $(KRUN_OBJECTS) $(CLI_OBJECTS) $(SIM_RUN_OBJECTS) $(SUPPORT_OBJECTS) $(GUEST_TEST_OBJECTS) \
 		$(CONFORMANCE_SOURCES:%.c=$(BUILD)/%.o) $(UNIT_TESTS:%=%.o) $(SUITE_TESTS:%=%.o)
 
 .PHONY: unit
@@ -219,8 +255,8 @@ unit: $(UNIT_TESTS) ## run the unit tests
 	@$(call RUN_BESIDE,$(UNIT_TESTS))
 
 .PHONY: suites
-suites: all $(SUITE_TESTS) ## run the suites in tests/: conformance, the command
-	@$(call RUN_BESIDE,$(SUITE_TESTS))
+suites: all $(SUITE_TESTS) $(KRUN_FAKES) ## run the suites in tests/: conformance, the command
+	@BUILD=$(BUILD) $(call RUN_BESIDE,$(SUITE_TESTS) $(SCRIPT_SUITES))
 
 # The command and the owner are killed at each of their system calls, or at every KELPIE_STRIDEth.
 .PHONY: owned
@@ -236,15 +272,15 @@ lab: all $(LAB_PROGRAMS) ## run tests/lab/suites: what needs hardware virtualisa
 # Two at once: a suite keeps one processor of its emulated machine busy at most of the time. A guest within an emulated
 # machine on a busy host stands still now and then: a suite that failed has another try, alone.
 LAB_RUN := -t 900 -j 2 --again
-# What continuous integration has time for: our monitor with both kernels, and with two vCPUs.
-LAB_CHECKED := conformance-kvm conformance-kvm-krunfw conformance-kvm-smp payloads
+# What continuous integration has time for: our monitor with both kernels.
+LAB_CHECKED := conformance-kvm conformance-kvm-krunfw conformance-kvm-state payloads
 .PHONY: lab-check
 lab-check: all $(LAB_PROGRAMS)
 	@BUILD=$(BUILD) $(RUN_TESTS) $(LAB_RUN) $(LAB_CHECKED:%=tests/lab/suites/%)
 
 .PHONY: test
 test: build-tests ## run the unit tests and the suites
-	@$(call RUN_BESIDE,$(ALL_TESTS))
+	@BUILD=$(BUILD) $(call RUN_BESIDE,$(ALL_TESTS) $(SCRIPT_SUITES))
 
 .PHONY: asan
 asan: ## run the tests under the address and undefined-behaviour sanitizers

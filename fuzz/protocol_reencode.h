@@ -28,6 +28,7 @@ union reencode_message {
     struct protocol_sessions sessions;
     struct protocol_frozen frozen;
     struct protocol_network network;
+    struct protocol_share share;
     struct protocol_thaw thaw;
     struct protocol_thawed thawed;
 };
@@ -73,6 +74,10 @@ static inline bool reencode_channel(const struct protocol_frame *frame,
         REENCODE_CHANNEL(frozen, frozen);
     case PROTOCOL_NETWORK:
         REENCODE_CHANNEL(network, network);
+    case PROTOCOL_SHARE:
+        REENCODE_CHANNEL(share, share);
+    case PROTOCOL_SHARED:
+        REENCODE_CHANNEL(shared, done);
     case PROTOCOL_THAW:
         REENCODE_CHANNEL(thaw, thaw);
     case PROTOCOL_THAWED:

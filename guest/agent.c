@@ -206,6 +206,20 @@ static void on_network(struct agent *agent, const struct protocol_network *netwo
     agent->network_given = true;
 }
 
+static void on_share(struct agent *agent, const struct protocol_share *share) {
+    struct kelpie_error err = {0};
+    struct protocol_done done = {.message = ""};
+    ASSERT(share->path[0] == '/');
+    if (system_mount_share(agent, share, &err) != KELPIE_OK) {
+        ASSERT(err.os_error > 0);
+        done = (struct protocol_done){.os_error = (uint32_t)err.os_error, .message = err.message};
+        err.message[min_size(sizeof(err.message) - 1, PROTOCOL_MESSAGE_SIZE_MAX)] = 0;
+    }
+    struct cursor_writer writer = outbox_writer(&agent->outbox);
+    protocol_encode_shared(&writer, &done);
+    outbox_commit(&agent->outbox, &writer, true);
+}
+
 static void on_thaw(struct agent *agent, const struct protocol_thaw *thaw) {
     ASSERT(thaw);
     struct protocol_thawed thawed;
@@ -231,6 +245,7 @@ union message {
     struct protocol_data data;
     struct protocol_ack ack;
     struct protocol_network network;
+    struct protocol_share share;
     struct protocol_thaw thaw;
 };
 
@@ -311,6 +326,8 @@ static bool dispatch(struct agent *agent, const struct protocol_frame *frame) {
         WHEN(protocol_decode_empty(frame), on_freeze(agent));
     case PROTOCOL_NETWORK:
         WHEN(protocol_decode_network(frame, &message.network), on_network(agent, &message.network));
+    case PROTOCOL_SHARE:
+        WHEN(protocol_decode_share(frame, &message.share), on_share(agent, &message.share));
     case PROTOCOL_THAW:
         WHEN(protocol_decode_thaw(frame, &message.thaw), on_thaw(agent, &message.thaw));
     case PROTOCOL_POWER_OFF:

@@ -11,6 +11,7 @@
 
 #include "base/assert.h"
 #include "file.h"
+#include "modules.h"
 #include "overlay.h"
 #include "system.h"
 
@@ -185,4 +186,44 @@ enum kelpie_status system_mount_disks(struct agent *agent, const struct protocol
         }
     }
     return KELPIE_OK;
+}
+
+/* The driver has found a device of that tag once EINVAL is over; it may still be on its way. */
+static bool share_mount(const char *tag, const char *target, unsigned long flags) {
+    ASSERT(tag[0] != 0);
+    ASSERT(target[0] == '/');
+    for (uint32_t waited_us = 0; waited_us < GUEST_DEVICE_WAIT_MS * 1000;
+         waited_us += GUEST_POLL_STEP_US) {
+        if (mount(tag, target, "virtiofs", flags, NULL) == 0) {
+            return true;
+        }
+        if (errno != EINVAL) {
+            return false;
+        }
+        usleep(GUEST_POLL_STEP_US);
+    }
+    return false;
+}
+
+/* nosuid, nodev: what lies there belongs to another machine. */
+enum kelpie_status system_mount_share(struct agent *agent, const struct protocol_share *share,
+                                      struct kelpie_error *err) {
+    char tag[32];
+    char target[32];
+    int fd = -1;
+    ASSERT(share->index < PROTOCOL_SHARE_COUNT_MAX);
+    ASSERT(err);
+    if (!agent->is_init || !agent->set_up) {
+        return error_set_os(err, EPERM, "mount the shared folder at %.100s", share->path);
+    }
+    modules_load(MODULES_LIST_SHARE); /* what is loaded already is nothing new */
+    TRY(folder_make(agent->root_fd, share->path, &fd, err));
+    snprintf(tag, sizeof(tag), PROTOCOL_SHARE_TAG, share->index);
+    snprintf(target, sizeof(target), "/proc/self/fd/%d", fd);
+    bool mounted =
+        share_mount(tag, target, MS_NOSUID | MS_NODEV | (share->read_only ? MS_RDONLY : 0ul));
+    int os_error = errno;
+    close(fd);
+    return mounted ? KELPIE_OK
+                   : error_set_os(err, os_error, "mount the shared folder at %.100s", share->path);
 }

@@ -6,6 +6,7 @@
 #define MODULES_LIST "/etc/kelpie/modules"
 #define MODULES_LIST_DISK "/etc/kelpie/modules.disk"
 #define MODULES_LIST_NET "/etc/kelpie/modules.net"
+#define MODULES_LIST_SHARE "/etc/kelpie/modules.share"
 #define MODULES_LIST_VSOCK "/etc/kelpie/modules.vsock"
 
 /* Loads each module of a list, in its order. What cannot be loaded is told on the console and passed over; what is

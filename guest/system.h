@@ -16,6 +16,11 @@ system_set_up(struct agent *agent, const struct protocol_setup *setup, struct ke
 KELPIE_CHECKED enum kelpie_status system_mount_disks(struct agent *agent,
                                                      const struct protocol_setup *setup,
                                                      struct kelpie_error *err);
+
+/* SHARE. After a failure nothing is mounted; ENODEV: this kernel has no virtio-fs. */
+KELPIE_CHECKED enum kelpie_status system_mount_share(struct agent *agent,
+                                                     const struct protocol_share *share,
+                                                     struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status system_freeze(struct agent *agent, struct kelpie_error *err);
 
 /* THAW: makes the machine itself again, then lets user processes go on. */

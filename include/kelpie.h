@@ -22,8 +22,7 @@
  * hands out is freed by the function named beside it.
  * Threads: a VM handle and an exec handle may be used from several threads at once. Only the
  * functions that free a handle (destroy, close, detach) must be its last use.
- * Errors: every fallible function returns a status, takes `err` last (it may be NULL), and leaves
- * its `ret_` outputs untouched when it fails.
+ * Errors: a fallible function returns a status, takes `err` last (or NULL), and leaves its `ret_` outputs untouched when it fails.
  * Time: every wait is bounded. A timeout of 0 means the default named beside it.
  * Structures that a caller fills end in `reserved`, which must be zero: later versions add fields
  * there, so that a program compiled against 1.0 keeps working.
@@ -181,8 +180,8 @@ struct kelpie_config {
         *backend; /* NULL or "auto": the first that can really run a guest here, never mock */
     uint32_t vcpu_count; /* 0: KELPIE_VCPU_COUNT_DEFAULT */
     uint32_t memory_mib; /* 0: KELPIE_MEMORY_MIB_DEFAULT */
-    /* A bzImage, or libkrunfw (a shared library with a kernel, told by its content; kvm only): loading it runs its
-     * code in this process. NULL: $KELPIE_KERNEL, the cache, a download, /boot */
+    /* A bzImage, or libkrunfw (a shared library with a kernel, told by its content; kvm, which loads it and so
+     * runs its code in this process, and libkrun). NULL: $KELPIE_KERNEL, the cache, a download, /boot */
     const char *kernel;
     const char *kernel_args; /* appended to the kernel's command line; NULL: none */
     const struct kelpie_disk *disks;
@@ -756,6 +755,7 @@ struct kelpie_probe {
     char version[64];     /* of the hypervisor; or empty */
     char accelerator[16]; /* "kvm", "hvf", "tcg", "none"; or empty */
     uint64_t ring0_ns;    /* how long a short kernel-mode payload took on /dev/kvm; 0: not run */
+    char shares[512];     /* how guests get shared folders: "live, …" or "copied: …" */
     uint64_t reserved[4];
 };
 

@@ -170,16 +170,29 @@ KELPIE_API void kelpie_log_close(struct kelpie_log *log);
 
 /* ---- Shared folders and secrets --------------------------------------------------------------- */
 
-/* A folder of this host in the guest: its content is copied into the guest at each start (kelpie_copy_tree_in(), with its
- * default bounds), and nothing comes back but by kelpie_copy_tree_out(). A restored or forked VM has what its memory and disks
- * have. */
+/*
+ * A folder of this host in the guest, from each start on, in one of two ways:
+ *     - live: the guest sees the folder itself, by virtio-fs, and what either side writes the other reads at once. The backend qemu
+ *       can, where this machine has a virtiofsd that does what is asked of it (KELPIE_VIRTIOFSD names another program): the one in
+ *       Rust for every user, and read-only folders since its 1.11; QEMU's own, in C, for root and writable folders only. The guest's
+ *       kernel must have virtio-fs. What the guest's root makes there belongs to this process's user. Such a VM cannot be saved or
+ *       forked: UNSUPPORTED, field "shares".
+ *     - copied: its content is copied into the guest (kelpie_copy_tree_in(), with its default bounds), and nothing comes back but
+ *       by kelpie_copy_tree_out(). A restored or forked VM has what its memory and disks have.
+ * Unless one of the two is asked for, it is live where it can be, but copied with config.warm. kelpie_vm_live_shares() says which
+ * it is. A restored or forked VM has no live ones until it is started anew.
+ */
 struct kelpie_share {
     const char *path;  /* of the host; a folder */
     const char *mount; /* absolute, of the guest */
     bool read_only;    /* what the guest writes never reaches the host: true of each copy */
-    bool copy;         /* copied, also where a later library could show the folder itself */
+    bool copy;         /* never live */
+    bool live;         /* never copied: UNSUPPORTED, field "shares[i].live", where it cannot be */
     uint64_t reserved[4];
 };
+
+/* Which shared folders the guest sees live now: bit i is that of config.shares[i]. 0 of a VM that does not run. */
+KELPIE_API uint32_t kelpie_vm_live_shares(struct kelpie_vm *vm);
 
 /* A file under /run/secrets in the guest, mode 0400, root's, in memory only. Its bytes are in no argument, no environment of
  * any process of the host, no log, no manifest; a snapshot's memory has them, as it has all of the guest. */

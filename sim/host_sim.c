@@ -15,6 +15,7 @@
 
 #include "base/assert.h"
 #include "base/error.h"
+#include "host/host_kvm.h"
 #include "host/host_krunfw.h"
 #include "sim/world.h"
 
@@ -121,7 +122,7 @@ static enum kelpie_status sim_host_kvm_probe(struct host *host, uint64_t budget_
     if (sim_fault(process, SIM_FAULT_KVM_PROBE_FAILS)) {
         static const int os_errors[] = {0, ENOENT, EACCES, EBUSY};
         int os_error = os_errors[sim_choose(&process->world->choices, ARRAY_SIZE(os_errors))];
-        taken_ns = budget_ns;
+        taken_ns = HOST_KVM_NATIVE_NS_MAX;
         status = os_error ? sim_error(err, os_error, "open /dev/kvm") : KELPIE_OK;
     }
     if (status == KELPIE_OK) {

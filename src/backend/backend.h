@@ -62,6 +62,7 @@ struct backend_owned_state {
         channel_number; /* counts the channels that there were: another number, another channel */
     uint32_t ids_first; /* session numbers that this handle may choose: ids_count of them */
     uint32_t ids_count;
+    uint32_t live_shares; /* kelpie_vm_live_shares() */
 };
 
 /* A fork's children: `count` names, empty for one that failed, and why. Both arrays are the caller's. */
@@ -147,6 +148,9 @@ struct backend_ops {
                                  struct backend_instance **ret_instance, struct kelpie_error *err);
     void (*destroy)(struct backend_instance *instance);
 
+    /* Which of the capabilities this instance has; NULL: all of them. */
+    uint32_t (*instance_capabilities)(struct backend_instance *instance);
+
     /* Boots: returns when the machine's process runs and the channel exists, not when the guest answers. */
     enum kelpie_status (*start)(struct backend_instance *instance, const struct host_wait *wait,
                                 struct kelpie_error *err);
@@ -178,6 +182,13 @@ struct backend_ops {
 
     /* Whether the VM has a disk of its own, kept from a start or load before. NULL: it never has. */
     bool (*has_disks)(struct backend_instance *instance);
+
+    /* Says, for a user, how guests here get shared folders: "live, …" or "copied: …". Beside the others. NULL: they are copied. */
+    void (*probe_shares)(struct host *host, char *text, size_t size);
+
+    /* Whether the machine that was started has a virtio-fs device for that shared folder of the config (protocol.h,
+     * SHARE). A start fails when it has none for one that must be `live`. NULL: it never has; src/vm/ copies it. */
+    bool (*shows_share)(struct backend_instance *instance, size_t index);
 
     /* Writes into the manifest what a bundle made of a machine that is started now would say of what made it, and a load
      * check: version, architecture, digests, features. In state created or stopped. NULL: nothing but the config. */

@@ -64,6 +64,7 @@ static size_t examine(struct finding *findings) {
         output_clean(probe->reason);
         output_clean(probe->install);
         output_clean(probe->version);
+        output_clean(probe->shares);
     }
     return count;
 }
@@ -102,6 +103,9 @@ static void print_finding(const struct finding *finding) {
     if (probe->install[0] != 0) {
         printf("%-13sto do: %s\n", "", probe->install);
     }
+    if (probe->shares[0] != 0) {
+        printf("%-10sshared folders: %s\n", "", probe->shares);
+    }
     print_kernel_mode(probe);
 }
 
@@ -124,11 +128,12 @@ static json_t *json_of_finding(const struct finding *finding) {
             json_array_append_new(capabilities, json_string(capability_names[i].name));
         }
     }
-    return json_pack("{s:s, s:s, s:b, s:s, s:s, s:s, s:s, s:I, s:o}", "name", finding->backend.name,
-                     "description", finding->backend.description, "usable", probe->usable, "reason",
-                     probe->reason, "install", probe->install, "version", probe->version,
-                     "accelerator", probe->accelerator, "ring0_ns", (json_int_t)probe->ring0_ns,
-                     "capabilities", capabilities);
+    return json_pack("{s:s, s:s, s:b, s:s, s:s, s:s, s:s, s:I, s:s, s:o}", "name",
+                     finding->backend.name, "description", finding->backend.description, "usable",
+                     probe->usable, "reason", probe->reason, "install", probe->install, "version",
+                     probe->version, "accelerator", probe->accelerator, "ring0_ns",
+                     (json_int_t)probe->ring0_ns, "shares", probe->shares, "capabilities",
+                     capabilities);
 }
 
 static json_t *json_of_findings(const struct finding *findings, size_t count, bool usable) {
@@ -184,10 +189,11 @@ const struct cli_command cli_doctor = {
     .options = &doctor_table,
     .run = doctor_run,
     .group = CLI_GROUP_HOST,
-    .json = "version   of kelpie\n"
-            "usable    a backend other than the mock can run a guest here\n"
-            "backends  each with name, description, usable, reason, install, version, accelerator, "
-            "ring0_ns (how long a "
-            "short kernel-mode payload took; 0: not run) and capabilities\n"
-            "parts     each with name, purpose, present, detail and install\n",
+    .json =
+        "version   of kelpie\n"
+        "usable    a backend other than the mock can run a guest here\n"
+        "backends  each with name, description, usable, reason, install, version, accelerator, "
+        "shares (how guests get shared folders: live, ... or copied, ...), ring0_ns (how long a "
+        "short kernel-mode payload took; 0: not run) and capabilities\n"
+        "parts     each with name, purpose, present, detail and install\n",
 };

@@ -9,8 +9,8 @@
 #include "base/assert.h"
 #include "cli/output.h"
 
-/* Where programs lie that no shell finds: Debian's and Fedora's virtiofsd, and a user's PATH has no sbin. */
-#define MORE_FOLDERS ":/usr/libexec:/usr/lib/qemu:/usr/sbin:/sbin"
+/* Where programs lie that no shell finds: a user's PATH has no sbin. */
+#define MORE_FOLDERS ":/usr/sbin:/sbin"
 #define PATH_SIZE_MAX 16384
 
 static const struct {
@@ -21,7 +21,6 @@ static const struct {
 } programs[] = {
     {"mkfs.ext4", NULL, "folders as disks, disks over images", "install e2fsprogs"},
     {"passt", "KELPIE_PASST", "networks of kind user", "install passt"},
-    {"virtiofsd", NULL, "shared folders; without it they are copied", "install virtiofsd"},
 };
 
 /* The first file of that name in the folders of `path` that can be executed. */

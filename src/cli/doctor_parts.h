@@ -9,7 +9,7 @@
 
 #include "kelpie_store.h"
 
-#define DOCTOR_PART_COUNT 5
+#define DOCTOR_PART_COUNT 4
 
 struct doctor_part {
     const char *name;    /* "store", "mkfs.ext4", … */

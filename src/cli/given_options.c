@@ -20,14 +20,16 @@ static enum kelpie_status share_suffix(struct kelpie_share *share, const char *w
                                        struct kelpie_error *err) {
     bool is_mode = strcmp(word, "ro") == 0 || strcmp(word, "rw") == 0;
     bool is_copy = strcmp(word, "copy") == 0;
+    bool is_live = strcmp(word, "live") == 0;
     ASSERT(mode_given && ret_taken);
     ASSERT(share);
-    if ((is_mode && *mode_given) || (is_copy && share->copy)) {
-        return error_set(err, KELPIE_BAD_CONFIG, "ro, rw or copy is given twice");
+    if ((is_mode && *mode_given) || ((is_copy || is_live) && (share->copy || share->live))) {
+        return error_set(err, KELPIE_BAD_CONFIG, "ro or rw, or live or copy, is given twice");
     }
-    *ret_taken = is_mode || is_copy;
+    *ret_taken = is_mode || is_copy || is_live;
     *mode_given = *mode_given || is_mode;
     share->copy = share->copy || is_copy;
+    share->live = share->live || is_live;
     share->read_only = share->read_only || (is_mode && word[1] == 'o');
     return KELPIE_OK;
 }
@@ -43,9 +45,9 @@ static enum kelpie_status parse_share(char *text, struct kelpie_share *ret_share
     while (taken) {
         char *colon = strrchr(text, ':');
         if (!colon || colon == text) {
-            return error_set(err, KELPIE_BAD_CONFIG,
-                             "\"%.100s\" is not HOST:GUEST, two folders, with :ro or :copy or not",
-                             text);
+            return error_set(
+                err, KELPIE_BAD_CONFIG,
+                "\"%.100s\" is not HOST:GUEST, two folders, with :ro, :live or :copy or not", text);
         }
         TRY(share_suffix(&share, colon + 1, &mode_given, &taken, err));
         *colon = '\0';

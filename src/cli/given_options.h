@@ -21,7 +21,7 @@ struct given_options {
     size_t secret_count;
 };
 
-option_setter given_add_share;  /* struct given_options: HOST:GUEST[:ro|:rw][:copy] */
+option_setter given_add_share;  /* struct given_options: HOST:GUEST[:ro|:rw][:live|:copy] */
 option_setter given_add_secret; /* struct given_options: NAME=PATH or NAME=fd:N */
 
 /* Puts them into a config. They live as long as the options. */

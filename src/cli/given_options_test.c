@@ -24,16 +24,29 @@ static void test_shares(void **state) {
         const char *mount;
         bool read_only;
         bool copy;
+        bool live;
     } rows[] = {
-        {".:/work", ".", "/work", false, false},  {"/a b:/c d:ro", "/a b", "/c d", true, false},
-        {"a:/b:rw", "a", "/b", false, false},     {"a:/b:copy", "a", "/b", false, true},
-        {"a:/b:ro:copy", "a", "/b", true, true},  {"a:/b:copy:ro", "a", "/b", true, true},
-        {"a:b:/c", "a:b", "/c", false, false},    {"ro:/c", "ro", "/c", false, false},
-        {"a", NULL, NULL, false, false},          {"a:b", NULL, NULL, false, false},
-        {"a:ro", NULL, NULL, false, false},       {":/b", NULL, NULL, false, false},
-        {"", NULL, NULL, false, false},           {"a:/b:ro:ro", NULL, NULL, false, false},
-        {"a:/b:ro:rw", NULL, NULL, false, false}, {"a:/b:copy:copy", NULL, NULL, false, false},
-        {"a:/b:", NULL, NULL, false, false},
+        {".:/work", ".", "/work", false, false, false},
+        {"/a b:/c d:ro", "/a b", "/c d", true, false, false},
+        {"a:/b:rw", "a", "/b", false, false, false},
+        {"a:/b:copy", "a", "/b", false, true, false},
+        {"a:/b:live", "a", "/b", false, false, true},
+        {"a:/b:ro:copy", "a", "/b", true, true, false},
+        {"a:/b:copy:ro", "a", "/b", true, true, false},
+        {"a:/b:live:ro", "a", "/b", true, false, true},
+        {"a:b:/c", "a:b", "/c", false, false, false},
+        {"ro:/c", "ro", "/c", false, false, false},
+        {.value = "a"},
+        {.value = "a:b"},
+        {.value = "a:ro"},
+        {.value = ":/b"},
+        {.value = ""},
+        {.value = "a:/b:ro:ro"},
+        {.value = "a:/b:ro:rw"},
+        {.value = "a:/b:copy:copy"},
+        {.value = "a:/b:live:live"},
+        {.value = "a:/b:live:ro:copy"},
+        {.value = "a:/b:"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
         struct given_options options = {0};
@@ -48,6 +61,7 @@ static void test_shares(void **state) {
             assert_string_equal(config.shares[0].mount, rows[i].mount);
             assert_int_equal(config.shares[0].read_only, rows[i].read_only);
             assert_int_equal(config.shares[0].copy, rows[i].copy);
+            assert_int_equal(config.shares[0].live, rows[i].live);
         }
         given_options_deinit(&options);
     }

@@ -11,6 +11,21 @@
 
 static const struct option_table inspect_table = {NULL, 0};
 
+/* Where in the guest a folder of this host is seen itself. */
+static json_t *json_of_live_shares(struct kelpie_vm *vm) {
+    const struct kelpie_config *config = kelpie_vm_config(vm);
+    uint32_t live = kelpie_vm_live_shares(vm);
+    json_t *array = json_array();
+    ASSERT(config);
+    ASSERT(config->share_count <= KELPIE_SHARE_COUNT_MAX);
+    for (size_t i = 0; i < config->share_count; i++) {
+        if (live & (uint32_t)1 << i) {
+            json_array_append_new(array, json_string(config->shares[i].mount));
+        }
+    }
+    return array;
+}
+
 /* What only the owner knows. Of a VM that has none we do not start one: looking changes nothing. */
 static void add_owned(json_t *object, const char *id) {
     struct kelpie_vm *vm = NULL;
@@ -23,6 +38,7 @@ static void add_owned(json_t *object, const char *id) {
     bool restored = kelpie_vm_restore_report(vm, &report, NULL) == KELPIE_OK;
     json_object_set_new(object, "capabilities", vm_json_capabilities(kelpie_vm_capabilities(vm)));
     json_object_set_new(object, "config", vm_json_config(kelpie_vm_config(vm)));
+    json_object_set_new(object, "live_shares", json_of_live_shares(vm));
     json_object_set_new(object, "restore",
                         vm_json_or_null(restored, vm_json_restore_report(&report)));
     json_object_set_new(object, "process_id", json_integer(kelpie_vm_process_id(vm)));
@@ -40,6 +56,7 @@ static enum kelpie_status inspect_vm(const char *name, json_t *array, struct kel
     ASSERT(json_is_object(object));
     json_object_set_new(object, "capabilities", json_null());
     json_object_set_new(object, "config", json_null());
+    json_object_set_new(object, "live_shares", json_null());
     json_object_set_new(object, "restore", json_null());
     json_object_set_new(object, "process_id", json_null());
     if (info.owner_pid != 0) {
@@ -90,6 +107,9 @@ const struct cli_command cli_inspect = {
     "hostname, working_dir, env, disks, network, shares, console_log, boot_timeout_ms, "
     "stop_timeout_ms, "
     "operation_timeout_ms, warm\n"
+    "live_shares       null, or the mounts of shared folders that the guest sees themselves now; "
+    "each other "
+    "is a copy\n"
     "restore           null, or the report of its last restore: entropy, generation, clock, "
     "network, hostname, "
     "machine_id, each done, failed, unsupported or pending, and clock_skew_ns\n"

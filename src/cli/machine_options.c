@@ -29,8 +29,9 @@ static const struct option_spec specs[] = {
            "none (the default), user, user,loopback or tap:NAME"),
     OPTION('p', "publish", "HOST:GUEST[/udp]", machine_add_forward, network, NULL,
            "a port of 127.0.0.1 that leads to one of the guest; may be repeated"),
-    OPTION('v', "volume", "HOST:GUEST[:ro][:copy]", given_add_share, given, "shares",
-           "copies a folder of this host into the guest at start; may be repeated"),
+    OPTION(
+        'v', "volume", "HOST:GUEST[:ro][:live|:copy]", given_add_share, given, "shares",
+        "a folder of this host in the guest: live where that can be, else copied; may be repeated"),
     OPTION(0, "secret", "NAME=PATH|NAME=fd:N", given_add_secret, given, "secrets",
            "a file's or descriptor's bytes at /run/secrets/NAME, in memory; may be repeated"),
     OPTION(0, "kernel", "FILE", option_set_text, kernel, "kernel",

@@ -120,10 +120,10 @@ static json_t *json_of_shares(const struct kelpie_config *config) {
     json_t *array = json_array();
     for (size_t i = 0; i < config->share_count; i++) {
         const struct kelpie_share *share = &config->shares[i];
-        json_array_append_new(array,
-                              json_pack("{s:o, s:o, s:b, s:b}", "path", text_or_null(share->path),
-                                        "mount", text_or_null(share->mount), "read_only",
-                                        share->read_only, "copy", share->copy));
+        json_array_append_new(
+            array, json_pack("{s:o, s:o, s:b, s:b, s:b}", "path", text_or_null(share->path),
+                             "mount", text_or_null(share->mount), "read_only", share->read_only,
+                             "copy", share->copy, "live", share->live));
     }
     return array;
 }

@@ -6,7 +6,7 @@
 #define HOST_PATH_SIZE_MAX 4095    /* bytes of a path, without the zero */
 #define HOST_RANDOM_SIZE_MAX 65536 /* bytes in one call */
 #define HOST_POLL_COUNT_MAX 32     /* descriptors in one call */
-#define HOST_PROCESS_FD_COUNT_MAX 20
+#define HOST_PROCESS_FD_COUNT_MAX 32
 #define HOST_PROCESS_ARGV_COUNT_MAX 256
 #define HOST_DIR_ENTRY_COUNT_MAX 4096
 #define HOST_TREE_DEPTH_MAX 64       /* folders in folders that are removed together */

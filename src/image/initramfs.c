@@ -35,7 +35,7 @@ static size_t guest_size(void) {
 /* The module lists of the archive. The first is what every guest needs to reach its host, and to tell it of a panic,
  * whichever backend runs it; the others leave out what it loads. ext4 asks for crc32c by its algorithm's name.
  * tests/lab/root.py reads the names from here. */
-#define GROUP_COUNT 4
+#define GROUP_COUNT 5
 static const struct {
     const char *list_path;
     const char *wanted[8]; /* NULL-terminated */
@@ -45,6 +45,7 @@ static const struct {
       "pvpanic_mmio", NULL}},
     {"etc/kelpie/modules.disk", {"virtio_blk", "crc32c_generic", "ext4", "overlay", "erofs", NULL}},
     {"etc/kelpie/modules.net", {"virtio_net", NULL}},
+    {"etc/kelpie/modules.share", {"fuse", "virtiofs", NULL}},
     {"etc/kelpie/modules.vsock", {"vsock", "vmw_vsock_virtio_transport", NULL}},
 };
 

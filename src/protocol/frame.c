@@ -34,9 +34,11 @@ bool message_header_is_valid(uint8_t type, uint32_t session) {
     case PROTOCOL_THAW:
     case PROTOCOL_POWER_OFF:
     case PROTOCOL_NETWORK:
+    case PROTOCOL_SHARE:
     case PROTOCOL_HELLO_ACK:
     case PROTOCOL_PONG:
     case PROTOCOL_SETUP_DONE:
+    case PROTOCOL_SHARED:
     case PROTOCOL_SESSIONS:
     case PROTOCOL_FROZEN:
     case PROTOCOL_THAWED:

@@ -277,22 +277,25 @@ bool protocol_decode_setup(const struct protocol_frame *frame, struct protocol_s
     return true;
 }
 
-void protocol_encode_done(struct cursor_writer *writer, const struct protocol_done *message) {
+static void encode_outcome(struct cursor_writer *writer, enum protocol_type type,
+                           const struct protocol_done *message) {
     ASSERT(writer);
-    ASSERT(message);
+    ASSERT(type == PROTOCOL_SETUP_DONE || type == PROTOCOL_SHARED);
     ASSERT(message->message);
     ASSERT(message->os_error <= MESSAGE_OS_ERROR_MAX);
-    size_t header = message_begin(writer, PROTOCOL_SETUP_DONE, 0);
+    size_t header = message_begin(writer, type, 0);
     cursor_write_u32(writer, message->os_error);
     message_write_string(writer, message->message, PROTOCOL_MESSAGE_SIZE_MAX);
     message_end(writer, header, header);
 }
 
-bool protocol_decode_done(const struct protocol_frame *frame, struct protocol_done *ret) {
+static bool decode_outcome(const struct protocol_frame *frame, enum protocol_type type,
+                           struct protocol_done *ret) {
     ASSERT(frame);
+    ASSERT(type == PROTOCOL_SETUP_DONE || type == PROTOCOL_SHARED);
     ASSERT(ret);
     struct cursor_reader reader;
-    if (!message_open(frame, PROTOCOL_SETUP_DONE, &reader)) {
+    if (!message_open(frame, type, &reader)) {
         return false;
     }
     struct protocol_done message = {0};
@@ -303,6 +306,64 @@ bool protocol_decode_done(const struct protocol_frame *frame, struct protocol_do
     }
     *ret = message;
     return true;
+}
+
+void protocol_encode_done(struct cursor_writer *writer, const struct protocol_done *message) {
+    ASSERT(writer);
+    ASSERT(message);
+    encode_outcome(writer, PROTOCOL_SETUP_DONE, message);
+}
+
+bool protocol_decode_done(const struct protocol_frame *frame, struct protocol_done *ret) {
+    ASSERT(frame);
+    ASSERT(ret);
+    return decode_outcome(frame, PROTOCOL_SETUP_DONE, ret);
+}
+
+/* ---- SHARE, SHARED ---------------------------------------------------------------------------- */
+
+void protocol_encode_share(struct cursor_writer *writer, const struct protocol_share *message) {
+    ASSERT(writer);
+    ASSERT(message->path);
+    size_t header = message_begin(writer, PROTOCOL_SHARE, 0);
+    message_require(writer, message->index < PROTOCOL_SHARE_COUNT_MAX);
+    message_require(writer, message_path_is_valid(message->path));
+    cursor_write_u32(writer, message->index);
+    cursor_write_u8(writer, message->read_only);
+    message_write_string(writer, message->path, PROTOCOL_PATH_SIZE_MAX);
+    message_end(writer, header, header);
+}
+
+bool protocol_decode_share(const struct protocol_frame *frame, struct protocol_share *ret) {
+    ASSERT(frame);
+    ASSERT(ret);
+    struct cursor_reader reader;
+    if (!message_open(frame, PROTOCOL_SHARE, &reader)) {
+        return false;
+    }
+    struct protocol_share message = {0};
+    message.index = cursor_read_u32(&reader);
+    uint8_t read_only = cursor_read_u8(&reader);
+    message.path = message_read_path(&reader);
+    if (!cursor_reader_finished(&reader) || message.index >= PROTOCOL_SHARE_COUNT_MAX ||
+        read_only > 1) {
+        return false;
+    }
+    message.read_only = read_only == 1;
+    *ret = message;
+    return true;
+}
+
+void protocol_encode_shared(struct cursor_writer *writer, const struct protocol_done *message) {
+    ASSERT(writer);
+    ASSERT(message);
+    encode_outcome(writer, PROTOCOL_SHARED, message);
+}
+
+bool protocol_decode_shared(const struct protocol_frame *frame, struct protocol_done *ret) {
+    ASSERT(frame);
+    ASSERT(ret);
+    return decode_outcome(frame, PROTOCOL_SHARED, ret);
 }
 
 /* ---- NETWORK ---------------------------------------------------------------------------------- */

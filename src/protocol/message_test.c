@@ -74,6 +74,7 @@ static void encode_channel_sample(struct cursor_writer *writer, size_t index) {
     struct protocol_ping ping = {.token = 0x1122334455667788ull};
     struct protocol_setup setup = sample_setup();
     struct protocol_done done = {.os_error = 2, .message = "mount /dev/vda"};
+    struct protocol_share share = {.index = 7, .read_only = true, .path = "/srv/work"};
     struct protocol_sessions sessions = {.count = 3, .ids = {1, 7, UINT32_MAX}};
     struct protocol_frozen frozen = {.os_error = 16};
     struct protocol_figures figures = {.memory_total_bytes = 1u << 28,
@@ -106,6 +107,10 @@ static void encode_channel_sample(struct cursor_writer *writer, size_t index) {
         return protocol_encode_network(writer, &sample_network);
     case 10:
         return protocol_encode_figures(writer, &figures);
+    case 11:
+        return protocol_encode_share(writer, &share);
+    case 12:
+        return protocol_encode_shared(writer, &done);
     default:
         return protocol_encode_thawed(writer, &thawed);
     }
@@ -155,7 +160,7 @@ static void encode_session_sample(struct cursor_writer *writer, size_t index) {
     }
 }
 
-#define CHANNEL_SAMPLE_COUNT 12
+#define CHANNEL_SAMPLE_COUNT 14
 #define SESSION_SAMPLE_COUNT 11
 #define EMPTY_SAMPLE_COUNT 6
 #define SAMPLE_COUNT (CHANNEL_SAMPLE_COUNT + SESSION_SAMPLE_COUNT + EMPTY_SAMPLE_COUNT)
@@ -474,6 +479,10 @@ static bool is_taken_as(enum protocol_type type, const struct protocol_frame *fr
         return protocol_decode_frozen(frame, &message.frozen);
     case PROTOCOL_NETWORK:
         return protocol_decode_network(frame, &message.network);
+    case PROTOCOL_SHARE:
+        return protocol_decode_share(frame, &message.share);
+    case PROTOCOL_SHARED:
+        return protocol_decode_shared(frame, &message.done);
     case PROTOCOL_THAW:
         return protocol_decode_thaw(frame, &message.thaw);
     case PROTOCOL_THAWED:

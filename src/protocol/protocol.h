@@ -55,6 +55,8 @@
  * Network. NETWORK says what the guest's network interface is to be; it has no answer. The next SETUP, or THAW of
  * a restore, makes it so, and SETUP_DONE or THAWED says whether that worked. Without one they leave it alone.
  *
+ * Shares. SHARE says where a virtio-fs device is mounted, once the guest is set up; SHARED answers it. A failure changes nothing.
+ *
  * Trust. The host believes nothing: sizes, counts, offsets, ids are checked by the decoders here and, where
  * they depend on what was sent before, by src/vm/.
  */
@@ -91,6 +93,7 @@ enum protocol_type {
     PROTOCOL_NETWORK = 15, /* before SETUP, and before the THAW of a restore */
     PROTOCOL_STATUS = 17,  /* answered by FIGURES; a SYNC follows it */
     PROTOCOL_DETACH = 16,  /* to a relay (vm/relay.h), never to a guest: the session is let go of */
+    PROTOCOL_SHARE = 18,   /* answered by SHARED */
     /* both ways */
     PROTOCOL_DATA = 32,
     PROTOCOL_ACK = 33,
@@ -105,6 +108,7 @@ enum protocol_type {
     PROTOCOL_FROZEN = 71,
     PROTOCOL_THAWED = 72,
     PROTOCOL_FIGURES = 73,
+    PROTOCOL_SHARED = 74,
 };
 
 enum protocol_stream {
@@ -204,7 +208,7 @@ struct protocol_setup { /* SETUP */
     struct protocol_mount mounts[PROTOCOL_MOUNT_COUNT_MAX];
 };
 
-struct protocol_done { /* SETUP_DONE: 0, or the errno and text of what failed */
+struct protocol_done { /* SETUP_DONE, SHARED: 0, or the errno and text of what failed */
     uint32_t os_error;
     const char *message;
 };
@@ -237,6 +241,13 @@ struct protocol_exec {
     uint32_t env_count;
     const char *env; /* env_count strings "KEY=VALUE" */
     size_t env_size;
+};
+
+struct
+    protocol_share { /* SHARE: the virtio-fs device with that tag (PROTOCOL_SHARE_TAG) is mounted at path */
+    uint32_t index; /* below PROTOCOL_SHARE_COUNT_MAX */
+    bool read_only;
+    const char *path;
 };
 
 struct protocol_file_put { /* FILE_PUT */
@@ -404,6 +415,8 @@ void protocol_encode_ended(struct cursor_writer *writer, uint32_t session,
 void protocol_encode_sessions(struct cursor_writer *writer,
                               const struct protocol_sessions *message);
 void protocol_encode_frozen(struct cursor_writer *writer, const struct protocol_frozen *message);
+void protocol_encode_share(struct cursor_writer *writer, const struct protocol_share *message);
+void protocol_encode_shared(struct cursor_writer *writer, const struct protocol_done *message);
 void protocol_encode_network(struct cursor_writer *writer, const struct protocol_network *message);
 void protocol_encode_thaw(struct cursor_writer *writer, const struct protocol_thaw *message);
 void protocol_encode_thawed(struct cursor_writer *writer, const struct protocol_thawed *message);
@@ -448,6 +461,10 @@ PROTOCOL_CHECKED bool protocol_decode_sessions(const struct protocol_frame *fram
                                                struct protocol_sessions *ret);
 PROTOCOL_CHECKED bool protocol_decode_frozen(const struct protocol_frame *frame,
                                              struct protocol_frozen *ret);
+PROTOCOL_CHECKED bool protocol_decode_share(const struct protocol_frame *frame,
+                                            struct protocol_share *ret);
+PROTOCOL_CHECKED bool protocol_decode_shared(const struct protocol_frame *frame,
+                                             struct protocol_done *ret);
 PROTOCOL_CHECKED bool protocol_decode_network(const struct protocol_frame *frame,
                                               struct protocol_network *ret);
 PROTOCOL_CHECKED bool protocol_decode_thaw(const struct protocol_frame *frame,

@@ -29,5 +29,7 @@
 #define PROTOCOL_ENV_COUNT_MAX 2048
 #define PROTOCOL_RLIMIT_COUNT_MAX 16
 #define PROTOCOL_MOUNT_COUNT_MAX 8
+#define PROTOCOL_SHARE_COUNT_MAX 8
+#define PROTOCOL_SHARE_TAG "kelpie%u" /* of a share's virtio-fs device, by its index */
 
 #endif

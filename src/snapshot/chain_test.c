@@ -137,20 +137,19 @@ static void hazard_B3_members_of_a_diff_contradict_each_other(void **state) {
     expect_wrong(manifest, "parent_id");
     manifest = make_manifest("../ba\nse");
     expect_wrong(manifest, "parent_path");
+    manifest = make_manifest("../base");
+    manifest->parts[SNAPSHOT_PART_MEMORY].present = false;
+    manifest->memory_in_state = true;
+    expect_wrong(manifest, "does not fit");
 }
 
 /* ---- Chains ----------------------------------------------------------------------------------- */
 
-/* A bundle whose parts hold zeros, with whatever manifest. */
-static void craft_sized(const char *name, char id, char parent_id, const char *parent_path,
-                        uint64_t memory_size) {
-    struct snapshot_manifest *manifest = make_manifest(parent_path);
+/* A bundle whose parts hold zeros, with that manifest, which it frees. */
+static void craft_of(const char *name, struct snapshot_manifest *manifest) {
     struct place place = place_of(name);
     char *text = NULL;
-    memset(manifest->info.id, id, sizeof(manifest->info.id) - 1);
-    memset(manifest->info.parent_id, parent_id, sizeof(manifest->info.parent_id) - 1);
     assert_int_equal(mkdir(place.path, 0700), 0);
-    manifest->parts[SNAPSHOT_PART_MEMORY].size = memory_size;
     for (unsigned i = 0; i <= SNAPSHOT_PART_PAGES; i++) {
         char path[256];
         snprintf(path, sizeof(path), "%s/%s", place.path, snapshot_part_name(i));
@@ -166,6 +165,25 @@ static void craft_sized(const char *name, char id, char parent_id, const char *p
     assert_int_equal(host_file_store(host, path, text, strlen(text), 0600, NULL), KELPIE_OK);
     free(text);
     snapshot_manifest_destroy(manifest);
+}
+
+static void craft_sized(const char *name, char id, char parent_id, const char *parent_path,
+                        uint64_t memory_size) {
+    struct snapshot_manifest *manifest = make_manifest(parent_path);
+    memset(manifest->info.id, id, sizeof(manifest->info.id) - 1);
+    memset(manifest->info.parent_id, parent_id, sizeof(manifest->info.parent_id) - 1);
+    manifest->parts[SNAPSHOT_PART_MEMORY].size = memory_size;
+    craft_of(name, manifest);
+}
+
+/* The bundle '1', of another machine than the others. */
+static void craft_other(const char *name, const char *backend, bool memory_in_state) {
+    struct snapshot_manifest *manifest = make_manifest("");
+    memset(manifest->info.id, '1', sizeof(manifest->info.id) - 1);
+    snprintf(manifest->info.backend, sizeof(manifest->info.backend), "%s", backend);
+    manifest->memory_in_state = memory_in_state;
+    manifest->parts[SNAPSHOT_PART_MEMORY].present = !memory_in_state;
+    craft_of(name, manifest);
 }
 
 static void craft(const char *name, char id, char parent_id, const char *parent_path) {
@@ -206,6 +224,14 @@ static void hazard_E5_parents_that_are_not_there(void **state) {
     craft_sized("base", '1', '0', "", 2 * MEMORY_SIZE); /* of another machine */
     expect_parent_error("two", KELPIE_SNAPSHOT_INCOMPATIBLE);
     remove_bundle("base");
+    craft_other("base", "qemu", false);
+    expect_parent_error("two", KELPIE_SNAPSHOT_INCOMPATIBLE);
+    remove_bundle("base");
+    craft_other("base", "kvm", true);
+    expect_parent_error("two", KELPIE_SNAPSHOT_INCOMPATIBLE);
+    remove_bundle("base");
+    assert_int_equal(length_of("two", &status, NULL), 0); /* nobody asks why */
+    assert_int_equal(status, KELPIE_SNAPSHOT_CORRUPT);
     craft("base", '1', '0', "");
     char path[256];
     snprintf(path, sizeof(path), "%s/memory", place_of("base").path);
@@ -300,6 +326,18 @@ static void expect_place(struct snapshot_reader *base, const char *directory, co
     snapshot_writer_destroy(writer);
 }
 
+static void expect_refused_place(struct snapshot_reader *base, const char *directory,
+                                 const char *field) {
+    struct snapshot_writer *writer = NULL;
+    struct kelpie_error err = {0};
+    assert_int_equal(snapshot_writer_create(host, place_of("new").path, 0, &writer, &err),
+                     KELPIE_OK);
+    assert_int_equal(snapshot_writer_set_parent(writer, directory, base, &err), KELPIE_BAD_CONFIG);
+    assert_string_equal(err.field, field);
+    assert_string_equal(snapshot_writer_manifest(writer)->parent_path, "");
+    snapshot_writer_destroy(writer);
+}
+
 static void test_place_of_a_parent_is_beside_or_absolute(void **state) {
     (void)state;
     struct kelpie_error err;
@@ -316,6 +354,15 @@ static void test_place_of_a_parent_is_beside_or_absolute(void **state) {
     expect_place(base, path, path);
     snprintf(path, sizeof(path), "%s/..", folder); /* beside in name only */
     expect_place(base, path, path);
+    expect_place(base, "/", "/"); /* no bundle, which is found out when it is opened */
+    char long_path[2 * HOST_PATH_SIZE_MAX];
+    memset(long_path, '/', sizeof(long_path));
+    long_path[sizeof(long_path) - 1] = '\0';
+    memcpy(long_path, "/elsewhere/base", strlen("/elsewhere/base"));
+    expect_place(base, long_path, NULL);
+    memset(long_path, 'a', sizeof(long_path) - 1);
+    long_path[0] = '/';
+    expect_refused_place(base, long_path, "directory");
     snapshot_reader_close(base);
     remove_bundle("base");
 }

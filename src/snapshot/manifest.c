@@ -29,7 +29,8 @@ enum kelpie_status snapshot_path_format(struct snapshot_path *ret_path, struct k
     va_start(args, format);
     int length = vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    if (length < 0 || (size_t)length >= sizeof(text)) {
+    ASSERT(length >= 0);
+    if ((size_t)length >= sizeof(text)) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "directory",
                                "the path %.64s... is longer than %d bytes", text,
                                HOST_PATH_SIZE_MAX);

@@ -296,6 +296,19 @@ static void change_memory_twice(json_t *root) {
     json_object_set(parts, "memory", json_object_get(parts, "state"));
 }
 
+/* A checkpoint needs no state, but memory in it does. */
+static void change_state_dropped(json_t *root) {
+    json_object_set_new(root, "kind", json_string("checkpoint"));
+    json_object_set_new(root, "memory_in_state", json_true());
+    json_object_del(json_object_get(root, "parts"), "memory");
+    json_object_del(json_object_get(root, "parts"), "state");
+}
+
+static void change_parent_path_empty(json_t *root) {
+    json_object_set_new(root, "format_version", json_integer(SNAPSHOT_FORMAT_VERSION_DIFF));
+    json_object_set_new(root, "parent_path", json_string(""));
+}
+
 static void change_disk_dropped(json_t *root) {
     json_array_clear(json_object_get(root, "disks"));
 }
@@ -398,6 +411,8 @@ static void hazard_B3_wrong_members_with_a_right_checksum(void **state) {
         {change_part_real, KELPIE_SNAPSHOT_CORRUPT, "parts.size is not an integer"},
         {change_state_missing, KELPIE_SNAPSHOT_CORRUPT, "parts.state is missing"},
         {change_memory_twice, KELPIE_SNAPSHOT_CORRUPT, "memory_in_state"},
+        {change_state_dropped, KELPIE_SNAPSHOT_CORRUPT, "memory_in_state and parts contradict"},
+        {change_parent_path_empty, KELPIE_SNAPSHOT_CORRUPT, "parent_path is empty"},
         {change_disk_dropped, KELPIE_SNAPSHOT_CORRUPT, "contradict"},
         {change_disk_resized, KELPIE_SNAPSHOT_CORRUPT, "contradict"},
         {change_disks_too_many, KELPIE_SNAPSHOT_CORRUPT, "too long"},

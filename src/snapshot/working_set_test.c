@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
+#include "support/fault_host.h"
 
 #define MEMORY_SIZE                                                                                \
     (100u * SNAPSHOT_PAGE_SIZE + 1u) /* the last page is a byte: 101 bits, in 13 bytes */
@@ -222,6 +223,61 @@ static void test_what_does_not_fit_is_not_put_there(void **state) {
     snapshot_reader_close(in_memory);
 }
 
+/* Of a machine whose memory is in its state, there are no pages to tell of. */
+static void test_a_bundle_without_memory_has_none(void **state) {
+    (void)state;
+    struct kelpie_error err;
+    struct snapshot_writer *writer = NULL;
+    struct snapshot_reader *reader = NULL;
+    struct kelpie_snapshot snapshot;
+    int fd = HOST_FD_NONE;
+    assert_int_equal(snapshot_writer_create(host, path_of("one"), 0, &writer, NULL), KELPIE_OK);
+    struct snapshot_manifest *manifest = snapshot_writer_manifest(writer);
+    snprintf(manifest->info.backend, sizeof(manifest->info.backend), "qemu");
+    snprintf(manifest->info.architecture, sizeof(manifest->info.architecture), "x86_64");
+    manifest->vcpu_count = 1;
+    manifest->memory_mib = 64;
+    manifest->memory_in_state = true;
+    assert_int_equal(snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &fd, NULL), KELPIE_OK);
+    assert_int_equal(snapshot_writer_publish(writer, &forever, &snapshot, NULL), KELPIE_OK);
+    snapshot_writer_destroy(writer);
+    assert_int_equal(snapshot_reader_open(host, path_of("one"), &reader, NULL), KELPIE_OK);
+    fd = make_bitmap(NOTE_SIZE, 1);
+    assert_int_equal(snapshot_working_set_store(host, reader, fd, &err), KELPIE_SNAPSHOT_FAILED);
+    assert_non_null(strstr(err.message, "no memory on a disk"));
+    assert_false(is_there(reader));
+    host_close(host, fd);
+    snapshot_reader_close(reader);
+}
+
+/* The nth host call fails: a note that is not read is none, and one that is not written is an error. */
+static void test_any_call_may_fail(void **state) {
+    (void)state;
+    struct host *faulty = NULL;
+    char text[256];
+    struct snapshot_reader *reader = make_bundle("one");
+    assert_int_equal(fault_host_create(host, &faulty, NULL), KELPIE_OK);
+    for (int storing = 0; storing < 2; storing++) {
+        const char *fired = "";
+        for (uint64_t nth = 1; fired; nth++) {
+            store(reader, 7);
+            int fd = storing ? make_bitmap(NOTE_SIZE, 8) : HOST_FD_NONE;
+            fault_host_arm(faulty, &(struct fault_plan){.nth = nth});
+            bool done = storing ? snapshot_working_set_store(faulty, reader, fd, NULL) == KELPIE_OK
+                                : (fd = snapshot_working_set_open(faulty, reader)) != HOST_FD_NONE;
+            fired = fault_host_fired(faulty);
+            fault_host_disarm(faulty);
+            assert_int_equal(done, !fired);
+            host_close(storing ? host : faulty, fd);
+            assert_int_equal(fault_host_leaks(faulty, text, sizeof(text)), 0);
+            assert_true(is_there(reader)); /* the old one, or the new one */
+            assert_true(fired || nth > 4);
+        }
+    }
+    host_destroy(faulty);
+    snapshot_reader_close(reader);
+}
+
 #define FOLDER_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void) {
@@ -231,6 +287,8 @@ int main(void) {
         FOLDER_TEST(test_another_bundles_is_none),
         FOLDER_TEST(test_what_is_no_file_is_none),
         FOLDER_TEST(test_what_does_not_fit_is_not_put_there),
+        FOLDER_TEST(test_a_bundle_without_memory_has_none),
+        FOLDER_TEST(test_any_call_may_fail),
     };
     return cmocka_run_group_tests_name("working_set", tests, NULL, NULL);
 }

@@ -254,10 +254,8 @@ static const struct list disk_list = {"disks", disk_fields, ARRAY_SIZE(disk_fiel
 
 #define SHARE(member, kind) JSON_FIELD(struct kelpie_share, member, kind, 0)
 static const struct json_field share_fields[] = {
-    SHARE(path, JSON_TEXT),
-    SHARE(mount, JSON_TEXT),
-    SHARE(read_only, JSON_BOOL),
-    SHARE(copy, JSON_BOOL),
+    SHARE(path, JSON_TEXT), SHARE(mount, JSON_TEXT), SHARE(read_only, JSON_BOOL),
+    SHARE(copy, JSON_BOOL), SHARE(live, JSON_BOOL),
 };
 static const struct list share_list = {"shares", share_fields, ARRAY_SIZE(share_fields),
                                        sizeof(struct kelpie_share), KELPIE_SHARE_COUNT_MAX};

@@ -72,8 +72,10 @@ static void assert_is_the_config(const struct kelpie_config *same) {
     assert_true(same->owner->lifetime_ms == UINT64_MAX);
     assert_true(same->owner->idle_ms == INT64_MAX);
     assert_string_equal(same->owner->labels[0], "k=v");
-    assert_int_equal(same->share_count, 1);
+    assert_int_equal(same->share_count, 2);
     assert_true(same->shares[0].copy);
+    assert_false(same->shares[0].live);
+    assert_true(same->shares[1].live);
 }
 
 static void a_config_comes_back(void **state) {
@@ -96,7 +98,8 @@ static void a_config_comes_back(void **state) {
                                               .idle_ms = INT64_MAX,
                                               .remove = true,
                                               .labels = labels};
-    static const struct kelpie_share shares[] = {{.path = "/x", .mount = "/y", .copy = true}};
+    static const struct kelpie_share shares[] = {{.path = "/x", .mount = "/y", .copy = true},
+                                                 {.path = "/x", .mount = "/z", .live = true}};
     const struct kelpie_config config = {
         .name = "web",
         .backend = "mock",
@@ -113,7 +116,7 @@ static void a_config_comes_back(void **state) {
         .image = "debian",
         .warm = true,
         .shares = shares,
-        .share_count = 1,
+        .share_count = 2,
         .host = host, /* which is left out */
     };
     json_t *json = NULL;

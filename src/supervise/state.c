@@ -38,9 +38,10 @@ json_t *owner_state_message(struct owner *owner) {
     ASSERT(owner->record);
     ASSERT(owner->vm);
     const struct kelpie_vm_info *info = &owner->record->info;
-    return json_pack("{s:s, s:i, s:s, s:i}", "event", "state", "state", (int)info->state, "text",
-                     owner->exit_text[0] ? owner->exit_text : info->reason, "pid",
-                     kelpie_vm_process_id(owner->vm));
+    return json_pack("{s:s, s:i, s:s, s:i, s:i}", "event", "state", "state", (int)info->state,
+                     "text", owner->exit_text[0] ? owner->exit_text : info->reason, "pid",
+                     kelpie_vm_process_id(owner->vm), "live_shares",
+                     (int)kelpie_vm_live_shares(owner->vm));
 }
 
 static bool is_up(enum kelpie_state state) {

@@ -234,6 +234,20 @@ static bool handle_setup_done(struct kelpie_vm *vm, const struct protocol_frame 
     return true;
 }
 
+static bool handle_shared(struct kelpie_vm *vm, const struct protocol_frame *frame) {
+    ASSERT(vm->locked);
+    ASSERT(frame->session == 0);
+    struct vm_answers *answers = &vm->channel.answers;
+    struct protocol_done done;
+    if (!protocol_decode_shared(frame, &done)) {
+        return false;
+    }
+    answers->shared_count++;
+    answers->shared_os_error = done.os_error;
+    snprintf(answers->shared_message, sizeof(answers->shared_message), "%s", done.message);
+    return true;
+}
+
 static bool handle_pong(struct kelpie_vm *vm, const struct protocol_frame *frame) {
     ASSERT(vm->locked);
     ASSERT(frame->session == 0);
@@ -295,6 +309,8 @@ static bool dispatch(struct kelpie_vm *vm, const struct protocol_frame *frame) {
         return handle_hello_ack(vm, frame);
     case PROTOCOL_SETUP_DONE:
         return handle_setup_done(vm, frame);
+    case PROTOCOL_SHARED:
+        return handle_shared(vm, frame);
     case PROTOCOL_PONG:
         return handle_pong(vm, frame);
     case PROTOCOL_SESSIONS:

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* What the host says to the guest's agent on session 0, and what it makes of the answers. */
+#include <errno.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -128,6 +129,31 @@ enum kelpie_status vm_say_setup(struct kelpie_vm *vm, const struct vm_wait *wait
     if (answers->setup_os_error != 0) {
         return error_set_os(err, (int)(answers->setup_os_error & 0xfff),
                             "the guest could not set itself up: %s", answers->setup_message);
+    }
+    return KELPIE_OK;
+}
+
+enum kelpie_status vm_say_share(struct kelpie_vm *vm, const struct protocol_share *share,
+                                const struct vm_wait *wait, struct kelpie_error *err) {
+    ASSERT(vm->locked);
+    ASSERT(vm->busy);
+    struct vm_answers *answers = &vm->channel.answers;
+    uint64_t before = answers->shared_count;
+    struct cursor_writer writer;
+    TRY(vm_channel_reserve(vm, SMALL_FRAME_SIZE + KELPIE_PATH_SIZE_MAX, wait, &writer, err));
+    protocol_encode_share(&writer, share);
+    vm_channel_commit(vm, &writer);
+    while (answers->shared_count == before) {
+        TRY(vm_wait_step(vm, wait, "the guest to mount a shared folder", err));
+    }
+    if (answers->shared_os_error == ENODEV) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, "kernel",
+                               "the guest's kernel has no virtio-fs, which live folders take");
+    }
+    if (answers->shared_os_error != 0) {
+        return error_set_os(err, (int)(answers->shared_os_error & 0xfff),
+                            "the guest could not mount a shared folder: %s",
+                            answers->shared_message);
     }
     return KELPIE_OK;
 }

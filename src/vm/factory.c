@@ -211,6 +211,11 @@ enum kelpie_status kelpie_backend_probe_on(void *wanted_host, const char *name,
     TRY(vm_host_open(&config, &host, &owned, err));
     struct kelpie_probe probe = {0};
     ops->probe(host, &probe);
+    if (ops->probe_shares && probe.usable) {
+        ops->probe_shares(host, probe.shares, sizeof(probe.shares));
+    } else if (probe.usable) {
+        snprintf(probe.shares, sizeof(probe.shares), "copied: only the backend qemu shows them");
+    }
     if (owned) {
         host_destroy(host);
     }

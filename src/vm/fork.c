@@ -9,6 +9,7 @@
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "vm/populate.h"
 #include "vm/vm.h"
 
 /* What the threads that make children share. Read-only but for `next`, which the mutex guards. */
@@ -181,6 +182,7 @@ static enum kelpie_status capture(struct kelpie_vm *vm, const struct host_wait *
     ASSERT(vm->busy);
     ASSERT(ret_reader);
     struct snapshot_writer *writer = NULL;
+    TRY(vm_check_shares_for_save(vm, err));
     TRY(snapshot_writer_create(vm->host, NULL, 0, &writer, err));
     enum kelpie_status status = vm_capture(vm, KELPIE_SNAPSHOT_SUSPEND, false, writer, wait, err);
     if (status == KELPIE_OK) {

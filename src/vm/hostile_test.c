@@ -70,6 +70,8 @@ static void encode_of_channel(struct cursor_writer *writer, const struct kelpie_
         return protocol_encode_ping(writer, PROTOCOL_PONG, &pong);
     case PROTOCOL_SETUP_DONE:
         return protocol_encode_done(writer, &done);
+    case PROTOCOL_SHARED:
+        return protocol_encode_shared(writer, &done);
     case PROTOCOL_SESSIONS:
         return protocol_encode_sessions(writer, &sessions);
     case PROTOCOL_FROZEN:
@@ -145,6 +147,7 @@ static const struct said frames[] = {
     {"a PONG before its PING", CHANNEL(PONG), .value = 1},
     {"a spoilt PONG", CHANNEL(PONG), .spoilt = true},
     {"a spoilt SETUP_DONE", CHANNEL(SETUP_DONE), .spoilt = true},
+    {"a spoilt SHARED", CHANNEL(SHARED), .spoilt = true},
     {"a spoilt SESSIONS", CHANNEL(SESSIONS), .spoilt = true},
     {"a spoilt FROZEN", CHANNEL(FROZEN), .spoilt = true},
     {"a spoilt FIGURES", CHANNEL(FIGURES), .spoilt = true},

@@ -109,6 +109,7 @@ void vm_starting(struct kelpie_vm *vm) {
     vm->stop_asked = false;
     vm->machine_ended = false;
     vm->may_run = false;
+    vm->live_shares = 0;
     vm_set_state(vm, KELPIE_STATE_STARTING);
     vm_unlock(vm);
 }

@@ -78,6 +78,7 @@ static void follow(struct kelpie_vm *vm) {
         snprintf(vm->exit_text, sizeof(vm->exit_text), "%.511s", told.exit_text);
     }
     vm->state = told.state;
+    vm->live_shares = told.live_shares;
     vm->machine_alive = (BIT(told.state) & AT_WORK) != 0;
     vm->stopping = !crashed; /* a machine that is not there was wanted to end */
     bool reachable = told.state == KELPIE_STATE_RUNNING || told.state == KELPIE_STATE_PAUSED;
@@ -251,6 +252,8 @@ static enum kelpie_status request_begin(struct kelpie_vm *vm, uint64_t timeout_m
         }
         vm->owner_request_count++;
         *ret_wait = wait;
+        vm_sessions_want_acks(vm); /* what was read before is not in a snapshot, or in a child */
+        vm_channel_flush(vm);
     }
     vm_unlock(vm);
     return status;

@@ -50,6 +50,10 @@ static enum kelpie_status check_share(const struct kelpie_config *config, size_t
     snprintf(field, sizeof(field), "shares[%zu].mount", index);
     TRY(vm_check_path(field, share->mount ? share->mount : "", true, err));
     TRY(check_mount(config, index, field, err));
+    if (share->copy && share->live) {
+        snprintf(field, sizeof(field), "shares[%zu].live", index);
+        return error_set_field(err, KELPIE_BAD_CONFIG, field, "%s is set, and copy too", field);
+    }
     snprintf(field, sizeof(field), "shares[%zu].reserved", index);
     ASSERT(share->path && share->mount);
     return vm_check_reserved(field, share->reserved, ARRAY_SIZE(share->reserved), err);
@@ -115,24 +119,92 @@ void vm_populate_wipe(struct kelpie_config *config) {
 
 /* ---- Shared folders --------------------------------------------------------------------------- */
 
+static enum kelpie_status prepare_share(struct kelpie_vm *vm, size_t index,
+                                        struct kelpie_error *err) {
+    const struct kelpie_share *share = &vm->config->shares[index];
+    char field[64];
+    struct host_file_info info;
+    struct kelpie_error failure = {0};
+    ASSERT(share->path);
+    snprintf(field, sizeof(field), "shares[%zu].path", index);
+    enum kelpie_status status = host_path_stat(vm->host, share->path, &info, &failure);
+    if (status != KELPIE_OK || info.type != HOST_FILE_FOLDER) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, field, "%s: %.300s is no folder%s%.300s",
+                               field, share->path, status == KELPIE_OK ? "" : ": ",
+                               failure.message);
+    }
+    if (share->live && !vm->ops->shows_share) {
+        snprintf(field, sizeof(field), "shares[%zu].live", index);
+        return error_set_field(err, KELPIE_UNSUPPORTED, field,
+                               "%s: backend %s shows guests no folder itself, qemu does", field,
+                               vm_backend_name(vm));
+    }
+    return KELPIE_OK;
+}
+
 enum kelpie_status vm_populate_prepare(struct kelpie_vm *vm, struct kelpie_error *err) {
-    const struct kelpie_config *config = vm->config;
     ASSERT(vm->busy);
-    ASSERT(config->share_count <= KELPIE_SHARE_COUNT_MAX);
-    for (size_t i = 0; i < config->share_count; i++) {
-        char field[64];
-        struct host_file_info info;
-        struct kelpie_error failure = {0};
-        snprintf(field, sizeof(field), "shares[%zu].path", i);
-        enum kelpie_status status =
-            host_path_stat(vm->host, config->shares[i].path, &info, &failure);
-        if (status != KELPIE_OK || info.type != HOST_FILE_FOLDER) {
-            return error_set_field(err, KELPIE_BAD_CONFIG, field, "%s: %.300s is no folder%s%.300s",
-                                   field, config->shares[i].path, status == KELPIE_OK ? "" : ": ",
-                                   failure.message);
+    ASSERT(vm->config->share_count <= KELPIE_SHARE_COUNT_MAX);
+    for (size_t i = 0; i < vm->config->share_count; i++) {
+        TRY(prepare_share(vm, i, err));
+    }
+    return KELPIE_OK;
+}
+
+/* Whether the machine has a device for it. */
+static bool has_device(struct kelpie_vm *vm, size_t index) {
+    ASSERT(vm->instance);
+    ASSERT(index < vm->config->share_count);
+    return vm->ops->shows_share && vm->ops->shows_share(vm->instance, index);
+}
+
+enum kelpie_status vm_check_shares_for_save(struct kelpie_vm *vm, struct kelpie_error *err) {
+    ASSERT(vm->config);
+    ASSERT(vm->busy);
+    for (size_t i = 0; i < vm->config->share_count; i++) {
+        if (has_device(vm, i)) {
+            return error_set_field(err, KELPIE_UNSUPPORTED, "shares",
+                                   "the guest has the shared folder %.300s open, live, which no "
+                                   "snapshot and no fork can have: share it as a copy",
+                                   vm->config->shares[i].path);
         }
     }
     return KELPIE_OK;
+}
+
+uint32_t kelpie_vm_live_shares(struct kelpie_vm *vm) {
+    vm_check(vm);
+    static_assert(KELPIE_SHARE_COUNT_MAX <= 32, "a bit for each");
+    vm_lock(vm);
+    bool up = vm->state == KELPIE_STATE_RUNNING || vm->state == KELPIE_STATE_PAUSED;
+    uint32_t live = up ? vm->live_shares : 0;
+    vm_unlock(vm);
+    ASSERT(live >> KELPIE_SHARE_COUNT_MAX == 0);
+    return live;
+}
+
+/* *ret_live: it is mounted; else it is to be copied: the guest's kernel has no virtio-fs. */
+static enum kelpie_status show_share(struct kelpie_vm *vm, size_t index, bool *ret_live,
+                                     struct kelpie_error *err) {
+    const struct kelpie_share *share = &vm->config->shares[index];
+    const struct protocol_share message = {
+        .index = (uint32_t)index, .read_only = share->read_only, .path = share->mount};
+    struct kelpie_error inner;
+    ASSERT(has_device(vm, index));
+    ASSERT(!share->copy);
+    vm_lock(vm);
+    struct vm_wait wait = vm_wait_start(vm, vm->config->operation_timeout_ms);
+    enum kelpie_status status = vm_say_share(vm, &message, &wait, &inner);
+    if (status == KELPIE_OK) {
+        vm->live_shares |= (uint32_t)1 << index;
+    }
+    vm_unlock(vm);
+    *ret_live = status == KELPIE_OK;
+    if (status == KELPIE_OK || (status == KELPIE_UNSUPPORTED && !share->live)) {
+        return KELPIE_OK;
+    }
+    *err = inner;
+    return status;
 }
 
 /* What was not copied of it (sockets, devices) is nothing that a copy could have. */
@@ -203,7 +275,13 @@ enum kelpie_status vm_populate(struct kelpie_vm *vm, struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(vm->state == KELPIE_STATE_STARTING);
     for (size_t i = 0; i < vm->config->share_count; i++) {
-        TRY(copy_share(vm, &vm->config->shares[i], err));
+        bool live = false;
+        if (has_device(vm, i)) {
+            TRY(show_share(vm, i, &live, err));
+        }
+        if (!live) {
+            TRY(copy_share(vm, &vm->config->shares[i], err));
+        }
     }
     return vm->config->secret_count > 0 ? put_secrets(vm, err) : KELPIE_OK;
 }

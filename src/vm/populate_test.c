@@ -37,6 +37,9 @@ static void test_shares(void **state) {
     check_share((struct kelpie_share){.path = "b", .mount = "//"}, "shares[1].mount");
     check_share((struct kelpie_share){.path = "b", .mount = "/a"}, "shares[1].mount");
     check_share((struct kelpie_share){.path = "b", .mount = "/data"}, "shares[1].mount");
+    check_share((struct kelpie_share){.path = "b", .mount = "/b", .live = true}, NULL);
+    check_share((struct kelpie_share){.path = "b", .mount = "/b", .live = true, .copy = true},
+                "shares[1].live");
     check_share((struct kelpie_share){.path = "b", .mount = "/b", .reserved = {1}},
                 "shares[1].reserved");
     assert_int_equal(vm_check_config(&(struct kelpie_config){.share_count = 1}, &err),

@@ -9,6 +9,7 @@
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "vm/populate.h"
 #include "vm/vm.h"
 
 uint64_t vm_snapshot_timeout(uint32_t timeout_ms) {
@@ -228,8 +229,10 @@ enum kelpie_status kelpie_vm_snapshot(struct kelpie_vm *vm, const char *director
 
     struct kelpie_snapshot snapshot = {0};
     struct snapshot_writer *writer = NULL;
-    enum kelpie_status status =
-        snapshot_writer_create(vm->host, directory, options->bytes_max, &writer, err);
+    enum kelpie_status status = vm_check_shares_for_save(vm, err);
+    if (status == KELPIE_OK) {
+        status = snapshot_writer_create(vm->host, directory, options->bytes_max, &writer, err);
+    }
     if (status == KELPIE_OK && options->parent) {
         status = name_parent(vm, options->parent, writer, err);
     }

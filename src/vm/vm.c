@@ -487,7 +487,12 @@ uint32_t kelpie_vm_capabilities(const struct kelpie_vm *vm) {
 
 uint32_t vm_capabilities(const struct kelpie_vm *vm) {
     ASSERT(vm->ops);
-    return vm_is_owned(vm) ? vm->ops->owner->capabilities(vm->instance) : vm->ops->capabilities;
+    if (vm_is_owned(vm)) {
+        return vm->ops->owner->capabilities(vm->instance);
+    }
+    bool all = !vm->instance || !vm->ops->instance_capabilities;
+    return vm->ops->capabilities &
+           (all ? UINT32_MAX : vm->ops->instance_capabilities(vm->instance));
 }
 
 const struct kelpie_config *kelpie_vm_config(const struct kelpie_vm *vm) {

@@ -103,6 +103,9 @@ struct vm_answers {
     uint64_t setup_count;
     uint32_t setup_os_error;
     char setup_message[PROTOCOL_MESSAGE_SIZE_MAX + 1];
+    uint64_t shared_count;
+    uint32_t shared_os_error;
+    char shared_message[PROTOCOL_MESSAGE_SIZE_MAX + 1];
     uint64_t frozen_count;
     struct protocol_frozen frozen;
     uint64_t thawed_count;
@@ -217,10 +220,11 @@ struct kelpie_vm {
 
     enum kelpie_state state;
     bool busy;
-    bool stopping;               /* the machine's end is wanted */
-    bool stop_asked;             /* a stop interrupted the start in progress */
-    bool machine_ended;          /* by itself, since the last start */
-    bool machine_alive;          /* started or loaded, and not known to have ended */
+    bool stopping;        /* the machine's end is wanted */
+    bool stop_asked;      /* a stop interrupted the start in progress */
+    bool machine_ended;   /* by itself, since the last start */
+    uint32_t live_shares; /* bit i: the guest has mounted config->shares[i]; or its owner says so */
+    bool machine_alive;   /* started or loaded, and not known to have ended */
     uint64_t machine_started_ns; /* or restored */
     char exit_text[512];
     struct host_thread *io_thread;
@@ -599,6 +603,11 @@ KELPIE_CHECKED enum kelpie_status vm_say_hello(struct kelpie_vm *vm, bool resync
                                                const struct vm_wait *wait,
                                                struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status vm_say_setup(struct kelpie_vm *vm, const struct vm_wait *wait,
+                                               struct kelpie_error *err);
+/* UNSUPPORTED: the guest's kernel has no virtio-fs. */
+KELPIE_CHECKED enum kelpie_status vm_say_share(struct kelpie_vm *vm,
+                                               const struct protocol_share *share,
+                                               const struct vm_wait *wait,
                                                struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status vm_say_freeze(struct kelpie_vm *vm, const struct vm_wait *wait,
                                                 struct kelpie_error *err);

@@ -36,13 +36,26 @@ static bool disks_allow(const struct kelpie_vm *vm) {
     return !vm->ops->has_disks || !vm->ops->has_disks(vm->instance);
 }
 
-/* Shared folders are no reason against it: they are copied into the guest when it is up (vm/populate.h). */
+/* A machine that shows a folder itself cannot be saved. Others are no reason against it: they are copied into the guest when it
+ * is up (vm/populate.h). */
+static bool shares_allow(const struct kelpie_vm *vm) {
+    ASSERT(vm->config->share_count <= KELPIE_SHARE_COUNT_MAX);
+    ASSERT(vm->ops);
+    for (size_t i = 0; i < vm->config->share_count; i++) {
+        if (vm->config->shares[i].live) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool vm_warm_is_possible(struct kelpie_vm *vm) {
     ASSERT(vm->instance);
     ASSERT(vm->config);
     const struct kelpie_network *network = vm->config->network;
     return vm->config->warm && (vm->ops->capabilities & KELPIE_CAN_SUSPEND_SNAPSHOT) &&
-           (!network || network->kind == KELPIE_NETWORK_USER) && disks_allow(vm);
+           (!network || network->kind == KELPIE_NETWORK_USER) && disks_allow(vm) &&
+           shares_allow(vm);
 }
 
 /* ---- Making ----------------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
  * Runs the suite for every backend that can be used here, or for those in $KELPIE_CONFORMANCE_BACKENDS
  * (names with commas). $KELPIE_CONFORMANCE_GROUPS limits the groups in the same way, $KELPIE_CONFORMANCE_CASES the
  * cases; $KELPIE_CONFORMANCE_LEAVE_OUT names groups of one backend (qemu.heavy) that are skipped, aloud.
+ * $KELPIE_CONFORMANCE_UNPROBED runs a backend that cannot run Linux here: what it is given runs none.
  * $KELPIE_CONFORMANCE_VCPUS is how many vCPUs each VM has. With $KELPIE_CONFORMANCE_OWNED each has an owner of its own, which is
  * this program too.
  */
@@ -88,10 +89,24 @@ static int run_group(const struct group *group) {
     return failed;
 }
 
+/* A VM may have fewer than its backend: the version that is here decides. */
+static uint32_t capabilities_of(const struct kelpie_backend *backend) {
+    struct kelpie_error err;
+    struct kelpie_vm *vm = NULL;
+    const struct kelpie_config config = {.backend = backend->name};
+    if (kelpie_vm_create(&config, &vm, &err) != KELPIE_OK) {
+        fprintf(stderr, "%s: no VM could be made: %s\n", backend->name, err.message);
+        return backend->capabilities;
+    }
+    uint32_t capabilities = kelpie_vm_capabilities(vm);
+    kelpie_vm_destroy(vm);
+    return capabilities;
+}
+
 static int run_backend(const struct kelpie_backend *backend) {
     int failed = 0;
     suite()->backend = backend->name;
-    suite()->capabilities = backend->capabilities;
+    suite()->capabilities = capabilities_of(backend);
     for (size_t i = 0; i < ARRAY_COUNT(groups); i++) {
         if (is_listed(getenv("KELPIE_CONFORMANCE_GROUPS"), groups[i]->name)) {
             failed += run_group(groups[i]);
@@ -167,7 +182,7 @@ int main(int argc, char **argv) {
         if (!is_listed(wanted, backends[i].name)) {
             printf("skipped backend %s: not asked for\n", backends[i].name);
         } else if (kelpie_backend_probe(backends[i].name, &probe, &err) != KELPIE_OK ||
-                   !probe.usable) {
+                   (!probe.usable && !getenv("KELPIE_CONFORMANCE_UNPROBED"))) {
             printf("skipped backend %s: %s %s\n", backends[i].name, probe.reason, err.message);
             failed += wanted != NULL; /* who asks for it wants it tested */
         } else {

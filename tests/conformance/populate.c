@@ -112,6 +112,52 @@ static void test_a_copied_folder_is_the_guests_own(void **state) {
     rmdir(host_path("tree"));
 }
 
+/* A backend that says it cannot refuses; one that says it can shows what the host has, both ways. */
+static void test_a_live_folder_is_the_hosts_own(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct kelpie_probe probe = {0};
+    struct kelpie_snapshot snapshot;
+    struct kelpie_vm *vm = NULL;
+    size_t size = 0;
+    OK(kelpie_backend_probe(suite()->backend, &probe, &err));
+    assert_int_equal(mkdir(host_path("tree"), 0755), 0);
+    host_file_write(host_path("tree/file"), "from the host\n", 14, 0644);
+    const struct kelpie_share share = {
+        .path = host_path("tree"), .mount = "/srv/work", .live = true};
+    const struct kelpie_config config = {
+        .backend = suite()->backend, .shares = &share, .share_count = 1};
+    if (strncmp(probe.shares, "live", 4) != 0) {
+        OK(kelpie_vm_create(&config, &vm, &err));
+        FAILS(kelpie_vm_start(vm, &err), KELPIE_UNSUPPORTED);
+        assert_string_equal(err.field, "shares[0].live");
+        kelpie_vm_destroy(vm);
+        skip_aloud("no folder is shown live here");
+    }
+    vm = start_with(&config);
+    assert_int_equal(kelpie_vm_live_shares(vm), 1);
+    expect_shell(vm, "cat /srv/work/file && echo from the guest > /srv/work/answer", 0,
+                 "from the host\n");
+    char *found = host_file_read(host_path("tree/answer"), &size);
+    assert_int_equal(size, 15);
+    free(found);
+    host_file_write(host_path("tree/later"), "later\n", 6, 0644);
+    expect_shell(vm, "cat /srv/work/later && rm /srv/work/later", 0, "later\n");
+    assert_int_equal(access(host_path("tree/later"), F_OK), -1);
+
+    FAILS(kelpie_vm_snapshot(vm, host_path("bundle"), NULL, &snapshot, &err), KELPIE_UNSUPPORTED);
+    assert_string_equal(err.field, "shares");
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_RUNNING);
+    OK(kelpie_vm_stop(vm, 0, &err));
+    assert_int_equal(kelpie_vm_live_shares(vm), 0);
+    OK(kelpie_vm_start(vm, &err)); /* a new machine, and a new connection to the folder */
+    expect_shell(vm, "cat /srv/work/answer", 0, "from the guest\n");
+    kelpie_vm_destroy(vm);
+    unlink(host_path("tree/answer"));
+    unlink(host_path("tree/file"));
+    rmdir(host_path("tree"));
+}
+
 static void test_a_folder_that_is_not_there(void **state) {
     (void)state;
     struct kelpie_error err = {0};
@@ -131,6 +177,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_secrets_are_files_of_the_guest),
     cmocka_unit_test(test_no_manifest_has_a_secret),
     cmocka_unit_test(test_a_copied_folder_is_the_guests_own),
+    cmocka_unit_test(test_a_live_folder_is_the_hosts_own),
     cmocka_unit_test(test_a_folder_that_is_not_there),
 };
 const struct group group_populate = {

@@ -175,6 +175,7 @@ static void give_up(struct firecracker_link *link) {
     host_mutex_lock(link->lock);
     void (*on_lost)(void *argument) = link->on_lost;
     host_mutex_unlock(link->lock);
+    ASSERT(link->stream_fd == HOST_FD_NONE);
     if (on_lost) {
         on_lost(link->argument);
     }
@@ -184,6 +185,7 @@ static void give_up(struct firecracker_link *link) {
 /* ---- The thread ------------------------------------------------------------------------------- */
 
 static uint32_t asked_of(bool read, bool write) {
+    static_assert(HOST_POLL_READ != HOST_POLL_WRITE, "two bits");
     return (read ? (uint32_t)HOST_POLL_READ : 0u) | (write ? (uint32_t)HOST_POLL_WRITE : 0u);
 }
 

@@ -30,12 +30,12 @@ static void kvm_probe(struct host *host, struct kelpie_probe *ret_probe) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason), "%.511s", error.message);
         snprintf(ret_probe->install, sizeof(ret_probe->install),
                  "make " KVM_DEVICE " accessible to this user, such as by the group kvm");
-    } else if (taken_ns >= HOST_KVM_BUDGET_NS) {
+    } else if (taken_ns >= HOST_KVM_NATIVE_NS_MAX) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason),
                  KVM_DEVICE " interprets kernel-mode code (%u instructions take more than %llu ms),"
                             " so Linux does not boot on it",
                  HOST_KVM_INSTRUCTION_COUNT,
-                 (unsigned long long)(HOST_KVM_BUDGET_NS / HOST_NS_PER_MS));
+                 (unsigned long long)(HOST_KVM_NATIVE_NS_MAX / HOST_NS_PER_MS));
     } else {
         ret_probe->usable = true;
         snprintf(ret_probe->reason, sizeof(ret_probe->reason),

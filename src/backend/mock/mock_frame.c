@@ -363,6 +363,21 @@ static bool on_network(const struct protocol_frame *frame) {
     return protocol_decode_network(frame, &network);
 }
 
+/* It has no such device. */
+static bool on_share(struct mock_guest *guest, const struct protocol_frame *frame) {
+    mock_guest_check(guest);
+    ASSERT(frame->type == PROTOCOL_SHARE);
+    struct protocol_share share;
+    if (!protocol_decode_share(frame, &share)) {
+        return false;
+    }
+    const struct protocol_done done = {ENODEV, "the mock has no virtio-fs"};
+    struct cursor_writer writer = frame_writer(guest);
+    protocol_encode_shared(&writer, &done);
+    mock_guest_send(guest, &writer);
+    return true;
+}
+
 bool mock_guest_frame(struct mock_guest *guest, const struct protocol_frame *frame) {
     mock_guest_check(guest);
     ASSERT(frame);
@@ -398,9 +413,12 @@ bool mock_guest_frame(struct mock_guest *guest, const struct protocol_frame *fra
         return on_power_off(guest, frame);
     case PROTOCOL_NETWORK:
         return on_network(frame);
+    case PROTOCOL_SHARE:
+        return on_share(guest, frame);
     case PROTOCOL_DETACH:
     case PROTOCOL_HELLO_ACK:
     case PROTOCOL_PONG:
+    case PROTOCOL_SHARED:
     case PROTOCOL_SETUP_DONE:
     case PROTOCOL_STARTED:
     case PROTOCOL_ENDED:

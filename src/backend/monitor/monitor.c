@@ -121,6 +121,17 @@ enum kelpie_status monitor_launch(struct monitor *monitor, const struct monitor_
     return KELPIE_OK;
 }
 
+void monitor_console_take(struct monitor *monitor, int fd) {
+    monitor_check(monitor);
+    ASSERT(monitor->process);
+    ASSERT(fd != HOST_FD_NONE);
+    host_mutex_lock(monitor->lock);
+    int before = monitor->console_fd;
+    monitor->console_fd = fd;
+    host_mutex_unlock(monitor->lock);
+    host_close(monitor->host, before);
+}
+
 /* ---- Last words ------------------------------------------------------------------------------- */
 
 void monitor_drain_stderr(struct monitor *monitor) {

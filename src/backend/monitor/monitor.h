@@ -68,6 +68,9 @@ KELPIE_CHECKED enum kelpie_status monitor_launch(struct monitor *monitor,
                                                  const struct monitor_launch *launch,
                                                  struct kelpie_error *err);
 
+/* The console is read from this descriptor from now on. It becomes the monitor's. */
+void monitor_console_take(struct monitor *monitor, int fd);
+
 /* Kills it if it still runs, remembers how it ended, gives back its descriptors. Without a child: nothing.
  * reason: as below. */
 void monitor_take_down(struct monitor *monitor, const char *reason);

@@ -87,10 +87,7 @@ static void log_write(struct monitor_console *console, const void *data, size_t 
 
 void monitor_console_write(struct monitor_console *console, const void *data, size_t size) {
     console_check(console);
-    ASSERT(data || size == 0);
-    if (size == 0) {
-        return;
-    }
+    ASSERT(data && size > 0);
     if (console->log_fd != HOST_FD_NONE) {
         log_write(console, data, size);
     }
@@ -123,11 +120,8 @@ bool monitor_console_drain(struct monitor_console *console, int fd) {
 }
 
 size_t monitor_console_tail(const struct monitor_console *console, void *buffer, size_t size) {
-    ASSERT(console);
+    console_check(console);
     ASSERT(buffer || size == 0);
-    if (!console->tail_data) {
-        return 0;
-    }
     size_t count = min_size(size, console->tail.size);
     return ring_peek(&console->tail, console->tail.size - count, buffer, count);
 }

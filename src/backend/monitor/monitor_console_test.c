@@ -2,6 +2,7 @@
 /* What the guest writes to its console. */
 #include "backend/monitor/monitor_console.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,6 +16,7 @@
 #include "backend/backend.h"
 #include "backend/monitor/monitor_limits.h"
 #include "base/assert.h"
+#include "support/fault_host.h"
 
 #define LOG_SIZE_MAX 1000
 
@@ -84,6 +86,50 @@ static void hazard_d6_log_stops_at_its_limit_and_says_so(void **state) {
     }
     assert_int_equal(notices, 1);
     free(text);
+}
+
+/* Less room than what says that it is full: as much of that as fits. */
+static void a_tiny_log_keeps_its_limit(void **state) {
+    struct fixture *fixture = *state;
+    size_t size = 0;
+    monitor_console_deinit(&fixture->console);
+    assert_int_equal(
+        monitor_console_init(&fixture->console, fixture->host, fixture->log_path, 10, NULL),
+        KELPIE_OK);
+    monitor_console_write(&fixture->console, "0123456789\n", 11);
+    monitor_console_write(&fixture->console, "0123456789\n", 11);
+    char *text = log_text(fixture, &size);
+    assert_string_equal(text, "\n[kelpie: ");
+    free(text);
+    char tail[32];
+    assert_int_equal(monitor_console_tail(&fixture->console, tail, sizeof(tail)), 22);
+}
+
+/* Nothing is written behind a hole, and the guest's output is still in memory. */
+static void a_log_that_cannot_be_written_is_given_up(void **state) {
+    struct fixture *fixture = *state;
+    struct host *faulty = NULL;
+    size_t size = 0;
+    char big[2 * LOG_SIZE_MAX];
+    memset(big, 'b', sizeof(big));
+    assert_int_equal(fault_host_create(fixture->host, &faulty, NULL), KELPIE_OK);
+    monitor_console_deinit(&fixture->console);
+    assert_int_equal(
+        monitor_console_init(&fixture->console, faulty, fixture->log_path, LOG_SIZE_MAX, NULL),
+        KELPIE_OK);
+    fault_host_arm(faulty, &(struct fault_plan){.nth = 1, .os_error = ENOSPC});
+    monitor_console_write(&fixture->console, big, sizeof(big));
+    fault_host_disarm(faulty);
+    monitor_console_write(&fixture->console, "last", 4);
+    char *text = log_text(fixture, &size);
+    assert_int_equal(size, 0);
+    free(text);
+    char tail[4];
+    assert_int_equal(monitor_console_tail(&fixture->console, tail, sizeof(tail)), 4);
+    assert_memory_equal(tail, "last", 4);
+    assert_int_equal(fault_host_leaks(faulty, big, sizeof(big)), 0);
+    monitor_console_deinit(&fixture->console);
+    host_destroy(faulty);
 }
 
 static void hazard_a13_tail_keeps_the_last_bytes_only(void **state) {
@@ -192,6 +238,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(output_goes_to_tail_and_log, setup, teardown),
         cmocka_unit_test_setup_teardown(hazard_d6_log_stops_at_its_limit_and_says_so, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(a_tiny_log_keeps_its_limit, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_log_that_cannot_be_written_is_given_up, setup, teardown),
         cmocka_unit_test_setup_teardown(hazard_a13_tail_keeps_the_last_bytes_only, setup, teardown),
         cmocka_unit_test_setup_teardown(hazard_a13_flood_does_not_hold_the_reader, setup, teardown),
         cmocka_unit_test_setup_teardown(log_that_cannot_be_opened_is_a_config_error, setup,

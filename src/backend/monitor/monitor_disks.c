@@ -116,8 +116,10 @@ static enum kelpie_status own_settle(struct monitor_disks *disks, size_t index,
     if (disks->launch->disk_folder) {
         char from[HOST_PATH_SIZE_MAX + 1];
         char to[HOST_PATH_SIZE_MAX + 1];
-        TRY(own_path(disks, index, true, from, err));
-        TRY(own_path(disks, index, false, to, err));
+        enum kelpie_status status = own_path(disks, index, true, from, NULL);
+        ASSERT(status == KELPIE_OK); /* it was made there, and the other is shorter */
+        status = own_path(disks, index, false, to, NULL);
+        ASSERT(status == KELPIE_OK);
         TRY(host_path_rename(disks->host, from, to, true, err));
     }
     disk_close(disks->host, &disks->kept[index]);

@@ -13,6 +13,9 @@
 #define MONITOR_CRASH_TIMEOUT_MS                                                                   \
     500 /* from the end of the control channel to that of the process */
 
+#define MONITOR_SHARES_HELP_SIZE_MAX 32768 /* of what virtiofsd --help prints */
+#define MONITOR_SHARES_LOOK_TIMEOUT_MS 5000
+
 #define MONITOR_NETWORK_ARGV_COUNT_MAX (32 + 2 * KELPIE_FORWARD_COUNT_MAX)
 #define MONITOR_NETWORK_COMMAND_SIZE_MAX (4096 + 1024 + 48 * KELPIE_FORWARD_COUNT_MAX)
 #define MONITOR_NETWORK_FRAME_SIZE_MAX 128 /* of an answer to ARP, padded as it may be */

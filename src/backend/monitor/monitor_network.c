@@ -243,12 +243,16 @@ static enum kelpie_status explain(struct monitor_network *network, struct kelpie
     char words[MONITOR_LAST_WORDS_SIZE_MAX + 1];
     monitor_network_drain(network);
     monitor_last_line(network->words.text, network->words.size, words, sizeof(words));
+    char how[64];
+    if (!known) {
+        snprintf(how, sizeof(how), "let go of its socket and runs on");
+    } else if (end.signal != 0) {
+        snprintf(how, sizeof(how), "ended with signal %d", end.signal);
+    } else {
+        snprintf(how, sizeof(how), "ended with code %d", end.code);
+    }
     return error_set_field(err, KELPIE_BOOT_FAILED, "network",
-                           "there is no network for the guest: passt ended with %s %d%s%s",
-                           end.signal != 0 ? "signal" : "code",
-                           !known            ? -1
-                           : end.signal != 0 ? end.signal
-                                             : end.code,
+                           "there is no network for the guest: passt %s%s%s", how,
                            words[0] ? "; its last words: " : "", words);
 }
 

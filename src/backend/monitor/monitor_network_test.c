@@ -153,6 +153,31 @@ static void test_a_missing_program_is_named(void **state) {
     assert_non_null(strstr(err.message, "install passt"));
 }
 
+static void test_passt_is_looked_for_by_its_name(void **state) {
+    struct fixture *fixture = *state;
+    struct kelpie_error err = {0};
+    char *path = strdup(getenv("PATH"));
+    assert_non_null(path);
+    unsetenv("KELPIE_PASST");
+    setenv("PATH", "/nowhere", 1);
+    assert_int_equal(open_and_await(fixture, &err), KELPIE_BACKEND_MISSING);
+    setenv("PATH", path, 1);
+    free(path);
+    assert_non_null(strstr(err.message, "no program passt,"));
+}
+
+static void test_how_it_ended_is_told(void **state) {
+    struct fixture *fixture = *state;
+    struct kelpie_error err = {0};
+    write_program(fixture, "kill -9 $$");
+    assert_int_equal(open_and_await(fixture, &err), KELPIE_BOOT_FAILED);
+    assert_non_null(strstr(err.message, "passt ended with signal 9"));
+    monitor_network_close(&fixture->network);
+    write_program(fixture, "exec 3>&-; sleep 100");
+    assert_int_equal(open_and_await(fixture, &err), KELPIE_BOOT_FAILED);
+    assert_non_null(strstr(err.message, "passt let go of its socket and runs on"));
+}
+
 static void test_last_words_are_told(void **state) {
     struct fixture *fixture = *state;
     struct kelpie_error err = {0};
@@ -222,6 +247,8 @@ int main(void) {
         cmocka_unit_test(test_the_question),
         cmocka_unit_test_setup_teardown(test_no_network_is_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_missing_program_is_named, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_passt_is_looked_for_by_its_name, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_how_it_ended_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(test_last_words_are_told, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_answer_is_taken_whole_and_no_more, setup,
                                         teardown),

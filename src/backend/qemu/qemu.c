@@ -32,6 +32,15 @@ static void qemu_probe(struct host *host, struct kelpie_probe *ret_probe) {
              qemu_accelerator_name(probe->accelerator));
 }
 
+static void qemu_probe_shares(struct host *host, char *text, size_t size) {
+    struct monitor_virtiofsd virtiofsd;
+    const struct host_wait wait = host_wait_ms(host, MONITOR_SHARES_LOOK_TIMEOUT_MS, HOST_FD_NONE);
+    ASSERT(host);
+    ASSERT(text && size > 0);
+    monitor_virtiofsd_find(host, &wait, &virtiofsd);
+    monitor_virtiofsd_describe(&virtiofsd, host_user_id(host), text, size);
+}
+
 static void qemu_destroy(struct backend_instance *instance) {
     ASSERT(instance->host);
     ASSERT(instance);
@@ -77,6 +86,7 @@ static enum kelpie_status qemu_create(const struct backend_launch *launch,
     instance->machine = QEMU_MACHINE_MICROVM;
     instance->memory_fd = HOST_FD_NONE;
     monitor_disks_init(&instance->disks, launch, false);
+    monitor_shares_init(&instance->shares, launch->host, launch->config);
     enum kelpie_status status = qemu_prepare(instance, launch->cancel_fd, err);
     if (status != KELPIE_OK) {
         qemu_destroy(instance);
@@ -146,6 +156,12 @@ static uint64_t qemu_disk_bytes(struct backend_instance *instance) {
 static bool qemu_has_disks(struct backend_instance *instance) {
     qemu_instance_check(instance);
     return monitor_disks_are_kept(&instance->disks);
+}
+
+static bool qemu_shows_share(struct backend_instance *instance, size_t index) {
+    qemu_instance_check(instance);
+    ASSERT(index < instance->config->share_count);
+    return monitor_shares_has(&instance->shares, index);
 }
 
 static void qemu_kill(struct backend_instance *instance) {
@@ -230,12 +246,14 @@ const struct backend_ops backend_qemu_ops = {
                     KELPIE_CAN_TTY | KELPIE_CAN_FORK | KELPIE_CAN_NETWORK,
     .in_auto = true,
     .probe = qemu_probe,
+    .probe_shares = qemu_probe_shares,
     .create = qemu_create,
     .destroy = qemu_destroy,
     .start = qemu_start,
     .load = qemu_load,
     .settle = qemu_settle,
     .has_disks = qemu_has_disks,
+    .shows_share = qemu_shows_share,
     .identify = qemu_identify,
     .pause = qemu_pause,
     .resume = qemu_resume,

@@ -9,6 +9,7 @@
 #ifndef KELPIE_BACKEND_QEMU_QEMU_COMMAND_H
 #define KELPIE_BACKEND_QEMU_QEMU_COMMAND_H
 
+#include "backend/backend.h"
 #include "backend/qemu/qemu_limits.h"
 #include "base/error.h"
 #include "base/mac.h"
@@ -57,6 +58,7 @@ struct qemu_description {
     int network_fd;      /* 0: it has none */
     bool network_is_tap;
     char mac[MAC_TEXT_SIZE];
+    int share_fds[KELPIE_SHARE_COUNT_MAX]; /* of virtiofsd; 0: none */
     struct qemu_command_disk disks[KELPIE_DISK_COUNT_MAX];
     size_t disk_count;
 };

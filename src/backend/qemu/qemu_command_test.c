@@ -92,6 +92,31 @@ static void nothing_comes_by_default_and_nothing_reboots(void **state) {
     free(command);
 }
 
+/* The daemon at the other end speaks virtio 1 only, which a microvm's devices do not by themselves. */
+static void a_shared_folder_is_a_modern_device(void **state) {
+    (void)state;
+    struct qemu_description description = plain();
+    struct qemu_command *command = build(&description);
+    assert_int_equal(count_of(command, "force-legacy"), 0);
+    free(command);
+    description.share_fds[0] = 30;
+    description.share_fds[7] = 37;
+    command = build(&description);
+    assert_string_equal(value_of(command, "-global", 0), "virtio-mmio.force-legacy=off");
+    assert_int_equal(count_of(command, "force-legacy"), 1);
+    assert_int_equal(count_of(command, "socket,id=share0,fd=30"), 1);
+    assert_int_equal(count_of(command, "vhost-user-fs-device,chardev=share0,tag=kelpie0"), 1);
+    assert_int_equal(count_of(command, "socket,id=share7,fd=37"), 1);
+    assert_int_equal(count_of(command, "vhost-user-fs-device,chardev=share7,tag=kelpie7"), 1);
+    assert_int_equal(count_of(command, "vhost-user-fs"), 2);
+    free(command);
+    description.machine = QEMU_MACHINE_Q35;
+    command = build(&description);
+    assert_int_equal(count_of(command, "vhost-user-fs-pci"), 2);
+    assert_int_equal(count_of(command, "force-legacy"), 0);
+    free(command);
+}
+
 static void q35_has_pci_devices(void **state) {
     (void)state;
     struct qemu_description description = plain();
@@ -165,6 +190,25 @@ static void command_that_does_not_fit_is_refused(void **state) {
     free(path);
 }
 
+/* As many disks as there can be, and everything else: what is longest has room. */
+static void the_longest_command_fits(void **state) {
+    (void)state;
+    struct qemu_description description = plain();
+    description.machine = QEMU_MACHINE_Q35;
+    description.network_fd = 9;
+    description.incoming = true;
+    snprintf(description.mac, sizeof(description.mac), "02:00:00:00:00:07");
+    description.disk_count = KELPIE_DISK_COUNT_MAX;
+    for (size_t i = 0; i < KELPIE_DISK_COUNT_MAX; i++) {
+        description.disks[i].fd = 10 + (int)i;
+    }
+    struct qemu_command *command = build(&description);
+    assert_int_equal(count_of(command, "-blockdev"), KELPIE_DISK_COUNT_MAX);
+    assert_string_equal(command->argv[command->argc - 1], "defer");
+    assert_null(command->argv[command->argc]);
+    free(command);
+}
+
 static void load_maps_the_memory_privately(void **state) {
     (void)state;
     struct qemu_description description = plain();
@@ -228,11 +272,13 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(machine_is_as_described),
         cmocka_unit_test(nothing_comes_by_default_and_nothing_reboots),
+        cmocka_unit_test(a_shared_folder_is_a_modern_device),
         cmocka_unit_test(q35_has_pci_devices),
         cmocka_unit_test(kernel_is_told_the_tsc_rate_when_emulated_only),
         cmocka_unit_test(kernel_args_come_last),
         cmocka_unit_test(kernel_args_that_linux_would_cut_are_refused),
         cmocka_unit_test(command_that_does_not_fit_is_refused),
+        cmocka_unit_test(the_longest_command_fits),
         cmocka_unit_test(load_maps_the_memory_privately),
         cmocka_unit_test(hazard_a15_read_only_is_enforced_by_qemu),
         cmocka_unit_test(hazard_a16_disks_are_raw_always),

@@ -19,6 +19,7 @@
 
 #include "backend/monitor/monitor.h"
 #include "backend/monitor/monitor_disks.h"
+#include "backend/monitor/monitor_shares.h"
 #include "backend/qemu/qemu_limits.h"
 #include "backend/qemu/qemu_probe.h"
 #include "backend/qemu/qmp.h"
@@ -32,6 +33,7 @@ struct backend_instance {
     enum qemu_machine machine;
     struct monitor monitor;
     struct monitor_disks disks;
+    struct monitor_shares shares;
 
     /* Of the running machine; none of them outlives it. */
     struct qmp *qmp;

@@ -75,12 +75,12 @@ static void choose_accelerator(struct host *host, struct qemu_probe *probe) {
     if (host_kvm_probe(host, HOST_KVM_BUDGET_NS, &probe->ring0_ns, &error) != KELPIE_OK) {
         snprintf(probe->acceleration, sizeof(probe->acceleration), "emulated: %.200s",
                  error.message);
-    } else if (probe->ring0_ns >= HOST_KVM_BUDGET_NS) {
+    } else if (probe->ring0_ns >= HOST_KVM_NATIVE_NS_MAX) {
         snprintf(
             probe->acceleration, sizeof(probe->acceleration),
             "emulated: /dev/kvm does not run kernel-mode code at speed (%u instructions take more "
             "than %llu ms)",
-            HOST_KVM_INSTRUCTION_COUNT, HOST_KVM_BUDGET_NS / HOST_NS_PER_MS);
+            HOST_KVM_INSTRUCTION_COUNT, HOST_KVM_NATIVE_NS_MAX / HOST_NS_PER_MS);
     } else {
         probe->accelerator = QEMU_ACCELERATOR_KVM;
         snprintf(probe->acceleration, sizeof(probe->acceleration),

@@ -66,6 +66,9 @@ static void old_qemu_is_refused(void **state) {
     pretend(fixture, "echo 'QEMU emulator version 6.1.50'");
     assert_int_equal(probe(fixture, &err), KELPIE_BACKEND_MISSING);
     assert_non_null(strstr(err.message, "6.1.50 is too old"));
+    pretend(fixture, "echo 'QEMU emulator version 5.9.0'");
+    assert_int_equal(probe(fixture, &err), KELPIE_BACKEND_MISSING);
+    assert_non_null(strstr(err.message, "5.9.0 is too old"));
     pretend(fixture, "echo 'QEMU emulator version 6.2.0'");
     assert_int_equal(probe(fixture, NULL), KELPIE_OK);
 }
@@ -79,10 +82,26 @@ static void missing_qemu_says_what_to_install(void **state) {
     assert_non_null(strstr(err.message, "/nowhere/qemu"));
 }
 
+static void a_path_that_is_too_long_is_no_qemu(void **state) {
+    struct fixture *fixture = *state;
+    struct kelpie_error err;
+    char path[2 * sizeof(fixture->probe.binary)];
+    memset(path, 'q', sizeof(path) - 1);
+    path[sizeof(path) - 1] = '\0';
+    setenv("KELPIE_QEMU", path, 1);
+    assert_int_equal(probe(fixture, &err), KELPIE_BACKEND_MISSING);
+    assert_non_null(strstr(err.message, "longer than a path"));
+}
+
 static void something_else_is_not_qemu(void **state) {
     struct fixture *fixture = *state;
-    static const char *const scripts[] = {"true",   "echo hello",    "yes", "echo version x.y",
-                                          "exit 1", "echo version 1"};
+    static const char *const scripts[] = {"true",
+                                          "echo hello",
+                                          "yes",
+                                          "echo version x.y",
+                                          "exit 1",
+                                          "echo version 1",
+                                          "echo version 7.2.33333333333333333333333333333"};
     for (size_t i = 0; i < ARRAY_SIZE(scripts); i++) {
         pretend(fixture, scripts[i]);
         assert_int_equal(probe(fixture, NULL), KELPIE_BACKEND_MISSING);
@@ -108,6 +127,8 @@ static void tsc_rate_needs_time(void **state) {
     assert_int_equal(qemu_tsc_khz(&start, &later), 2500000);
     struct qemu_tsc_sample back = {.ticks = 10, .ns = 5000 + 1000000000ull};
     assert_int_equal(qemu_tsc_khz(&start, &back), 0);
+    struct qemu_tsc_sample wild = {.ticks = UINT64_MAX, .ns = 5000 + 1000000000ull};
+    assert_int_equal(qemu_tsc_khz(&start, &wild), 0); /* no processor counts so fast */
 }
 
 static uint64_t ticks_of_a_test(struct host *host) {
@@ -133,6 +154,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(version_is_found_in_the_output, setup, teardown),
         cmocka_unit_test_setup_teardown(old_qemu_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(missing_qemu_says_what_to_install, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_path_that_is_too_long_is_no_qemu, setup, teardown),
         cmocka_unit_test_setup_teardown(something_else_is_not_qemu, setup, teardown),
         cmocka_unit_test_setup_teardown(cancel_ends_the_probe, setup, teardown),
         cmocka_unit_test(tsc_rate_needs_time),

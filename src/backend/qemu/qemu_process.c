@@ -21,7 +21,8 @@ enum child_fd {
     CHILD_MEMORY,
     CHILD_NETWORK,
     CHILD_DISK_0,
-    CHILD_END = CHILD_DISK_0 + KELPIE_DISK_COUNT_MAX
+    CHILD_SHARE_0 = CHILD_DISK_0 + KELPIE_DISK_COUNT_MAX,
+    CHILD_END = CHILD_SHARE_0 + KELPIE_SHARE_COUNT_MAX
 };
 static_assert(CHILD_END - MONITOR_CHILD_STDERR <= HOST_PROCESS_FD_COUNT_MAX,
               "the host passes so many");
@@ -127,6 +128,10 @@ static struct qemu_description describe(const struct backend_instance *instance,
         description.network_is_tap = config->network->kind == KELPIE_NETWORK_TAP;
         snprintf(description.mac, sizeof(description.mac), "%s", config->network->mac);
     }
+    for (size_t i = 0; i < config->share_count; i++) {
+        bool shown = monitor_shares_has(&instance->shares, i);
+        description.share_fds[i] = shown ? CHILD_SHARE_0 + (int)i : 0;
+    }
     for (size_t i = 0; i < config->disk_count; i++) {
         description.disks[i].fd = CHILD_DISK_0 + (int)i;
         description.disks[i].read_only = instance->disks.disks[i].read_only;
@@ -160,10 +165,17 @@ static enum kelpie_status spawn(struct backend_instance *instance,
         fds[fd_count].fd = instance->disks.disks[i].fd;
         fd_count++;
     }
+    for (size_t i = 0; i < KELPIE_SHARE_COUNT_MAX; i++) {
+        if (description.share_fds[i] != 0) {
+            fds[fd_count++] = (struct host_process_fd){.child_fd = description.share_fds[i],
+                                                       .fd = instance->shares.shares[i].fd};
+        }
+    }
     const struct monitor_launch launch = {.argv = command->argv, .fds = fds, .fd_count = fd_count};
     enum kelpie_status status = monitor_launch(&instance->monitor, &launch, err);
     if (status == KELPIE_OK) {
         monitor_network_handed_over(&instance->monitor.network);
+        monitor_shares_handed_over(&instance->shares);
     }
     if (status == KELPIE_NOT_FOUND) {
         return error_wrap(err, KELPIE_BACKEND_MISSING,
@@ -204,6 +216,7 @@ static void process_take_down(struct backend_instance *instance) {
     struct qmp *qmp = TAKE(instance->qmp);
     host_mutex_unlock(instance->monitor.lock);
     qmp_destroy(qmp);
+    monitor_shares_close(&instance->shares);
 }
 
 void qemu_process_take_down(struct backend_instance *instance) {
@@ -239,6 +252,9 @@ enum kelpie_status qemu_process_start(struct backend_instance *instance,
     for (;;) {
         TRY(monitor_network_open(&instance->monitor.network, err));
         TRY(monitor_network_await(&instance->monitor.network, wait, err));
+        if (!spec->memory_private && !spec->incoming) {
+            TRY(monitor_shares_open(&instance->shares, wait, err));
+        }
         TRY(launch(instance, spec, err));
         enum kelpie_status status = qmp_greet(instance->qmp, wait, err);
         if (status == KELPIE_OK) {

@@ -202,9 +202,10 @@ enum kelpie_status qemu_save(struct backend_instance *instance, enum kelpie_snap
 static enum kelpie_status differs(struct kelpie_error *err, const char *field, const char *saved,
                                   const char *here) {
     ASSERT(field);
+    ASSERT(here[0]);
     return error_set_field(err, KELPIE_SNAPSHOT_INCOMPATIBLE, field,
                            "the snapshot was made with another %s: %s there, %s here", field,
-                           saved && saved[0] ? saved : "none", here && here[0] ? here : "none");
+                           saved && saved[0] ? saved : "none", here);
 }
 
 static enum kelpie_status check_text(const char *field, const char *saved, const char *here,

@@ -177,6 +177,58 @@ static void a_descriptor_that_cannot_be_passed_is_no_crash(void **state) {
     assert_int_equal(execute(fixture, WAIT_MS, &data, &err), KELPIE_CRASHED);
 }
 
+/* What cannot be written may have been written in part: nothing more can be said, whatever the reason. */
+static void a_command_that_is_cut_short_ends_the_connection(void **state) {
+    struct fixture *fixture = *state;
+    static const char *const script[] = {greeting, "{\"return\": {}, \"id\": 1}\r\n", NULL};
+    struct kelpie_error err = {0};
+    peer_start(fixture, script);
+    assert_int_equal(greet(fixture, NULL), KELPIE_OK);
+    fault_host_arm(fixture->host, &(struct fault_plan){.nth = 1, .only = "write"});
+    assert_int_equal(execute(fixture, WAIT_MS, NULL, &err), KELPIE_CRASHED);
+    assert_non_null(strstr(err.message, "cannot speak to QEMU"));
+    fault_host_disarm(fixture->host);
+    assert_int_equal(execute(fixture, WAIT_MS, NULL, NULL), KELPIE_CRASHED);
+    assert_int_equal(qmp_fd(fixture->qmp), HOST_FD_NONE);
+}
+
+static void a_reset_while_a_descriptor_is_passed_is_a_crash(void **state) {
+    struct fixture *fixture = *state;
+    static const char *const script[] = {greeting, "{\"return\": {}, \"id\": 1}\r\n", NULL};
+    struct kelpie_error err = {0};
+    peer_start(fixture, script);
+    assert_int_equal(greet(fixture, NULL), KELPIE_OK);
+    const struct host_wait wait = host_wait_ms(fixture->host, WAIT_MS, HOST_FD_NONE);
+    const struct qmp_command command = {.name = "getfd", .passed_fd = fixture->stop_event};
+    fault_host_arm(fixture->host, &(struct fault_plan){
+                                      .nth = 1, .only = "socket_send_fd", .os_error = ECONNRESET});
+    assert_int_equal(qmp_execute(fixture->qmp, &command, &wait, NULL, &err), KELPIE_CRASHED);
+    assert_int_equal(qmp_fd(fixture->qmp), HOST_FD_NONE);
+}
+
+static void *no_bytes(size_t size) {
+    (void)size;
+    return NULL;
+}
+
+/* Nothing was said, and the next command has the number that this one would have had. */
+static void a_command_without_memory_is_not_sent(void **state) {
+    struct fixture *fixture = *state;
+    static const char *const script[] = {greeting, "{\"return\": {}, \"id\": 1}\r\n",
+                                         "{\"return\": {}, \"id\": 2}\r\n", NULL};
+    struct kelpie_error err = {0};
+    json_malloc_t allocate = NULL;
+    json_free_t release = NULL;
+    peer_start(fixture, script);
+    assert_int_equal(greet(fixture, NULL), KELPIE_OK);
+    json_get_alloc_funcs(&allocate, &release);
+    json_set_alloc_funcs(no_bytes, release);
+    assert_int_equal(execute(fixture, WAIT_MS, NULL, &err), KELPIE_NO_MEMORY);
+    json_set_alloc_funcs(allocate, release);
+    assert_non_null(strstr(err.message, "query-status"));
+    assert_int_equal(execute(fixture, WAIT_MS, NULL, NULL), KELPIE_OK);
+}
+
 static void trickled_bytes_make_a_message(void **state) {
     struct fixture *fixture = *state;
     static const char *const script[] = {greeting, "{\"return\": {}, \"id\": 1}\r\n", "\r\n", NULL};
@@ -275,6 +327,25 @@ static void garbage_ends_the_connection(void **state) {
 
 static void another_id_ends_the_connection(void **state) {
     assert_breaks(*state, "{\"return\": {}, \"id\": 7}\n", KELPIE_INTERNAL);
+}
+
+static void a_line_of_nothing_ends_the_connection(void **state) {
+    assert_breaks(*state, "\n", KELPIE_INTERNAL);
+}
+
+/* The first is taken; the second is to no question. */
+static void a_second_answer_ends_the_connection(void **state) {
+    struct fixture *fixture = *state;
+    static const char *const script[] = {greeting, "{\"return\": {}, \"id\": 1}\n",
+                                         "{\"return\": 1, \"id\": 2}\n{\"return\": 2, \"id\": 2}\n",
+                                         NULL};
+    json_t *data = NULL;
+    peer_start(fixture, script);
+    assert_int_equal(greet(fixture, NULL), KELPIE_OK);
+    assert_int_equal(execute(fixture, WAIT_MS, &data, NULL), KELPIE_OK);
+    assert_int_equal(json_integer_value(data), 1);
+    json_decref(data);
+    assert_int_equal(execute(fixture, WAIT_MS, NULL, NULL), KELPIE_INTERNAL);
 }
 
 static void answer_without_id_ends_the_connection(void **state) {
@@ -409,6 +480,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(command_gets_its_answer),
         FIXTURE_TEST(a_descriptor_that_cannot_be_passed_is_no_crash),
+        FIXTURE_TEST(a_command_that_is_cut_short_ends_the_connection),
+        FIXTURE_TEST(a_reset_while_a_descriptor_is_passed_is_a_crash),
+        FIXTURE_TEST(a_command_without_memory_is_not_sent),
         FIXTURE_TEST(trickled_bytes_make_a_message),
         FIXTURE_TEST(refusal_is_told_in_its_words),
         FIXTURE_TEST(shutdown_event_is_remembered),
@@ -417,6 +491,8 @@ int main(void) {
         FIXTURE_TEST(cancel_ends_the_wait),
         FIXTURE_TEST(garbage_ends_the_connection),
         FIXTURE_TEST(another_id_ends_the_connection),
+        FIXTURE_TEST(a_line_of_nothing_ends_the_connection),
+        FIXTURE_TEST(a_second_answer_ends_the_connection),
         FIXTURE_TEST(answer_without_id_ends_the_connection),
         FIXTURE_TEST(second_greeting_ends_the_connection),
         FIXTURE_TEST(hazard_d1_line_without_end_is_refused),

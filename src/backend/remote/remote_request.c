@@ -26,11 +26,14 @@ static bool take_state(struct backend_instance *instance, const json_t *json) {
     uint64_t process_id = control_number(json, "pid");
     ASSERT(instance->mutex);
     ASSERT(json);
-    if (state >= KELPIE_STATE_COUNT || process_id > INT32_MAX) {
+    uint64_t live_shares = control_number(json, "live_shares");
+    if (state >= KELPIE_STATE_COUNT || process_id > INT32_MAX ||
+        live_shares >> KELPIE_SHARE_COUNT_MAX != 0) {
         return false;
     }
     host_mutex_lock(instance->mutex);
     instance->state.state = (enum kelpie_state)state;
+    instance->state.live_shares = (uint32_t)live_shares;
     instance->process_id = (int)process_id;
     snprintf(instance->state.exit_text, sizeof(instance->state.exit_text), "%.500s",
              control_text(json, "text"));
