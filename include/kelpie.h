@@ -2,9 +2,8 @@
 /*
  * kelpie.h: microVM sandboxes behind one interface, whichever hypervisor runs them.
  *
- * A VM is created from a config, started, used (commands, files), paused, snapshotted, restored and
- * destroyed. The library owns the hypervisor's process: it dies with the caller, unless the config asks for an
- * owner of its own (kelpie_store.h, which also has images, shared folders, secrets, and what is kept by name).
+ * A VM is created from a config, started, used, paused, snapshotted, restored and destroyed. The library owns the hypervisor's
+ * process: it dies with the caller, unless the config asks for an owner of its own (kelpie_store.h: images, folders, secrets, too).
  *
  *     struct kelpie_error err;
  *     struct kelpie_vm *vm = NULL;
@@ -247,6 +246,7 @@ enum kelpie_capability {
     KELPIE_CAN_TTY = 1 << 8,
     KELPIE_CAN_NETWORK = 1 << 9,
     KELPIE_CAN_DIFF_SNAPSHOT = 1 << 10,
+    KELPIE_CAN_NETWORK_TAP = 1 << 11, /* without CAN_NETWORK: a network of kind TAP, and no other */
 };
 
 struct kelpie_vm;

@@ -52,7 +52,9 @@ static void argv_free(struct sim_process *process) {
         free(process->argv[i]);
     }
     free(process->argv);
+    free(process->working_dir);
     process->argv = NULL;
+    process->working_dir = NULL;
     ASSERT(process->argc <= HOST_PROCESS_ARGV_COUNT_MAX);
 }
 
@@ -273,6 +275,16 @@ static void program_main(void *argument) {
     sim_process_kill(process, 0);
 }
 
+/* The spec's, or its parent's. */
+static bool working_dir_copy(const struct sim_process *parent, struct sim_process *process,
+                             const struct host_process_spec *spec) {
+    const char *folder = spec->working_dir ? spec->working_dir : parent->working_dir;
+    ASSERT(!process->working_dir);
+    ASSERT(!folder || folder[0] == '/');
+    process->working_dir = folder ? strdup(folder) : NULL;
+    return !folder || process->working_dir;
+}
+
 static bool argv_copy(struct sim_process *process, const char *const *argv) {
     size_t count = 0;
     ASSERT(argv[0]);
@@ -388,7 +400,8 @@ static enum kelpie_status spawn(struct sim_process *parent, const struct host_pr
     child->immune = parent->immune;
     child->death = program->tidy ? SIM_FAULT_VM_OWNER_KILLED : SIM_FAULT_PROCESS_KILLED;
     struct host_process *process = NULL;
-    if (argv_copy(child, spec->argv) && give_fds(parent, child, spec)) {
+    if (argv_copy(child, spec->argv) && working_dir_copy(parent, child, spec) &&
+        give_fds(parent, child, spec)) {
         process = child_handle(parent, child);
     }
     if (!process || !sim_fiber_create(child, "main", program_main, child)) {

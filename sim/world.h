@@ -240,6 +240,7 @@ struct sim_process {
     size_t holder_count; /* handles of it */
     char **argv;         /* of a program */
     size_t argc;
+    char *working_dir;           /* NULL: that of every process */
     int (*main)(void *argument); /* of one that is no program */
     void *main_argument;
     struct sim_fiber *fibers;
@@ -449,7 +450,8 @@ enum kelpie_status sim_host_dir_list(struct host *host, const char *path,
                                      size_t *ret_count, struct kelpie_error *err);
 
 /* The path as an absolute one of its machine; false: too long. */
-bool sim_path_absolute(const char *path, char *buffer, size_t size);
+bool sim_path_absolute(const struct sim_process *process, const char *path, char *buffer,
+                       size_t size);
 
 /* host_sim_socket.c */
 enum kelpie_status sim_host_sleep(struct host *host, const struct host_wait *wait,
