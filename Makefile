@@ -187,7 +187,7 @@ $(KRUN_FAKE_FOLDER)/libkrunfw.so.5.0.0: tests/krun/fake_krunfw.c
 	@mkdir -p $(@D)
 	$(CC) -shared $(CFLAGS_ALL) -MF $@.d -Wl,-soname,libkrunfw.so.5 $< -o $@
 
-KRUN_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/krun/*_test.c src/backend/libkrun/*_test.c))
+KRUN_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/krun/*_test.c src/backend/libkrun/*_test.c src/backend/vz/*_test.c))
 $(KRUN_TEST_OBJECTS): CFLAGS_COMMON += -DKRUN_FAKE_FOLDER='"$(KRUN_FAKE_FOLDER)/"'
 $(KRUN_TEST_OBJECTS): $(KRUN_FAKES) $(KRUN_FAKE_FOLDER)/libkrunfw.so.5.0.0
 
@@ -219,7 +219,7 @@ RUN_BESIDE = $(RUN_TESTS) -j $(TEST_JOBS) $(addprefix --alone ,$(filter $(ALONE)
 ALONE_SOURCES := src/host/host_linux_kvm_test.c src/vmm/x86_64/vcpu_test.c src/vmm/x86_64/vcpu_threads_test.c \
                  tests/payload/fork_test.c tests/payload/payload_test.c
 # What waits: for the time limits of operations whose host calls failed, two seconds of work in a minute.
-WAITING_SOURCES := tests/fault/sweep_test.c
+WAITING_SOURCES := tests/fault/sweep_test.c tests/fault/owned_sweep_test.c src/vm/tree_fault_test.c
 NO_SOURCES := $(filter-out $(UNIT_SOURCES) $(SUITE_SOURCES),$(ALONE_SOURCES) $(WAITING_SOURCES))
 $(if $(NO_SOURCES),$(error there is no such test: $(NO_SOURCES)))
 ALONE := $(ALONE_SOURCES:%.c=$(BUILD)/%)
@@ -313,7 +313,7 @@ mutants: ## plant the bugs of tests/mutants one by one, and expect the tests to 
 # there is one, and the suites that run on the mock. tools/cover-floors.txt keeps what was reached.
 COVER_ROOMS := src/vm src/snapshot src/protocol src/backend
 COVER_TESTS := $(filter $(COVER_ROOMS:%=$(BUILD)/%/%) $(BUILD)/sim/peer/%,$(UNIT_TESTS)) \
-               $(BUILD)/tests/conformance/conformance_test $(BUILD)/tests/fault/sweep_test \
+               $(BUILD)/tests/conformance/conformance_test $(BUILD)/tests/fault/sweep_test $(BUILD)/tests/fault/owned_sweep_test \
                $(BUILD)/tests/crash/owner_test
 .PHONY: cover
 cover: ## run the tests of COVER_ROOMS and print which branches they take; a room below its floor fails
@@ -402,6 +402,14 @@ bench: all $(if $(BENCH_SOURCES),$(BUILD)/bench/bench $(BUILD)/bench/floor) ## m
 .PHONY: lab-bench
 lab-bench: all $(BUILD)/bench/bench ## measure our monitor beside QEMU, with KVM in the lab; print a table and write build/lab-bench.json
 	@BUILD=$(BUILD) tools/lab-bench $(RUNS)
+
+# The vz backend's Objective-C: on another system than macOS, its syntax and types, against declarations of ours (tests/vz/).
+VZ_FLAGS := -x objective-c -fobjc-runtime=macosx-14 -fblocks -fobjc-arc -std=gnu17 -D_GNU_SOURCE -Iinclude -Isrc \
+            -Wall -Wextra -Werror -Wshadow
+.PHONY: vz-syntax
+vz-syntax: ## check the syntax of what runs on macOS only
+	@$(CLANG) -fsyntax-only $(VZ_FLAGS) $(if $(filter Darwin,$(shell uname)),,-D__APPLE__ -Itests/vz) \
+		src/backend/vz/vz_machine.m
 
 # ---- how the code looks --------------------------------------------------------------------------
 

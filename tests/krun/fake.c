@@ -50,7 +50,7 @@ bool fake_call(const char *name, const char *format, ...) {
 
 __attribute__((constructor)) static void loaded(void) {
     if (fake_has("load-crash")) {
-        raise(SIGSEGV);
+        raise(SIGABRT);
     }
     if (fake_has("load-hang")) {
         for (;;) {
@@ -126,7 +126,7 @@ int fake_run(struct fake_machine *machine) {
     struct host *host = NULL;
     if (fake_has("enter-crash")) {
         fprintf(stderr, "the fake is about to crash\n");
-        raise(SIGSEGV);
+        raise(SIGABRT);
     }
     if (fake_has("enter-exit")) {
         say(machine->console_fd, "the fake's kernel panicked\n");
