@@ -219,7 +219,7 @@ RUN_BESIDE = $(RUN_TESTS) -j $(TEST_JOBS) $(addprefix --alone ,$(filter $(ALONE)
 ALONE_SOURCES := src/host/host_linux_kvm_test.c src/vmm/x86_64/vcpu_test.c src/vmm/x86_64/vcpu_threads_test.c \
                  tests/payload/fork_test.c tests/payload/payload_test.c
 # What waits: for the time limits of operations whose host calls failed, two seconds of work in a minute.
-WAITING_SOURCES := tests/fault/sweep_test.c
+WAITING_SOURCES := tests/fault/sweep_test.c tests/fault/owned_sweep_test.c src/vm/tree_fault_test.c
 NO_SOURCES := $(filter-out $(UNIT_SOURCES) $(SUITE_SOURCES),$(ALONE_SOURCES) $(WAITING_SOURCES))
 $(if $(NO_SOURCES),$(error there is no such test: $(NO_SOURCES)))
 ALONE := $(ALONE_SOURCES:%.c=$(BUILD)/%)
@@ -313,7 +313,7 @@ mutants: ## plant the bugs of tests/mutants one by one, and expect the tests to 
 # there is one, and the suites that run on the mock. tools/cover-floors.txt keeps what was reached.
 COVER_ROOMS := src/vm src/snapshot src/protocol src/backend
 COVER_TESTS := $(filter $(COVER_ROOMS:%=$(BUILD)/%/%) $(BUILD)/sim/peer/%,$(UNIT_TESTS)) \
-               $(BUILD)/tests/conformance/conformance_test $(BUILD)/tests/fault/sweep_test \
+               $(BUILD)/tests/conformance/conformance_test $(BUILD)/tests/fault/sweep_test $(BUILD)/tests/fault/owned_sweep_test \
                $(BUILD)/tests/crash/owner_test
 .PHONY: cover
 cover: ## run the tests of COVER_ROOMS and print which branches they take; a room below its floor fails

@@ -2,9 +2,8 @@
 /*
  * kelpie.h: microVM sandboxes behind one interface, whichever hypervisor runs them.
  *
- * A VM is created from a config, started, used (commands, files), paused, snapshotted, restored and
- * destroyed. The library owns the hypervisor's process: it dies with the caller, unless the config asks for an
- * owner of its own (kelpie_store.h, which also has images, shared folders, secrets, and what is kept by name).
+ * A VM is created from a config, started, used, paused, snapshotted, restored and destroyed. The library owns the hypervisor's
+ * process: it dies with the caller, unless the config asks for an owner of its own (kelpie_store.h: images, folders, secrets, too).
  *
  *     struct kelpie_error err;
  *     struct kelpie_vm *vm = NULL;
@@ -66,6 +65,7 @@ extern "C" {
 #define KELPIE_RLIMIT_COUNT_MAX 16
 #define KELPIE_EXEC_COUNT_MAX 256      /* sessions of one VM that are not yet closed */
 #define KELPIE_TIMEOUT_MS_MAX 86400000 /* one day */
+#define KELPIE_STOP_AT_ONCE UINT32_MAX /* of kelpie_vm_stop() */
 #define KELPIE_BOOT_TIMEOUT_MS_DEFAULT 60000
 #define KELPIE_STOP_TIMEOUT_MS_DEFAULT 10000
 #define KELPIE_OPERATION_TIMEOUT_MS_DEFAULT 30000
@@ -246,6 +246,7 @@ enum kelpie_capability {
     KELPIE_CAN_TTY = 1 << 8,
     KELPIE_CAN_NETWORK = 1 << 9,
     KELPIE_CAN_DIFF_SNAPSHOT = 1 << 10,
+    KELPIE_CAN_NETWORK_TAP = 1 << 11, /* without CAN_NETWORK: a network of kind TAP, and no other */
 };
 
 struct kelpie_vm;
@@ -285,10 +286,9 @@ KELPIE_API void kelpie_vm_close(struct kelpie_vm *vm);
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_start(struct kelpie_vm *vm,
                                                              struct kelpie_error *err);
 
-/*
- * Asks the guest to power off, waits `timeout_ms` (0: the config's stop_timeout_ms), then kills.
- * starting|running|paused -> stopped. A paused VM is killed without being asked.
- */
+/* Asks the guest to power off, waits `timeout_ms` (0: the config's stop_timeout_ms), then kills. A paused VM is not asked.
+ * KELPIE_STOP_AT_ONCE: kills; the guest is neither asked nor awaited, and an operation of another thread ends (CANCELLED, or
+ * WRONG_STATE). starting|running|paused -> stopped. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_vm_stop(struct kelpie_vm *vm, uint32_t timeout_ms, struct kelpie_error *err);
 

@@ -260,9 +260,10 @@ KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_image_find(void *host, const
                                                                struct kelpie_image **ret_image,
                                                                struct kelpie_error *err);
 
-/* Errors: NOT_FOUND; BUSY: a VM uses it. */
-KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_image_remove(void *host, const char *name,
-                                                                 struct kelpie_error *err);
+/* Errors: NOT_FOUND; BUSY: a VM, running or not, or a snapshot in the store needs it; with force it is removed all the same, and
+ * they cannot be started or restored any more. */
+KELPIE_API KELPIE_CHECKED enum kelpie_status
+kelpie_image_remove(void *host, const char *name, bool force, struct kelpie_error *err);
 
 /* ---- Snapshots by name ------------------------------------------------------------------------ */
 

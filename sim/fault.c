@@ -164,6 +164,10 @@ static const struct sim_fault_info infos[] = {
                               "crashed, with its last words", 1200, 36000},
     [SIM_FAULT_GUEST_CHATTERS] = {"guest-chatters", "a turn of a guest", "a flood on its console",
                                   "bounded memory and log", 3200, 97000},
+    [SIM_FAULT_VM_OWNER_KILLED] = {"vm-owner-killed", "a host call of a VM's owner", "kill -9",
+                                   "crashed at once, its folder can be removed", 5, 200},
+    [SIM_FAULT_CLIENT_KILLED] = {"client-killed", "a host call of one of a VM's users", "kill -9",
+                                 "the VM and its other users go on", 200, 8000},
 };
 static_assert(ARRAY_SIZE(infos) == SIM_FAULT_COUNT, "each fault has a row");
 

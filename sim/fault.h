@@ -95,6 +95,9 @@ enum sim_fault {
     SIM_FAULT_GUEST_HOSTILE,
     SIM_FAULT_GUEST_DIES,
     SIM_FAULT_GUEST_CHATTERS,
+    /* VMs with an owner of their own */
+    SIM_FAULT_VM_OWNER_KILLED,
+    SIM_FAULT_CLIENT_KILLED,
     SIM_FAULT_COUNT
 };
 

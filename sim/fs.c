@@ -219,6 +219,7 @@ void sim_inode_stat(const struct sim_inode *inode, struct host_file_info *ret_in
     *ret_info = (struct host_file_info){
         .type = inode->type,
         .mode = inode->mode,
+        .uid = SIM_USER_ID,
         .size = size_shown(inode),
         .allocated_size =
             inode->in_memory ? inode->page_count * SIM_FS_PAGE_SIZE : sim_inode_used(inode),

@@ -17,7 +17,7 @@
  *
  * Files have holes and are counted by pages of SIM_FS_PAGE_SIZE, folders as one. The disk has a capacity. Functions return 0 or
  * an errno (ENOMEM if the simulator itself has no memory); none of them waits, makes a choice (but for the crash), or
- * makes a system call. Nobody is refused anything by modes or users: all belongs to uid 0.
+ * makes a system call. Nobody is refused anything by modes or users: all belongs to the one user.
  *
  * Inodes are counted: by their names, by whoever opened them, by mappings. A file without a name lives as long as it
  * is open; a crash closes everything.
@@ -29,6 +29,7 @@
 #include "sim/choices.h"
 #include "sim/fs_limits.h"
 
+#define SIM_USER_ID 1000u /* whose all files and processes are */
 #define SIM_FS_PAGE_SIZE 4096u
 #define SIM_FS_SECTOR_SIZE 512u
 #define SIM_FS_CAPACITY_DEFAULT (64ull << 30)
@@ -37,7 +38,7 @@
 struct sim_fs;
 struct sim_inode;
 
-/* An empty root folder of mode 0755, owned by uid 0. NULL: no memory. */
+/* An empty root folder of mode 0755, owned by SIM_USER_ID. NULL: no memory. */
 struct sim_fs *sim_fs_create(uint64_t capacity);
 void sim_fs_destroy(struct sim_fs *fs);
 

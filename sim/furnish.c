@@ -23,7 +23,8 @@ static void put16(uint8_t *bytes, size_t offset, uint32_t value) {
     bytes[offset + 1] = (uint8_t)(value >> 8);
 }
 
-/* The setup header of a bzImage ("The Linux/x86 Boot Protocol"), with nothing behind it that could run. */
+/* The setup header of a bzImage ("The Linux/x86 Boot Protocol"), with nothing behind it that could run: an ELF file that
+ * begins as one. */
 static void kernel_fill(uint8_t bytes[KERNEL_SIZE]) {
     static const char release[] = KERNEL_RELEASE " (kelpie@sim) #1";
     static_assert(KERNEL_RELEASE_OFFSET + sizeof(release) < KERNEL_SETUP_SIZE, "it fits");
@@ -35,6 +36,9 @@ static void kernel_fill(uint8_t bytes[KERNEL_SIZE]) {
     put16(bytes, 0x206, 0x020f);
     put16(bytes, 0x20e, KERNEL_RELEASE_OFFSET - 0x200);
     bytes[0x211] = 0x01;
+    put16(bytes, 0x24c, KERNEL_SIZE - KERNEL_SETUP_SIZE);
+    memcpy(bytes + KERNEL_SETUP_SIZE, ELFMAG, SELFMAG);
+    bytes[KERNEL_SETUP_SIZE + EI_CLASS] = ELFCLASS64;
     memcpy(bytes + KERNEL_RELEASE_OFFSET, release, sizeof(release));
     ASSERT(bytes[0x1fe] == 0x55);
 }

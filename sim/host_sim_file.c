@@ -57,23 +57,37 @@ static int open_inode(struct sim_process *process, struct sim_inode *inode, uint
     return 0;
 }
 
-/* /proc/self/fd/N is the file that the descriptor leads to. */
-static struct sim_handle *own_descriptor(struct sim_process *process, const char *path) {
-    static const char own[] = "/proc/self/fd/";
+static struct sim_process *process_of_id(struct sim_process *process, int id) {
+    struct sim_process *other = process->world->processes;
+    ASSERT(process->machine);
+    while (other && (other->id != id || other->machine != process->machine || other->ended)) {
+        other = other->next;
+    }
+    ASSERT(!other || other->id == id);
+    return other;
+}
+
+/* /proc/self/fd/N and /proc/<process>/fd/N are the file that the descriptor leads to. NULL: it is no such path. */
+static struct sim_handle *descriptor_at(struct sim_process *process, const char *path) {
+    char own[8] = "";
+    int id = process->id;
+    int fd = -1;
     ASSERT(path);
-    if (strncmp(path, own, sizeof(own) - 1) != 0) {
+    ASSERT(process->handles);
+    if (sscanf(path, "/proc/%7[self]/fd/%d", own, &fd) != 2 &&
+        sscanf(path, "/proc/%d/fd/%d", &id, &fd) != 2) {
         return NULL;
     }
-    struct sim_handle *handle = sim_fd_get(process, atoi(path + sizeof(own) - 1));
-    ASSERT(handle->kind == SIM_HANDLE_FILE);
-    return handle;
+    struct sim_process *owner = process_of_id(process, id);
+    bool open = owner && fd >= 0 && fd < (int)SIM_FD_COUNT_MAX && owner->handles[fd];
+    return open && owner->handles[fd]->kind == SIM_HANDLE_FILE ? owner->handles[fd] : NULL;
 }
 
 static int open_path(struct sim_process *process, const char *path, uint32_t flags, uint32_t mode,
                      int *ret_fd) {
     char full[PATH_SIZE];
     struct sim_inode *inode = NULL;
-    struct sim_handle *own = own_descriptor(process, path);
+    struct sim_handle *own = descriptor_at(process, path);
     ASSERT(ret_fd);
     if (sim_fault(process, SIM_FAULT_FILE_OPEN_FAILS)) {
         return sim_choose(&process->world->choices, 2) == 0 ? EMFILE : EIO;
@@ -85,7 +99,7 @@ static int open_path(struct sim_process *process, const char *path, uint32_t fla
     if ((flags & HOST_OPEN_UNNAMED) && !process->machine->unnamed_files) {
         return EOPNOTSUPP;
     }
-    if (path[0] == '\0' || !sim_path_absolute(path, full, sizeof(full))) {
+    if (path[0] == '\0' || !sim_path_absolute(process, path, full, sizeof(full))) {
         return path[0] == '\0' ? ENOENT : ENAMETOOLONG;
     }
     sim_fs_set_time(process->machine->fs, sim_machine_realtime_ns(process->machine));
@@ -215,7 +229,7 @@ enum kelpie_status sim_host_file_link(struct host *host, int fd, const char *pat
     sim_enter(host, SIM_EVENT_FILE_LINK, strlen(path));
     struct sim_handle *handle = file_of(host, fd);
     int os_error = sim_fault(process, SIM_FAULT_FILE_LINK_FAILS) ? EIO : 0;
-    if (os_error == 0 && !sim_path_absolute(path, full, sizeof(full))) {
+    if (os_error == 0 && !sim_path_absolute(process, path, full, sizeof(full))) {
         os_error = ENAMETOOLONG;
     }
     if (os_error == 0) {

@@ -11,10 +11,18 @@
 #define WORKING_DIR "/root"
 #define PATH_SIZE (HOST_PATH_SIZE_MAX + sizeof(WORKING_DIR) + 1)
 
-bool sim_path_absolute(const char *path, char *buffer, size_t size) {
+static const char *folder_of(const struct sim_process *process) {
+    ASSERT(process);
+    ASSERT(!process->working_dir || process->working_dir[0] == '/');
+    return process->working_dir ? process->working_dir : WORKING_DIR;
+}
+
+bool sim_path_absolute(const struct sim_process *process, const char *path, char *buffer,
+                       size_t size) {
     ASSERT(path && buffer);
     ASSERT(size > 0);
-    int length = snprintf(buffer, size, "%s%s", path[0] == '/' ? "" : WORKING_DIR "/", path);
+    int length = snprintf(buffer, size, "%s%s%s", path[0] == '/' ? "" : folder_of(process),
+                          path[0] == '/' ? "" : "/", path);
     return length >= 0 && (size_t)length < size;
 }
 
@@ -27,7 +35,7 @@ static int path_begin(struct sim_process *process, enum sim_fault fault, const c
     if (path[0] == '\0') {
         return ENOENT;
     }
-    if (!sim_path_absolute(path, buffer, PATH_SIZE)) {
+    if (!sim_path_absolute(process, path, buffer, PATH_SIZE)) {
         return ENAMETOOLONG;
     }
     return fault != SIM_FAULT_COUNT && sim_fault(process, fault) ? EIO : 0;
@@ -182,7 +190,7 @@ enum kelpie_status sim_host_working_dir(struct host *host, char *buffer, size_t 
     ASSERT(buffer && size > 0);
     ASSERT(host);
     sim_enter(host, SIM_EVENT_WORKING_DIR, 0);
-    int length = snprintf(buffer, size, "%s", WORKING_DIR);
+    int length = snprintf(buffer, size, "%s", folder_of(sim_process_of(host)));
     return sim_leave(
         host, SIM_EVENT_WORKING_DIR,
         (size_t)length < size

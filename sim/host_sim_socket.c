@@ -333,7 +333,8 @@ enum kelpie_status sim_host_socket_listen(struct host *host, const char *path, i
     ASSERT(ret_fd);
     sim_enter(host, SIM_EVENT_SOCKET_LISTEN, strlen(path));
     int os_error = sim_fault(process, SIM_FAULT_SOCKET_LISTEN_FAILS) ? EADDRINUSE : 0;
-    if (os_error == 0 && (!sim_path_absolute(path, full, sizeof(full)) || strlen(full) > 107)) {
+    if (os_error == 0 &&
+        (!sim_path_absolute(process, path, full, sizeof(full)) || strlen(full) > 107)) {
         os_error = ENAMETOOLONG;
     }
     os_error = os_error == 0 ? make_name(process, full) : os_error;
@@ -402,7 +403,7 @@ static int connect_path(struct sim_process *process, const char *path, int *ret_
     struct host_file_info info;
     ASSERT(path);
     ASSERT(ret_fd);
-    if (!sim_path_absolute(path, full, sizeof(full))) {
+    if (!sim_path_absolute(process, path, full, sizeof(full))) {
         return ENAMETOOLONG;
     }
     int os_error = sim_fs_stat(process->machine->fs, full, &info);

@@ -11,7 +11,6 @@
 #include "sim/world.h"
 
 #define FIRST_FD 3
-#define OWNER_UID 1000
 #define KILL_SIGNAL 9
 #define USAGE_PROCESS_BYTES 4194304u
 
@@ -53,7 +52,9 @@ static void argv_free(struct sim_process *process) {
         free(process->argv[i]);
     }
     free(process->argv);
+    free(process->working_dir);
     process->argv = NULL;
+    process->working_dir = NULL;
     ASSERT(process->argc <= HOST_PROCESS_ARGV_COUNT_MAX);
 }
 
@@ -72,7 +73,7 @@ static struct sim_process *process_create(struct sim_machine *machine, const cha
     process->machine = machine;
     process->handles = handles;
     process->id = ++world->process_id_last;
-    process->uid = OWNER_UID;
+    process->uid = SIM_USER_ID;
     process->objects.next = process->objects.previous = &process->objects;
     snprintf(process->program, sizeof(process->program), "%s", program);
     process->next = world->processes;
@@ -81,11 +82,11 @@ static struct sim_process *process_create(struct sim_machine *machine, const cha
     return process;
 }
 
-/* What it holds when its main function is done is what it forgot. */
-static void note_leaks(struct sim_process *process) {
+/* What it holds when its main function is done is what it forgot, but for `kept` descriptors that it was started with. */
+static void note_leaks(struct sim_process *process, size_t kept) {
     ASSERT(!process->ended);
     ASSERT(process->fiber_count > 0);
-    size_t kept = process->host.constant_fd_plus_one > 0 ? 1 : 0;
+    kept += process->host.constant_fd_plus_one > 0 ? 1 : 0;
     if (process->handle_count > kept || process->object_count > 0 || process->fiber_count > 1) {
         sim_world_fail(process->world,
                        "leak: %s ended with %zu descriptors, %zu objects, %zu threads left",
@@ -99,7 +100,7 @@ static void own_main(void *argument) {
     ASSERT(process->main);
     ASSERT(!process->ended && process->fiber_count > 0);
     int code = process->main(process->main_argument);
-    note_leaks(process);
+    note_leaks(process, 0);
     process->exit = (struct host_process_exit){.code = code};
     sim_process_kill(process, 0);
 }
@@ -117,6 +118,7 @@ struct sim_process *sim_process_start(struct sim_machine *machine,
     process->main_argument = options->argument;
     process->immune = options->immune;
     process->owner = options->owner;
+    process->death = options->client ? SIM_FAULT_CLIENT_KILLED : SIM_FAULT_PROCESS_KILLED;
     process->holder_count = 1; /* the caller's, until sim_process_forget() */
     if (!sim_fiber_create(process, "main", own_main, process)) {
         process->ended = true;
@@ -265,9 +267,22 @@ static void program_main(void *argument) {
     };
     ASSERT(peer.argc > 0);
     int code = program->main(&peer);
+    if (program->tidy) {
+        note_leaks(process, FIRST_FD);
+    }
     process->exit = (struct host_process_exit){.code = code};
     ASSERT(process->world == world);
     sim_process_kill(process, 0);
+}
+
+/* The spec's, or its parent's. */
+static bool working_dir_copy(const struct sim_process *parent, struct sim_process *process,
+                             const struct host_process_spec *spec) {
+    const char *folder = spec->working_dir ? spec->working_dir : parent->working_dir;
+    ASSERT(!process->working_dir);
+    ASSERT(!folder || folder[0] == '/');
+    process->working_dir = folder ? strdup(folder) : NULL;
+    return !folder || process->working_dir;
 }
 
 static bool argv_copy(struct sim_process *process, const char *const *argv) {
@@ -383,8 +398,10 @@ static enum kelpie_status spawn(struct sim_process *parent, const struct host_pr
     child->parent = spec->detached ? NULL : parent;
     child->dies_with_parent = spec->dies_with_owner;
     child->immune = parent->immune;
+    child->death = program->tidy ? SIM_FAULT_VM_OWNER_KILLED : SIM_FAULT_PROCESS_KILLED;
     struct host_process *process = NULL;
-    if (argv_copy(child, spec->argv) && give_fds(parent, child, spec)) {
+    if (argv_copy(child, spec->argv) && working_dir_copy(parent, child, spec) &&
+        give_fds(parent, child, spec)) {
         process = child_handle(parent, child);
     }
     if (!process || !sim_fiber_create(child, "main", program_main, child)) {

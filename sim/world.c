@@ -139,8 +139,11 @@ static void strike(struct sim_process *process) {
         }
         return;
     }
-    if (sim_fault(process, SIM_FAULT_PROCESS_KILLED)) {
+    if (sim_fault(process, process->death)) {
         sim_process_kill(process, 9);
+    }
+    if (process->death != SIM_FAULT_PROCESS_KILLED) {
+        return; /* the library's own code, which neither crashes nor hangs */
     }
     if (sim_fault(process, SIM_FAULT_PROCESS_CRASHES)) {
         sim_process_kill(process, 11);

@@ -226,8 +226,9 @@ struct sim_process {
     int id;
     uint32_t uid;
     char program[SIM_NAME_SIZE_MAX + 1];
-    bool immune; /* no fault hits it or its host calls */
-    bool owner;  /* a user of the library: faults of owners hit it */
+    bool immune;          /* no fault hits it or its host calls */
+    bool owner;           /* a user of the library: faults of owners hit it */
+    enum sim_fault death; /* of another: what ends it by a signal */
     bool dies_with_parent;
     bool doomed; /* its parent is gone, and it dies of that */
     bool hung;
@@ -239,6 +240,7 @@ struct sim_process {
     size_t holder_count; /* handles of it */
     char **argv;         /* of a program */
     size_t argc;
+    char *working_dir;           /* NULL: that of every process */
     int (*main)(void *argument); /* of one that is no program */
     void *main_argument;
     struct sim_fiber *fibers;
@@ -255,6 +257,7 @@ struct sim_process_options {
     void *argument;
     bool immune;
     bool owner;
+    bool client; /* a user beside the owner, whose death is a fault of its own */
 };
 
 /* A process without parent. It stays known until sim_process_forget(), also after its end. NULL: no memory. */
@@ -447,7 +450,8 @@ enum kelpie_status sim_host_dir_list(struct host *host, const char *path,
                                      size_t *ret_count, struct kelpie_error *err);
 
 /* The path as an absolute one of its machine; false: too long. */
-bool sim_path_absolute(const char *path, char *buffer, size_t size);
+bool sim_path_absolute(const struct sim_process *process, const char *path, char *buffer,
+                       size_t size);
 
 /* host_sim_socket.c */
 enum kelpie_status sim_host_sleep(struct host *host, const struct host_wait *wait,

@@ -641,11 +641,17 @@ static void test_each_fault_of_each_call_on_libkrun(void **state) {
     sweep_backend("libkrun");
 }
 
+static void test_each_fault_of_each_call_on_firecracker(void **state) {
+    (void)state;
+    sweep_backend("firecracker");
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_fault_of_each_call_on_libkrun),
         cmocka_unit_test(test_each_fault_of_each_call_on_kvm),
         cmocka_unit_test(test_each_fault_of_each_call_on_qemu),
+        cmocka_unit_test(test_each_fault_of_each_call_on_firecracker),
     };
     if (argc > 1) {
         cmocka_set_test_filter(argv[1]);

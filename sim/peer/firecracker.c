@@ -561,6 +561,32 @@ static int serve(struct firecracker *fc, const struct options *options) {
     return code;
 }
 
+/* --version. Returns the exit code. */
+static int tell_version(const struct sim_peer *peer) {
+    ASSERT(peer);
+    ASSERT(peer->host);
+    const enum peer_script script = peer_script_ask(peer);
+    struct kelpie_error ignored;
+    if (script == SCRIPT_DEAF || script == SCRIPT_UNANSWERED) {
+        sim_peer_hang(peer);
+    }
+    if (script == SCRIPT_DIES_BEFORE || script == SCRIPT_DIES_AFTER) {
+        return die(peer);
+    }
+    if (script == SCRIPT_SLOW_BEFORE || script == SCRIPT_SLOW_AFTER) {
+        const struct host_wait slow = host_wait_ms(
+            peer->host, (1 + sim_peer_choose(peer, FIRECRACKER_SLOW_S_MAX)) * 1000, HOST_FD_NONE);
+        (void)!host_sleep(peer->host, &slow, &ignored);
+    }
+    if (script == SCRIPT_REFUSES) {
+        say(peer, STDERR, "Arguments parsing error: found an argument that was not expected.");
+        return EXIT_ARGUMENTS;
+    }
+    say(peer, STDOUT,
+        script == SCRIPT_GARBAGE ? "a version of nothing" : "Firecracker v" FIRECRACKER_VERSION);
+    return 0;
+}
+
 int peer_firecracker_main(const struct sim_peer *peer) {
     struct options options = {0};
     struct kelpie_error err;
@@ -571,8 +597,7 @@ int peer_firecracker_main(const struct sim_peer *peer) {
         return code;
     }
     if (options.version) {
-        say(peer, STDOUT, "Firecracker v" FIRECRACKER_VERSION);
-        return 0;
+        return tell_version(peer);
     }
     AUTO_MEM struct firecracker *fc = host_allocate(peer->host, sizeof(*fc), &err);
     if (!fc) {

@@ -29,6 +29,7 @@ typedef int (*sim_peer_main)(const struct sim_peer *peer);
 struct sim_program {
     const char *name; /* the last part of argv[0] */
     sim_peer_main main;
+    bool tidy; /* what it still holds when its main function is done is a leak */
 };
 
 /* The programs of sim/peer, by the last part of a path. NULL: there is none. */

@@ -6,14 +6,19 @@
 #include "sim/peer/busybox.h"
 #include "sim/peer/firecracker.h"
 #include "sim/peer/krun.h"
+#include "sim/peer/owner.h"
 #include "sim/peer/passt.h"
 #include "sim/peer/qemu.h"
 #include "sim/peer/vmm.h"
 
 static const struct sim_program programs[] = {
-    {PEER_VMM_PROGRAM, peer_vmm_main},     {PEER_KRUN_PROGRAM, peer_krun_main},
-    {PEER_PASST_PROGRAM, peer_passt_main}, {SIM_QEMU_PROGRAM, sim_qemu_main},
-    {"busybox", peer_busybox_main},        {PEER_FIRECRACKER_PROGRAM, peer_firecracker_main},
+    {PEER_VMM_PROGRAM, peer_vmm_main, false},
+    {PEER_KRUN_PROGRAM, peer_krun_main, false},
+    {PEER_PASST_PROGRAM, peer_passt_main, false},
+    {SIM_QEMU_PROGRAM, sim_qemu_main, false},
+    {"busybox", peer_busybox_main, false},
+    {PEER_FIRECRACKER_PROGRAM, peer_firecracker_main, false},
+    {PEER_OWNER_PROGRAM, peer_owner_main, true},
 };
 
 const struct sim_program *sim_program_find(const char *name) {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "kelpie_store.h"
 #include "sim/run/scenario.h"
 
 #define SETTLE_MS 100
@@ -70,7 +71,9 @@ static void calls_check(struct scenario *scenario, const struct scenario_vm *slo
     ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
     bool interrupted = call->interrupted || slot->interrupting > 0 ||
                        slot->interrupt_count != call->interrupt_count;
-    if (status == KELPIE_CANCELLED && !interrupted) {
+    /* An owner that cannot hear anybody ends, and what is under way with it. */
+    bool deaf = slot->name[0] && scenario->world->faults.fired[SIM_FAULT_POLL_FAILS] > 0;
+    if (status == KELPIE_CANCELLED && !interrupted && !deaf) {
         sim_world_fail(scenario->world, "cancelled by nobody: %s", name);
     }
     if (is_bounded(kind) && now_ns - call->start_ns > CALL_NS_MAX) {
@@ -96,7 +99,7 @@ size_t actions_begin(struct scenario *scenario, struct scenario_vm *slot,
                      const struct model_op *op) {
     ASSERT(op);
     ASSERT(slot->vm);
-    size_t index = history_begin(&slot->history, op);
+    size_t index = slot->blind ? HISTORY_FULL : history_begin(&slot->history, op);
     if (index != HISTORY_FULL) {
         slot->calls[index] = (struct scenario_call){scenario->world->now_ns, slot->interrupt_count,
                                                     slot->interrupting > 0};
@@ -105,12 +108,27 @@ size_t actions_begin(struct scenario *scenario, struct scenario_vm *slot,
     return index;
 }
 
+/* Nobody knows what became of a call whose answer did not come: because the owner of the VM's own is gone, or cannot be reached. */
+static bool is_blinding(const struct scenario_vm *slot, const struct model_op *op,
+                        enum kelpie_status status, uint32_t value) {
+    ASSERT((unsigned)op->kind < MODEL_KIND_COUNT);
+    ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
+    if (!slot->name[0]) {
+        return false;
+    }
+    return op->kind == MODEL_STATE ? value == KELPIE_STATE_CRASHED
+                                   : status != KELPIE_OK && status != KELPIE_WRONG_STATE;
+}
+
 void actions_end(struct scenario *scenario, struct scenario_vm *slot, size_t index,
                  enum kelpie_status status, uint32_t value) {
     ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
     ASSERT(slot->vm);
     if (index != HISTORY_FULL) {
         calls_check(scenario, slot, index, status);
+        slot->blind |= is_blinding(slot, &slot->history.ops[index].op, status, value);
+    }
+    if (index != HISTORY_FULL && !slot->blind) {
         history_end(&slot->history, index, status, value);
     }
     sim_log_add(&scenario->world->log, (uint32_t)status, SIM_EVENT_STEP, value);
@@ -171,6 +189,7 @@ struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm) {
     static const char *const logs[STEPS_VM_COUNT_MAX] = {
         SCENARIO_FOLDER "/out-log-0", SCENARIO_FOLDER "/out-log-1", SCENARIO_FOLDER "/out-log-2"};
     static const struct kelpie_network network = {.kind = KELPIE_NETWORK_USER};
+    static const struct kelpie_owner owner = {0};
     static const struct kelpie_mock_config delayed = {.boot_delay_ms = 20};
     static const struct kelpie_network tap = {.kind = KELPIE_NETWORK_TAP, .tap = SIM_TAP_NAME};
     static const struct kelpie_disk disks[2][STEPS_VM_COUNT_MAX] = {
@@ -180,7 +199,9 @@ struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm) {
          {.path = SCENARIO_DISK "2", .read_only = true}}};
     uint32_t features = scenario->plan.features[vm];
     bool mock = strcmp(scenario->plan.backends[vm], "mock") == 0; /* it has none of these */
-    bool disk = !mock && (features & STEPS_FEATURE_DISK);
+    bool owned = features & STEPS_FEATURE_OWNED;
+    /* One that its user left behind would have the disk still. */
+    bool disk = !mock && !owned && (features & STEPS_FEATURE_DISK);
     bool read_only = features & STEPS_FEATURE_READ_ONLY;
     bool texts = features & STEPS_FEATURE_TEXTS;
     bool krunfw =
@@ -201,6 +222,7 @@ struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm) {
         .disk_count = disk ? 1 : 0,
         .memory_mib = SMALL_MIB,
         .env = env,
+        .owner = owned ? &owner : NULL,
         .boot_timeout_ms = SCENARIO_TIMEOUT_MS,
         .operation_timeout_ms = SCENARIO_TIMEOUT_MS,
         .stop_timeout_ms = SCENARIO_TIMEOUT_MS / 10,
@@ -217,7 +239,11 @@ void actions_create(struct scenario *scenario, uint32_t vm) {
         return;
     }
     slot->closing = true; /* nobody else makes it meanwhile */
-    const struct kelpie_config config = actions_config(scenario, vm);
+    struct kelpie_config config = actions_config(scenario, vm);
+    if (owned_is(scenario, vm)) {
+        snprintf(slot->name, sizeof(slot->name), "sim-%u", ++scenario->name_last);
+        config.name = slot->name;
+    }
     enum kelpie_status status = kelpie_vm_create(&config, &made, &err);
     slot->closing = false;
     actions_expect_clear(scenario, "create", status, &err);
@@ -228,6 +254,7 @@ void actions_create(struct scenario *scenario, uint32_t vm) {
         slot->interrupt_count = 0;
         slot->interrupted_ns = 0;
         slot->parent = -1;
+        slot->blind = false;
         /* A mock has a lever for a crash, which works also when nothing goes wrong by itself. */
         bool mock = strcmp(kelpie_vm_backend(made), "mock") == 0;
         history_init(&slot->history, mock || !scenario->world->faults.quiet);
@@ -250,7 +277,8 @@ void actions_check_history(struct scenario *scenario, uint32_t vm) {
     if (verdict == HISTORY_WRONG) {
         actions_fail_bytes(scenario, "not linearizable: %s", reason);
     }
-    for (uint32_t i = 0; verdict != HISTORY_HOLDS && i < scenario->bundle_count; i++) {
+    for (uint32_t i = 0; (verdict != HISTORY_HOLDS || slot->blind) && i < scenario->bundle_count;
+         i++) {
         if (scenario->bundles[i].vm == vm) {
             model_shelf_allow(&scenario->shelf, (uint8_t)i); /* nobody knows what it holds */
         }
@@ -449,8 +477,8 @@ static void pull_lever(struct scenario *scenario, struct scenario_vm *slot,
 
 /* ---- All of them ------------------------------------------------------------------------------ */
 
-static void do_on(struct scenario *scenario, struct scenario_vm *slot,
-                  const struct steps_step *step) {
+void actions_on(struct scenario *scenario, struct scenario_vm *slot,
+                const struct steps_step *step) {
     ASSERT(slot->vm);
     ASSERT((unsigned)step->action < STEPS_ACTION_COUNT);
     /* A table would need one signature for all; most share one of a few. */
@@ -495,6 +523,10 @@ static void do_on(struct scenario *scenario, struct scenario_vm *slot,
     case STEPS_FAIL_NEXT:
         pull_lever(scenario, slot, step);
         break;
+    case STEPS_DETACHED:
+    case STEPS_CLIENT:
+        owned_do(scenario, slot, step);
+        break;
     default:
         if (step->action >= STEPS_EXEC_WRITE && step->action <= STEPS_ATTACH) {
             actions_exec(scenario, slot, step);
@@ -526,7 +558,7 @@ void actions_do(struct scenario *scenario, const struct steps_step *step) {
         actions_host(scenario, step);
     } else if (step->action != STEPS_SLEEP && slot->vm && !slot->closing) {
         slot->users++;
-        do_on(scenario, slot, step);
+        actions_on(scenario, slot, step);
         slot->users--;
     }
 }

@@ -227,7 +227,8 @@ static void fork_vm(struct scenario *scenario, struct scenario_vm *slot,
     } else {
         end_children(scenario, children, 0, values);
     }
-    if (index != HISTORY_FULL) {
+    slot->blind |= slot->name[0] && status != KELPIE_OK && status != KELPIE_WRONG_STATE;
+    if (index != HISTORY_FULL && !slot->blind) {
         history_end_fork(&slot->history, index, status, values);
     }
 }

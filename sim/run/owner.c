@@ -94,6 +94,7 @@ int owner_main(void *argument) {
         sim_process_kill(scenario->owner,
                          KILL_SIGNAL); /* an owner that cannot begin is started anew */
     }
+    owned_revisit(scenario);
     for (uint32_t i = 0; i < scenario->plan.thread_count; i++) {
         workers[i] = (struct worker){.scenario = scenario, .thread = i};
         if (i > 0 && host_thread_start(scenario->host, "worker", work, &workers[i],

@@ -23,6 +23,7 @@
 #include "sim/world.h"
 
 #define SCENARIO_OWNER_COUNT_MAX 4 /* times that the owner may be killed before faults end */
+#define SCENARIO_CLIENT_COUNT_MAX 3
 #define SCENARIO_FOLDER "/root"
 #define SCENARIO_DISK SCENARIO_FOLDER "/in-disk-" /* and the VM's number */
 #define SCENARIO_DISK_SIZE 262144u
@@ -43,11 +44,12 @@ struct scenario_call {
 
 /* A VM of the plan. */
 struct scenario_vm {
-    struct kelpie_vm *vm;     /* NULL: there is none now */
-    uint32_t users;           /* threads that are in a call on it */
-    bool closing;             /* no new one may begin */
-    uint32_t session_id;      /* one that was detached; 0: none */
-    uint64_t session_offset;  /* where its reader stopped; SCENARIO_OFFSET_UNKNOWN */
+    struct kelpie_vm *vm;          /* NULL: there is none now */
+    char name[SCENARIO_PATH_SIZE]; /* of the last one that had an owner of its own; or empty */
+    uint32_t users;                /* threads that are in a call on it */
+    bool closing;                  /* no new one may begin */
+    uint32_t session_id;           /* one that was detached; 0: none */
+    uint64_t session_offset;       /* where its reader stopped; SCENARIO_OFFSET_UNKNOWN */
     int32_t parent;           /* the bundle that it was saved to or restored from last; -1: none */
     uint32_t interrupt_count; /* how often its calls were cancelled */
     uint32_t interrupting;    /* threads that may do so now */
@@ -55,7 +57,18 @@ struct scenario_vm {
     uint32_t starting;        /* … and have not ended */
     uint64_t interrupted_ns;  /* the last time */
     struct scenario_call calls[HISTORY_OP_COUNT_MAX]; /* of the history's operations */
+    bool
+        blind; /* what the owner of its own did with the last call is not known: history says no more */
     struct history history;
+};
+
+/* Another process, with a handle of its own of a VM that has an owner. */
+struct scenario_client {
+    struct scenario *scenario;
+    struct sim_process *process; /* NULL: none */
+    uint32_t value;              /* what it does */
+    char name[SCENARIO_PATH_SIZE];
+    struct scenario_vm slot; /* its own: nothing in it is compared with the others' */
 };
 
 enum scenario_bundle_state {
@@ -95,6 +108,8 @@ struct scenario {
     struct scenario_vm vms[STEPS_VM_COUNT_MAX];
     struct scenario_bundle bundles[MODEL_BUNDLE_COUNT];
     uint32_t bundle_count;
+    uint32_t name_last; /* of VMs that have an owner of their own */
+    struct scenario_client clients[SCENARIO_CLIENT_COUNT_MAX];
     bool lever_pulled;
     char identities[SCENARIO_IDENTITY_COUNT_MAX][SCENARIO_IDENTITY_SIZE]; /* that guests said */
     uint32_t identity_count;
@@ -131,6 +146,22 @@ void actions_bundle(struct scenario *scenario, struct scenario_vm *slot,
                     const struct steps_step *step);
 
 void actions_host(struct scenario *scenario, const struct steps_step *step);
+
+/* The step on this handle, whoever's it is. */
+void actions_on(struct scenario *scenario, struct scenario_vm *slot, const struct steps_step *step);
+
+/* ---- actions_owned.c: VMs with an owner of their own ------------------------------------------- */
+
+bool owned_is(const struct scenario *scenario, uint32_t vm);
+
+/* A detached command, or another process that uses the VM. */
+void owned_do(struct scenario *scenario, struct scenario_vm *slot, const struct steps_step *step);
+
+/* By an owner that was started again: what the one before it left is opened, or removed. */
+void owned_revisit(struct scenario *scenario);
+
+/* When faults have ended: clients end, every VM that is left can be removed, and nothing stays of it. */
+void owned_rest(struct scenario *scenario);
 
 /* The main function of the process that sends back what it gets. */
 int actions_echo_main(void *argument);

@@ -3,6 +3,8 @@
 
 #include "base/assert.h"
 
+#define OWNED_ONE_IN 3 /* VMs */
+
 static const char *const names[] = {
 #define STEPS_NAME(name, text) text,
     STEPS_ACTIONS(STEPS_NAME)
@@ -28,8 +30,8 @@ static const uint32_t weights[] = {
     [STEPS_DETACH] = 4,     [STEPS_ATTACH] = 4,      [STEPS_PING] = 3,
     [STEPS_STATE] = 3,      [STEPS_WAIT] = 2,        [STEPS_CANCEL] = 3,
     [STEPS_CRASH] = 1,      [STEPS_FAIL_NEXT] = 1,   [STEPS_WORKING_SET] = 1,
-    [STEPS_LOOK] = 2,       [STEPS_HOST] = 3,        [STEPS_DESTROY] = 3,
-    [STEPS_SLEEP] = 3,
+    [STEPS_DETACHED] = 3,   [STEPS_CLIENT] = 5,      [STEPS_LOOK] = 2,
+    [STEPS_HOST] = 3,       [STEPS_DESTROY] = 3,     [STEPS_SLEEP] = 3,
 };
 static_assert(ARRAY_SIZE(weights) == STEPS_ACTION_COUNT, "each has a weight");
 
@@ -81,6 +83,9 @@ void steps_plan_init(struct steps_plan *plan, struct sim_choices *choices) {
     for (size_t i = 0; i < plan->vm_count; i++) {
         plan->backends[i] = backends[sim_choose(choices, ARRAY_SIZE(backends))];
         plan->features[i] = (uint32_t)sim_choose(choices, STEPS_FEATURE_END);
+        if (sim_choose(choices, OWNED_ONE_IN) == 0) {
+            plan->features[i] |= STEPS_FEATURE_OWNED;
+        }
     }
     for (size_t i = 0; i < plan->step_count; i++) {
         plan->steps[i] = draw_step(choices, plan);

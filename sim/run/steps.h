@@ -29,6 +29,8 @@ enum steps_feature {
     STEPS_FEATURE_TEXTS = 1 << 5,     /* hostname, working folder, kernel arguments */
     STEPS_FEATURE_KRUNFW = 1 << 6,    /* the kernel comes out of a library */
     STEPS_FEATURE_END = 1 << 7,
+    STEPS_FEATURE_OWNED =
+        1 << 7, /* it has an owner of its own; drawn by itself, as most have none */
 };
 
 /* The kinds, with their names in a report. */
@@ -64,6 +66,8 @@ enum steps_feature {
     X(FAIL_NEXT, "fail the next")                                                                  \
     X(WORKING_SET, "record working set")                                                           \
     X(LOOK, "look")                                                                                \
+    X(DETACHED, "detached command")                                                                \
+    X(CLIENT, "client")                                                                            \
     X(HOST, "host")                                                                                \
     X(DESTROY, "destroy")                                                                          \
     X(SLEEP, "sleep")

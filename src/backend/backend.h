@@ -128,6 +128,8 @@ struct backend_owner_ops {
     enum kelpie_status (*mock_lever)(struct backend_instance *instance, int operation,
                                      uint32_t count, const struct host_wait *wait,
                                      struct kelpie_error *err); /* operation < 0: crash */
+    /* The thread that calls service() can do so no more: state() says crashed from now on, and every operation ends with that. */
+    void (*lose)(struct backend_instance *instance, const char *why);
     /* Ends the VM and removes it; the instance is then only to be destroyed. Without it, destroy leaves the VM to its owner.
      * The thread that calls service() is no more: what it waits for, it reads itself. */
     void (*end)(struct backend_instance *instance);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "backend/backend.h"
+#include "backend/firecracker/firecracker.h"
 #include "backend/kvm/kvm_backend.h"
 #include "backend/libkrun/libkrun.h"
 #include "backend/mock/mock.h"
@@ -11,8 +12,8 @@
 
 /* "auto" takes the first that is usable and says that it may be chosen so. */
 static const struct backend_ops *const backends[] = {
-    &backend_kvm_ops,  &backend_qemu_ops,   &backend_libkrun_ops,
-    &backend_mock_ops, &backend_remote_ops,
+    &backend_kvm_ops,     &backend_qemu_ops, &backend_firecracker_ops,
+    &backend_libkrun_ops, &backend_mock_ops, &backend_remote_ops,
 };
 
 const struct backend_ops *const *backend_table(size_t *ret_count) {

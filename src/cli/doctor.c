@@ -86,7 +86,7 @@ static void print_kernel_mode(const struct kelpie_probe *probe) {
         return;
     }
     bool fast = probe->usable && strcmp(probe->accelerator, "kvm") == 0;
-    printf("%-10skernel mode: a short payload took %.3f ms on /dev/kvm: %s\n", "",
+    printf("%-13skernel mode: a short payload took %.3f ms on /dev/kvm: %s\n", "",
            (double)probe->ring0_ns / 1e6,
            fast ? "the processor runs it, so Linux boots at full speed"
                 : "it is interpreted, far too slowly to boot Linux, so KVM is not used");
@@ -95,13 +95,13 @@ static void print_kernel_mode(const struct kelpie_probe *probe) {
 static void print_finding(const struct finding *finding) {
     finding_check(finding);
     const struct kelpie_probe *probe = &finding->probe;
-    printf("%-10s%-8s%-13s%-12s%s\n", finding->backend.name, probe->usable ? "yes" : "no",
+    printf("%-13s%-8s%-13s%-12s%s\n", finding->backend.name, probe->usable ? "yes" : "no",
            or_dash(probe->accelerator), or_dash(probe->version), finding->backend.description);
     if (probe->reason[0] != 0) {
-        printf("%-10s%s: %s\n", "", probe->usable ? "why" : "why not", probe->reason);
+        printf("%-13s%s: %s\n", "", probe->usable ? "why" : "why not", probe->reason);
     }
     if (probe->install[0] != 0) {
-        printf("%-10sto do: %s\n", "", probe->install);
+        printf("%-13sto do: %s\n", "", probe->install);
     }
     if (probe->shares[0] != 0) {
         printf("%-10sshared folders: %s\n", "", probe->shares);
@@ -113,7 +113,7 @@ static void print_findings(const struct finding *findings, size_t count) {
     ASSERT(findings);
     ASSERT(count <= KELPIE_BACKEND_COUNT_MAX);
     printf("kelpie %s\n\n", kelpie_version());
-    printf("%-10s%-8s%-13s%-12s%s\n", "BACKEND", "USABLE", "ACCELERATOR", "VERSION", "WHAT IT IS");
+    printf("%-13s%-8s%-13s%-12s%s\n", "BACKEND", "USABLE", "ACCELERATOR", "VERSION", "WHAT IT IS");
     for (size_t i = 0; i < count; i++) {
         print_finding(&findings[i]);
     }

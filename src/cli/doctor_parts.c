@@ -122,14 +122,14 @@ void doctor_find_parts(struct doctor_part parts[DOCTOR_PART_COUNT]) {
 
 void doctor_print_parts(const struct doctor_part parts[DOCTOR_PART_COUNT]) {
     ASSERT(parts);
-    printf("\n%-10s%-8s%s\n", "PART", "USABLE", "WHAT IT IS FOR");
+    printf("\n%-13s%-8s%s\n", "PART", "USABLE", "WHAT IT IS FOR");
     for (size_t i = 0; i < DOCTOR_PART_COUNT; i++) {
         const struct doctor_part *part = &parts[i];
         ASSERT(part->name && part->purpose);
-        printf("%-10s%-8s%s\n%-10s%s: %s\n", part->name, part->present ? "yes" : "no",
+        printf("%-13s%-8s%s\n%-13s%s: %s\n", part->name, part->present ? "yes" : "no",
                part->purpose, "", part->present ? "found" : "why not", part->detail);
         if (!part->present && part->install) {
-            printf("%-10sto do: %s\n", "", part->install);
+            printf("%-13sto do: %s\n", "", part->install);
         }
     }
 }

@@ -13,6 +13,10 @@ struct show_options {
     bool json;
 };
 
+struct rm_options {
+    bool force;
+};
+
 static const struct option_spec list_specs[] = {
     {
         .short_name = 'q',
@@ -48,6 +52,8 @@ static int fail(const struct kelpie_error *err) {
     output_error(NULL, err);
     if (err->status == KELPIE_NOT_FOUND) {
         output_hint("'kelpie images' lists the images");
+    } else if (err->status == KELPIE_BUSY) {
+        output_hint("'kelpie image rm -f' removes it anyway");
     }
     return CLI_EXIT_FAILED;
 }
@@ -161,17 +167,29 @@ const struct cli_command cli_image_inspect = {
 
 /* ---- rm --------------------------------------------------------------------------------------- */
 
+static const struct option_spec rm_specs[] = {
+    {
+        .short_name = 'f',
+        .name = "force",
+        .help = "remove one that a VM or a snapshot needs, too",
+        .set = option_set_flag,
+        .offset = offsetof(struct rm_options, force),
+    },
+};
+static const struct option_table rm_table = {rm_specs, ARRAY_SIZE(rm_specs)};
+
 static int rm_run(const struct cli_table *table, struct option_words *words) {
+    struct rm_options options = {0};
     struct cli_operands operands;
     struct kelpie_error err;
     int code = CLI_EXIT_OK;
     ASSERT(table);
     ASSERT(words);
-    if (!cli_parse_all(&cli_image_rm, words, NULL, &operands, &code)) {
+    if (!cli_parse_all(&cli_image_rm, words, &options, &operands, &code)) {
         return code;
     }
     for (size_t i = 0; i < operands.count; i++) {
-        if (kelpie_image_remove(NULL, operands.words[i], &err) == KELPIE_OK) {
+        if (kelpie_image_remove(NULL, operands.words[i], options.force, &err) == KELPIE_OK) {
             puts(operands.words[i]);
         } else {
             code = fail(&err);
@@ -185,9 +203,11 @@ static const struct option_table no_options = {NULL, 0};
 const struct cli_command cli_image_rm = {
     .name = "image rm",
     .summary = "Removes images",
-    .synopsis = "IMAGE...",
-    .notes = "An image that a VM uses stays: remove the VM first ('kelpie rm').\n",
-    .options = &no_options,
+    .synopsis = "[-f] IMAGE...",
+    .notes = "An image that a VM, running or not, or a snapshot needs stays: remove that first "
+             "('kelpie rm',\n'kelpie snapshots rm'). With -f it goes, and they can no longer be "
+             "started or restored; a VM that\nruns goes on.\n",
+    .options = &rm_table,
     .run = rm_run,
     .group = CLI_GROUP_IMAGES,
     .operands = {CLI_OPERAND_IMAGE},

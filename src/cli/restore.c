@@ -71,7 +71,7 @@ static enum kelpie_status restore_in_place(struct restoring *restoring, struct k
                 state == KELPIE_STATE_PAUSED;
     if (runs && restoring->options->force) {
         /* Nothing of it is kept: there is nothing to wait for. */
-        TRY(kelpie_vm_stop(vm, 1, err));
+        TRY(kelpie_vm_stop(vm, KELPIE_STOP_AT_ONCE, err));
     }
     return kelpie_vm_restore(vm, restoring->path, &restoring->how, err);
 }

@@ -4,9 +4,6 @@
 #include "cli/verb.h"
 #include "kelpie_store.h"
 
-/* What "at once" is to kelpie_vm_stop(), whose 0 means the config's own timeout. */
-#define KILL_TIMEOUT_MS 1
-
 typedef enum kelpie_status vm_call(struct kelpie_vm *vm, const struct verb_options *options,
                                    struct kelpie_error *err);
 
@@ -55,7 +52,7 @@ static enum kelpie_status kill_vm(struct kelpie_vm *vm, const struct verb_option
                                   struct kelpie_error *err) {
     ASSERT(vm);
     ASSERT(options);
-    return kelpie_vm_stop(vm, KILL_TIMEOUT_MS, err);
+    return kelpie_vm_stop(vm, KELPIE_STOP_AT_ONCE, err);
 }
 
 static enum kelpie_status restart_vm(struct kelpie_vm *vm, const struct verb_options *options,

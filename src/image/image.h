@@ -48,6 +48,15 @@ KELPIE_CHECKED enum kelpie_status image_kernel_find(struct host *host, const cha
                                                     struct kelpie_error *err);
 
 /*
+ * Writes, or finds in the cache, the uncompressed ELF file (vmlinux) that is in a bzImage. BAD_CONFIG, field "kernel": there is none
+ * in it, or it is packed in a way that is not known here.
+ */
+KELPIE_CHECKED enum kelpie_status image_kernel_unpack(struct host *host,
+                                                      const struct image_kernel *kernel,
+                                                      const struct host_wait *wait, char *ret_path,
+                                                      size_t path_size, struct kelpie_error *err);
+
+/*
  * Writes, or finds in the cache, the initramfs for this kernel. It is a newc archive named by the SHA-256 of its bytes:
  *   /init                     kelpie-guest
  *   /bin/busybox, /bin/<applet>  a static busybox and a link for each applet; /sbin, /usr/bin, /usr/sbin lead to /bin

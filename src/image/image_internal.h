@@ -157,6 +157,11 @@ KELPIE_CHECKED enum kelpie_status
 image_kernel_header_parse(const void *data, size_t size, uint64_t file_size,
                           char ret_release[IMAGE_RELEASE_SIZE_MAX + 1], struct kelpie_error *err);
 
+/* Where the packed kernel lies in a bzImage whose header was parsed (payload_offset, payload_length). False: the header does
+ * not say, or tells of bytes that are not there. Pure. */
+bool image_kernel_payload(const void *data, size_t size, uint64_t file_size, uint64_t *ret_offset,
+                          uint64_t *ret_length);
+
 /* ---- elf.c ------------------------------------------------------------------------------------ */
 
 /* A program of this machine that needs no dynamic loader. `data` is the file's beginning. Pure. */

@@ -18,6 +18,8 @@
 #define BOOT_FLAG 0xaa55
 #define HEADER_MAGIC 0x53726448 /* "HdrS" */
 #define VERSION_MIN 0x0206      /* 2.6.22: cmdline_size; syssize has 32 bits from 2.04 on */
+#define VERSION_PAYLOAD 0x0208  /* 2.6.26: where the packed kernel is */
+#define PAYLOAD_SIZE_MIN 64     /* an ELF header; none is packed into less */
 #define LOADED_HIGH 0x01
 #define SYSSIZE_UNIT 16
 
@@ -107,4 +109,24 @@ enum kelpie_status image_kernel_header_parse(const void *data, size_t size, uint
         return header_wrong(err, "it is cut off: its header tells of more bytes than it has");
     }
     return parse_release(bytes, size, (size_t)setup_size, ret_release, err);
+}
+
+bool image_kernel_payload(const void *data, size_t size, uint64_t file_size, uint64_t *ret_offset,
+                          uint64_t *ret_length) {
+    const uint8_t *bytes = data;
+    ASSERT(data || size == 0);
+    ASSERT(ret_offset && ret_length);
+    if (size < HEADER_END || header_field(bytes, 0x206, 2) < VERSION_PAYLOAD) {
+        return false;
+    }
+    uint64_t sectors = header_field(bytes, 0x1f1, 1);
+    uint64_t setup_size = ((sectors ? sectors : SETUP_SECTS_DEFAULT) + 1) * SECTOR_SIZE;
+    uint64_t offset = setup_size + header_field(bytes, 0x248, 4);
+    uint64_t length = header_field(bytes, 0x24c, 4);
+    if (length < PAYLOAD_SIZE_MIN || length > file_size || offset > file_size - length) {
+        return false;
+    }
+    *ret_offset = offset;
+    *ret_length = length;
+    return true;
 }

@@ -201,7 +201,7 @@ static enum kelpie_status prune_names(struct prune *prune, struct kelpie_error *
     ASSERT(prune->images || prune->image_count == 0);
     for (size_t i = 0; i < prune->image_count; i++) {
         struct kelpie_image *image = &prune->images[i];
-        if (image_users_find(&prune->users, image->name, image->digest)) {
+        if (image_users_find(&prune->users, image->name, image->digest).kind) {
             prune->images[kept++] = *image;
             continue;
         }
@@ -223,7 +223,7 @@ static bool is_needed(const struct prune *prune, const char *digits, size_t size
         return true; /* Not ours. */
     }
     snprintf(digest, sizeof(digest), "sha256:%.*s", (int)size, digits);
-    bool needed = image_users_find(&prune->users, "", digest) != NULL;
+    bool needed = image_users_find(&prune->users, "", digest).kind != NULL;
     for (size_t i = 0; i < prune->image_count; i++) {
         needed = needed || strcmp(prune->images[i].digest, digest) == 0;
     }
@@ -286,7 +286,7 @@ enum kelpie_status store_image_prune(struct store *store, bool images, bool dry_
     ASSERT(report);
     TRY(image_store_lock(store, &lock.fd, err));
     ASSERT(lock.fd != HOST_FD_NONE);
-    TRY(image_users_read(store->host, &prune.users, err));
+    TRY(image_users_read(store, &prune.users, err));
     TRY(image_store_list(store, &prune.images, &prune.image_count, err));
     TRY(check_complete(&prune, err));
     if (images) {

@@ -202,14 +202,15 @@ enum kelpie_status image_store_list(struct store *store, struct kelpie_image **r
 
 static enum kelpie_status in_use(const struct image_users *users, const struct kelpie_image *image,
                                  struct kelpie_error *err) {
-    const char *vm = image_users_find(users, image->name, image->digest);
+    const struct image_user user = image_users_find(users, image->name, image->digest);
     ASSERT(image->digest[0] != '\0');
     ASSERT(users);
-    if (!vm) {
+    if (!user.kind) {
         return KELPIE_OK;
     }
-    return error_set_field(err, KELPIE_BUSY, "image", "the image %.64s is in use by the VM %.64s",
-                           image->name, vm);
+    return error_set_field(err, KELPIE_BUSY, "image", "the image %.72s is in use by the %s %.64s",
+                           image->name[0] != '\0' ? image->name : image->digest, user.kind,
+                           user.name);
 }
 
 /* The file system goes with its last name. */
@@ -232,7 +233,7 @@ static enum kelpie_status remove_files(struct store *store, const struct kelpie_
     return shared ? KELPIE_OK : host_path_unlink(host, image->path, err);
 }
 
-static enum kelpie_status remove_image(struct store *store, const char *name,
+static enum kelpie_status remove_image(struct store *store, const char *name, bool force,
                                        struct kelpie_error *err) {
     struct host *host = store->host;
     AUTO_MEM struct kelpie_image *image = NULL;
@@ -242,8 +243,10 @@ static enum kelpie_status remove_image(struct store *store, const char *name,
     TRY(image_store_lock(store, &lock.fd, err));
     TRY(image_store_find(store, name, &image, err));
     ASSERT(image);
-    TRY(image_users_read(host, &users, err));
-    TRY(in_use(&users, image, err));
+    if (!force) {
+        TRY(image_users_read(store, &users, err));
+        TRY(in_use(&users, image, err));
+    }
     if (image->name[0] == '\0') {
         return host_path_unlink(host, image->path, err);
     }
@@ -270,10 +273,11 @@ enum kelpie_status kelpie_image_find(void *host, const char *name, struct kelpie
     return image_store_find(session.store, name, ret_image, err);
 }
 
-enum kelpie_status kelpie_image_remove(void *host, const char *name, struct kelpie_error *err) {
+enum kelpie_status kelpie_image_remove(void *host, const char *name, bool force,
+                                       struct kelpie_error *err) {
     AUTO_SESSION struct store_session session = {0};
     ASSERT(name);
     TRY(store_session_open(host, &session, err));
     ASSERT(session.store);
-    return remove_image(session.store, name, err);
+    return remove_image(session.store, name, force, err);
 }

@@ -13,7 +13,8 @@
  * description after it. A file system that no description names is what a kill between the two has left, or a later build of the
  * same name, or a removal: VMs and bundles that name it by its digest still find it, until prune takes it.
  *
- * An image is in use when a VM in the store has its name, its digest or a digest's beginning as its image.
+ * An image is in use when a VM in the store, running or not, has its name, its digest or a digest's beginning as its image, and when
+ * a snapshot there says that its VM's disk is over it. A template needs one too, but is only a cache: it holds nothing back.
  *
  * Threads: all functions may be called from several at once.
  */
@@ -72,17 +73,26 @@ KELPIE_CHECKED enum kelpie_status image_record_gather(struct host *host,
 
 /* ---- image_use.c -------------------------------------------------------------------------------- */
 
-/* The VMs of the store, each with its image. */
+/* The VMs and snapshots of the store, each with its image. */
 struct image_users {
     struct kelpie_vm_info *vms;
     size_t count;
+    struct store_snapshot_image *snapshots;
+    size_t snapshot_count;
 };
-KELPIE_CHECKED enum kelpie_status image_users_read(struct host *host, struct image_users *ret_users,
-                                                   struct kelpie_error *err);
+
+/* After a failure too, deinit gives everything back. */
+KELPIE_CHECKED enum kelpie_status
+image_users_read(struct store *store, struct image_users *ret_users, struct kelpie_error *err);
 void image_users_deinit(struct image_users *users);
 #define AUTO_USERS __attribute__((cleanup(image_users_deinit)))
 
-/* The name of a VM whose image has that name (may be empty) or digest ("sha256:…"), or NULL. */
-const char *image_users_find(const struct image_users *users, const char *name, const char *digest);
+/* Who has an image of that name (may be empty) or digest ("sha256:…"). */
+struct image_user {
+    const char *kind; /* "VM" or "snapshot"; NULL: nobody */
+    const char *name; /* as long as the users */
+};
+struct image_user image_users_find(const struct image_users *users, const char *name,
+                                   const char *digest);
 
 #endif

@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
+#include "snapshot/snapshot.h"
 #include "support/oci_layout.h"
 
 static char folder[64];
@@ -237,10 +238,10 @@ static void names_share_a_file_system(void **state) {
     const char *two = build("two", "same");
     assert_string_equal(one, two);
     assert_int_equal(count_files(".erofs"), 1);
-    assert_int_equal(kelpie_image_remove(NULL, "one", &err), KELPIE_OK);
+    assert_int_equal(kelpie_image_remove(NULL, "one", false, &err), KELPIE_OK);
     assert_found("two", "two");
     assert_int_equal(count_files(".erofs"), 1);
-    assert_int_equal(kelpie_image_remove(NULL, "two", &err), KELPIE_OK);
+    assert_int_equal(kelpie_image_remove(NULL, "two", false, &err), KELPIE_OK);
     run("test -z \"$(ls %s/XDG_DATA_HOME/kelpie/images | grep -v lock)\"", folder);
 }
 
@@ -270,9 +271,9 @@ static void an_image_in_use_stays(void **state) {
     const char *digest = build("one", "1");
     (void)build("two", "2");
     make_vm("web", "one");
-    assert_int_equal(kelpie_image_remove(NULL, "one", &err), KELPIE_BUSY);
+    assert_int_equal(kelpie_image_remove(NULL, "one", false, &err), KELPIE_BUSY);
     assert_non_null(strstr(err.message, "web"));
-    assert_int_equal(kelpie_image_remove(NULL, digest, &err), KELPIE_BUSY);
+    assert_int_equal(kelpie_image_remove(NULL, digest, false, &err), KELPIE_BUSY);
     struct kelpie_prune_report report = prune(true, true);
     assert_int_equal(report.images, 1);
     assert_int_equal(count_files(".json"), 2);
@@ -282,8 +283,72 @@ static void an_image_in_use_stays(void **state) {
     assert_missing("two", KELPIE_NOT_FOUND);
     assert_int_equal(count_files(".erofs"), 1);
     assert_int_equal(kelpie_vm_remove(NULL, "web", false, &err), KELPIE_OK);
-    assert_int_equal(kelpie_image_remove(NULL, digest + 7, &err), KELPIE_OK);
-    assert_int_equal(kelpie_image_remove(NULL, "one", &err), KELPIE_NOT_FOUND);
+    assert_int_equal(kelpie_image_remove(NULL, digest + 7, false, &err), KELPIE_OK);
+    assert_int_equal(kelpie_image_remove(NULL, "one", false, &err), KELPIE_NOT_FOUND);
+}
+
+/* A snapshot in the store whose VM has a disk over that image; as much of one as can be read. */
+static void make_snapshot(const char *name, const char *digest) {
+    struct host *host = NULL;
+    struct snapshot_manifest *manifest = NULL;
+    char *text = NULL;
+    char path[256];
+    assert_int_equal(host_linux_create(&host, NULL), KELPIE_OK);
+    assert_int_equal(snapshot_manifest_create(host, &manifest, &err), KELPIE_OK);
+    memset(manifest->info.id, '1', sizeof(manifest->info.id) - 1);
+    memset(manifest->info.parent_id, '0', sizeof(manifest->info.parent_id) - 1);
+    snprintf(manifest->info.backend, sizeof(manifest->info.backend), "mock");
+    snprintf(manifest->info.architecture, sizeof(manifest->info.architecture), "x86_64");
+    snprintf(manifest->vm_name, sizeof(manifest->vm_name), "web");
+    manifest->vcpu_count = 1;
+    manifest->memory_mib = 64;
+    run("mkdir -p %s/XDG_STATE_HOME/kelpie/snapshots/%s", folder, name);
+    for (unsigned i = 0; i < 2; i++) {
+        manifest->parts[i] = (struct snapshot_part_info){.present = true, .size = 0};
+        memset(manifest->parts[i].checksum, 'c', SNAPSHOT_CHECKSUM_SIZE - 1);
+        run(": > %s/XDG_STATE_HOME/kelpie/snapshots/%s/%s", folder, name, snapshot_part_name(i));
+    }
+    assert_int_equal(snapshot_manifest_add_feature(manifest, SNAPSHOT_FEATURE_IMAGE, digest, &err),
+                     KELPIE_OK);
+    assert_int_equal(snapshot_manifest_encode(manifest, &text, &err), KELPIE_OK);
+    snprintf(path, sizeof(path), "%s/XDG_STATE_HOME/kelpie/snapshots/%s/manifest.json", folder,
+             name);
+    assert_int_equal(host_file_store(host, path, text, strlen(text), 0600, &err), KELPIE_OK);
+    free(text);
+    snapshot_manifest_destroy(manifest);
+    host_destroy(host);
+}
+
+static void an_image_that_a_snapshot_needs_stays(void **state) {
+    (void)state;
+    const char *digest = build("one", "1");
+    make_snapshot("point", digest);
+    make_snapshot("other",
+                  "sha256:0000000000000000000000000000000000000000000000000000000000000000");
+    assert_int_equal(kelpie_image_remove(NULL, "one", false, &err), KELPIE_BUSY);
+    assert_string_equal(err.field, "image");
+    assert_non_null(strstr(err.message, "the snapshot point"));
+    struct kelpie_prune_report report = prune(true, false);
+    assert_int_equal(report.images, 0);
+    /* Its name goes to another, and what the snapshot is over stays, nameless. */
+    (void)build("one", "2");
+    report = prune(true, false);
+    assert_int_equal(count_files(".erofs"), 1);
+    struct kelpie_image *image = NULL;
+    assert_int_equal(kelpie_image_find(NULL, digest, &image, &err), KELPIE_OK);
+    kelpie_list_free(image);
+    assert_int_equal(kelpie_image_remove(NULL, digest, false, &err), KELPIE_BUSY);
+    assert_int_equal(kelpie_image_remove(NULL, digest, true, &err), KELPIE_OK);
+    assert_missing(digest, KELPIE_NOT_FOUND);
+}
+
+static void force_removes_what_is_needed(void **state) {
+    (void)state;
+    (void)build("one", "1");
+    make_vm("web", "one");
+    assert_int_equal(kelpie_image_remove(NULL, "one", false, &err), KELPIE_BUSY);
+    assert_int_equal(kelpie_image_remove(NULL, "one", true, &err), KELPIE_OK);
+    assert_missing("one", KELPIE_NOT_FOUND);
 }
 
 static void leftovers_are_pruned(void **state) {
@@ -404,6 +469,8 @@ int main(void) {
         TEST(names_share_a_file_system),
         TEST(a_replaced_image_stays_for_who_has_its_digest),
         TEST(an_image_in_use_stays),
+        TEST(an_image_that_a_snapshot_needs_stays),
+        TEST(force_removes_what_is_needed),
         TEST(leftovers_are_pruned),
         TEST(descriptions_that_cannot_be_read_keep_their_images),
         TEST(damaged_descriptions_are_named),

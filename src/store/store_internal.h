@@ -75,4 +75,18 @@ KELPIE_CHECKED enum kelpie_status store_session_open(void *host, struct store_se
 void store_session_close(struct store_session *session);
 #define AUTO_SESSION __attribute__((cleanup(store_session_close)))
 
+/* ---- store_snapshots.c -------------------------------------------------------------------------- */
+
+/* A snapshot whose VM has a disk over an image. */
+struct store_snapshot_image {
+    char name[KELPIE_NAME_SIZE_MAX + 1];
+    char digest[KELPIE_DIGEST_SIZE];
+};
+
+/* All of them, one block of memory, for free(). One that cannot be used says nothing. */
+KELPIE_CHECKED enum kelpie_status store_snapshot_images(struct store *store,
+                                                        struct store_snapshot_image **ret_list,
+                                                        size_t *ret_count,
+                                                        struct kelpie_error *err);
+
 #endif

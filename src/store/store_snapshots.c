@@ -91,6 +91,48 @@ enum kelpie_status kelpie_snapshot_list(void *host, struct kelpie_snapshot_info 
     return KELPIE_OK;
 }
 
+enum kelpie_status store_snapshot_images(struct store *store,
+                                         struct store_snapshot_image **ret_list, size_t *ret_count,
+                                         struct kelpie_error *err) {
+    AUTO_MEM struct host_dir_entry *entries = NULL;
+    size_t entry_count = 0;
+    size_t count = 0;
+    ASSERT(store);
+    ASSERT(ret_list);
+    TRY(store_list(store, STORE_SNAPSHOTS, &entries, &entry_count, err));
+    AUTO_MEM struct store_snapshot_image *list =
+        host_allocate(store->host, (entry_count + 1) * sizeof(*list), err);
+    if (!list) {
+        return KELPIE_NO_MEMORY;
+    }
+    for (size_t i = 0; i < entry_count; i++) {
+        char path[KELPIE_PATH_SIZE_MAX + 1];
+        struct snapshot_reader *reader = NULL;
+        struct kelpie_error why = {0};
+        if (!is_snapshot(entries[i].name)) {
+            continue;
+        }
+        TRY(store_path(store, STORE_SNAPSHOTS, entries[i].name, path, sizeof(path), err));
+        enum kelpie_status status = snapshot_reader_open(store->host, path, &reader, &why);
+        if (status == KELPIE_NO_MEMORY || status == KELPIE_IO_FAILED) {
+            return store_error_pass(err, &why);
+        }
+        const char *digest = status == KELPIE_OK
+                                 ? snapshot_manifest_feature(snapshot_reader_manifest(reader),
+                                                             SNAPSHOT_FEATURE_IMAGE)
+                                 : NULL;
+        if (digest) {
+            snprintf(list[count].name, sizeof(list[count].name), "%.64s", entries[i].name);
+            snprintf(list[count].digest, sizeof(list[count].digest), "%s", digest);
+            count++;
+        }
+        snapshot_reader_close(reader);
+    }
+    *ret_list = TAKE(list);
+    *ret_count = count;
+    return KELPIE_OK;
+}
+
 /* A diff is of no use without its parent (hazard E5). */
 static enum kelpie_status check_no_child(struct store *store,
                                          const struct kelpie_snapshot_info *parent,

@@ -87,6 +87,7 @@ struct owner {
     bool removal_asked;
     bool signalled;          /* the main thread's */
     uint64_t machine_number; /* how many machines there were */
+    bool machine_counted;    /* the one that is coming up, by whoever saw it first */
     char exit_text[512];     /* crashed: how; all of it */
     bool begun;              /* a machine was there, so that the VM's own state is what counts */
     uint64_t quiet_since_ns; /* nobody had a handle, a command, or a copy */

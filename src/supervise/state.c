@@ -67,6 +67,9 @@ static bool take_state(struct owner *owner) {
         info->reason[0] = 0;
         owner->exit_text[0] = 0;
         owner->ended_ns = 0;
+        owner
+            ->machine_number++; /* before anybody is told that it runs: a channel is to one machine */
+        owner->machine_counted = true;
     }
     if (now == KELPIE_STATE_STOPPED || now == KELPIE_STATE_CRASHED) {
         info->ended_unix_ms = unix_ms;
@@ -146,27 +149,38 @@ static void tell_all(struct owner *owner, bool state_changed) {
     }
 }
 
-void owner_note_state(struct owner *owner) {
+/* mutex held. */
+static void note_state(struct owner *owner, bool is_another) {
     ASSERT(owner);
     ASSERT(owner->mutex);
-    owner_lock(owner);
     bool changed = take_state(owner);
+    if (is_another) {
+        /* Nobody has looked between the end of the one before and this. */
+        owner->machine_number += !owner->machine_counted;
+        owner->machine_counted = false;
+    }
     tell_all(owner, changed);
     if (changed) {
         owner_write_record(owner);
         host_event_set(owner->host, owner->stop_event);
     }
     host_condition_broadcast(owner->changed);
+}
+
+void owner_note_state(struct owner *owner) {
+    ASSERT(owner);
+    ASSERT(owner->mutex);
+    owner_lock(owner);
+    note_state(owner, false);
     owner_unlock(owner);
 }
 
 void owner_note_machine(struct owner *owner) {
     ASSERT(owner);
     owner_lock(owner);
-    owner->machine_number++;
+    note_state(owner, true);
     ASSERT(owner->machine_number > 0);
     owner_unlock(owner);
-    owner_note_state(owner);
 }
 
 void owner_watch(void *argument) {

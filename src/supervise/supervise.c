@@ -368,7 +368,7 @@ static void serve(struct owner *owner) {
 static void finish(struct owner *owner) {
     struct kelpie_error ignored;
     ASSERT(owner->vm);
-    ASSERT(owner->listen_fd != HOST_FD_NONE || owner->is_new);
+    ASSERT(owner->record);
     owner_lock(owner);
     bool remove = owner->removal_asked;
     owner_unlock(owner);
@@ -377,7 +377,7 @@ static void finish(struct owner *owner) {
     if (!remove && runs) {
         stop_for(owner, "its owner was told to end");
     } else if (runs || state == KELPIE_STATE_STARTING) {
-        (void)!kelpie_vm_stop(owner->vm, 1, &ignored);
+        (void)!kelpie_vm_stop(owner->vm, KELPIE_STOP_AT_ONCE, &ignored);
     }
     owner_lock(owner);
     owner->ending = true;

@@ -28,6 +28,7 @@ void vm_channel_open(struct kelpie_vm *vm) {
     channel->list_count = 0;
     channel->ping_token = 0;
     vm->guest_session_count = 0;
+    vm->stale_attach_count = 0;
 }
 
 void vm_channel_close(struct kelpie_vm *vm) {

@@ -405,22 +405,52 @@ static void power_off(struct kelpie_vm *vm, const struct host_wait *wait) {
     vm_unlock(vm);
 }
 
+/* The machine is killed although an operation uses it: that ends. True: so it was. */
+static bool interrupt_operation(struct kelpie_vm *vm) {
+    ASSERT(vm->instance);
+    vm_lock(vm);
+    bool interrupted =
+        vm->busy && (vm->state == KELPIE_STATE_RUNNING || vm->state == KELPIE_STATE_PAUSED);
+    if (interrupted) {
+        vm->stopping = true;
+        vm->cancel_count++;
+        host_event_set(vm->host, vm->cancel_event);
+        vm->ops->kill(vm->instance);
+        host_condition_broadcast(vm->changed);
+    }
+    while (interrupted && vm->busy) {
+        vm_wait_changed(vm, host_monotonic_ns(vm->host) + VM_POLL_PERIOD_MS * HOST_NS_PER_MS);
+    }
+    ASSERT(!interrupted || !vm->busy);
+    vm_unlock(vm);
+    return interrupted;
+}
+
 enum kelpie_status kelpie_vm_stop(struct kelpie_vm *vm, uint32_t timeout_ms,
                                   struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(vm->instance);
-    TRY(vm_check_timeout("timeout_ms", timeout_ms, err));
+    const bool at_once = timeout_ms == KELPIE_STOP_AT_ONCE;
+    TRY(at_once ? KELPIE_OK : vm_check_timeout("timeout_ms", timeout_ms, err));
     if (vm_is_owned(vm)) {
         return vm_owned_stop(vm, timeout_ms, err);
     }
     if (interrupt_start(vm)) {
         return KELPIE_OK;
     }
-    uint32_t stop_ms = timeout_ms != 0 ? timeout_ms : vm->config->stop_timeout_ms;
-    struct host_wait wait;
-    TRY(vm_begin(vm, VM_OPERATION_STOP, vm->config->operation_timeout_ms, NULL, err));
-    wait = host_wait_ms(vm->host, stop_ms, vm->cancel_event);
-    power_off(vm, &wait);
+    bool interrupted = at_once && interrupt_operation(vm);
+    enum kelpie_status status =
+        vm_begin(vm, VM_OPERATION_STOP, vm->config->operation_timeout_ms, NULL, err);
+    if (status == KELPIE_WRONG_STATE && interrupted &&
+        kelpie_vm_state(vm) == KELPIE_STATE_STOPPED) {
+        return KELPIE_OK; /* it was a stop */
+    }
+    TRY(status);
+    if (!at_once) {
+        const uint32_t stop_ms = timeout_ms != 0 ? timeout_ms : vm->config->stop_timeout_ms;
+        const struct host_wait wait = host_wait_ms(vm->host, stop_ms, vm->cancel_event);
+        power_off(vm, &wait);
+    }
     vm_machine_kill(vm);
     vm_lock(vm);
     if (vm->state != KELPIE_STATE_CRASHED) {

@@ -107,6 +107,7 @@ void vm_owned_watch(struct kelpie_vm *vm) {
     ASSERT(vm->instance);
     ASSERT(vm_is_owned(vm));
     vm_lock(vm);
+    follow(vm); /* it may have been lost by who spoke to it */
     uint64_t since_ns = host_monotonic_ns(vm->host) - vm->owner_channel_ended_ns;
     if (vm->channel.open && vm->channel.ended && since_ns >= VM_EXIT_GRACE_MS * HOST_NS_PER_MS) {
         vm_channel_break(vm, "the owner's end of the channel was closed");
@@ -147,14 +148,8 @@ void vm_owned_blind(struct kelpie_vm *vm) {
     ASSERT(vm->instance);
     ASSERT(vm_is_owned(vm));
     vm_lock(vm);
-    snprintf(vm->exit_text, sizeof(vm->exit_text), "the VM's owner cannot be listened to");
-    vm->state = KELPIE_STATE_CRASHED;
-    vm->machine_alive = false;
-    vm->stopping = false;
-    if (vm->channel.open) {
-        vm_channel_close(vm);
-    }
-    host_condition_broadcast(vm->changed);
+    vm->ops->owner->lose(vm->instance, "the VM's owner cannot be listened to");
+    follow(vm);
     vm_unlock(vm);
 }
 
@@ -289,7 +284,9 @@ enum kelpie_status vm_owned_stop(struct kelpie_vm *vm, uint32_t timeout_ms,
                                  struct kelpie_error *err) {
     struct host_wait wait;
     ASSERT(vm_is_owned(vm));
-    uint64_t stop_ms = timeout_ms != 0 ? timeout_ms : vm->config->stop_timeout_ms;
+    uint64_t stop_ms = timeout_ms == 0                     ? vm->config->stop_timeout_ms
+                       : timeout_ms == KELPIE_STOP_AT_ONCE ? 0
+                                                           : timeout_ms;
     TRY(request_begin(vm, stop_ms + vm->config->operation_timeout_ms, &wait, err));
     ASSERT(vm->owner_request_count > 0);
     return request_end(vm, vm->ops->owner->stop(vm->instance, timeout_ms, &wait, err), AT_WORK);

@@ -82,7 +82,6 @@ static void out_write(struct vm_relay *relay) {
             host_write(host, relay->fd, relay->out + relay->out_start,
                        relay->out_end - relay->out_start, &none, &written, &ignored);
         if (status == KELPIE_TIMED_OUT) {
-            host_event_set(host, relay->wake_event); /* its thread writes on when it can */
             return;
         }
         /* It is gone, but what it said before, of what it had read, is still to be passed on: reading finds the end. */
@@ -110,6 +109,9 @@ void relay_commit(struct vm_relay *relay, const struct cursor_writer *writer) {
     ASSERT(writer->size <= relay->out_capacity - relay->out_end);
     relay->out_end += writer->size;
     out_write(relay);
+    if (!relay->ended && relay->out_start < relay->out_end) {
+        host_event_set(relay->vm->host, relay->wake_event); /* its thread writes on when it can */
+    }
 }
 
 /* ---- Its end ------------------------------------------------------------------------------------ */
@@ -122,6 +124,7 @@ void relay_let_go(struct kelpie_exec *exec) {
     if (!file && (exec->started || exec->offsets_known)) {
         vm_session_note_offsets(exec);
     }
+    vm_session_give_up_attach(exec);
     exec->closed = true;
     exec->release_wanted = file && !exec->lost; /* nobody can take it up */
     exec->relay = NULL;

@@ -158,6 +158,7 @@ static enum relay_step pass_attach(struct vm_relay *relay) {
         struct kelpie_exec *handle = vm_session_find_yielded(vm, id);
         if (handle) {
             vm_session_take_back(handle);
+            vm_channel_flush(vm); /* it attaches again, whether anybody else speaks or not */
         }
         refuse_attach(relay, EAGAIN);
         return RELAY_PASSED;
@@ -185,7 +186,11 @@ static enum relay_step pass_detach(struct vm_relay *relay) {
         return RELAY_BROKEN;
     }
     if (exec) { /* else it crossed an ATTACHED that said no */
+        bool attaching = exec->attaching;
         relay_let_go(exec);
+        if (attaching) {
+            refuse_attach(relay, ECANCELED); /* the guest's own answer is nobody's any more */
+        }
         vm_channel_flush(relay->vm);
     }
     return RELAY_PASSED;

@@ -148,6 +148,9 @@ void vm_session_close(struct kelpie_exec *exec, bool release) {
     struct kelpie_vm *vm = exec->vm;
     vm_lock(vm);
     ASSERT(!exec->closed);
+    if (!release) {
+        vm_session_give_up_attach(exec);
+    }
     exec->closed = true;
     exec->input_refused |= release; /* what it was written goes with it */
     exec->release_wanted = release && !exec->lost && !exec->yielded;
@@ -227,6 +230,28 @@ bool vm_session_recall_offsets(struct kelpie_vm *vm, uint32_t id, struct protoco
                 .stderr_offset = vm->saved_sessions[i].stderr_offset,
             };
             vm->saved_sessions[i] = vm->saved_sessions[--vm->saved_session_count];
+            return true;
+        }
+    }
+    return false;
+}
+
+void vm_session_give_up_attach(struct kelpie_exec *exec) {
+    struct kelpie_vm *vm = exec->vm;
+    ASSERT(vm->locked);
+    ASSERT(!exec->closed);
+    if (exec->attaching && vm->stale_attach_count < ARRAY_SIZE(vm->stale_attaches)) {
+        vm->stale_attaches[vm->stale_attach_count++] = exec->id;
+    }
+}
+
+/* The guest answers in order: this is what the first of them is told, who waits no more. */
+static bool is_stale_attached(struct kelpie_vm *vm, uint32_t id) {
+    ASSERT(vm->locked);
+    ASSERT(vm->stale_attach_count <= ARRAY_SIZE(vm->stale_attaches));
+    for (size_t i = 0; i < vm->stale_attach_count; i++) {
+        if (vm->stale_attaches[i] == id) {
+            vm->stale_attaches[i] = vm->stale_attaches[--vm->stale_attach_count];
             return true;
         }
     }
@@ -453,11 +478,14 @@ bool vm_session_handle(struct kelpie_vm *vm, const struct protocol_frame *frame)
     if (frame->type == PROTOCOL_ENDED) {
         vm_guest_session_ended(vm, frame->session); /* whoever holds it */
     }
+    if (frame->type == PROTOCOL_ATTACHED && is_stale_attached(vm, frame->session)) {
+        return true;
+    }
     struct kelpie_exec *exec = vm_session_find(vm, frame->session);
     if (!exec || exec->closed) {
         return true; /* it was said before the guest heard that the session is no more */
     }
-    if (exec->attaching && frame->type != PROTOCOL_ATTACHED) {
+    if (exec->attach_wanted || (exec->attaching && frame->type != PROTOCOL_ATTACHED)) {
         return true; /* it was said to the handle before this one */
     }
     if (exec->relay) {

@@ -97,9 +97,12 @@ static enum kelpie_status check_backend(const struct kelpie_vm *vm, struct kelpi
         return error_set_field(err, KELPIE_UNSUPPORTED, "disks", "backend %s has no disks",
                                vm_backend_name(vm));
     }
-    if (vm->config->network && !(vm_capabilities(vm) & KELPIE_CAN_NETWORK)) {
-        return error_set_field(err, KELPIE_UNSUPPORTED, "network", "backend %s has no network",
-                               vm_backend_name(vm));
+    const struct kelpie_network *network = vm->config->network;
+    bool tap = network && network->kind == KELPIE_NETWORK_TAP;
+    uint32_t wanted = KELPIE_CAN_NETWORK | (tap ? (uint32_t)KELPIE_CAN_NETWORK_TAP : 0u);
+    if (network && !(vm_capabilities(vm) & wanted)) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, "network",
+                               "backend %s has no network of this kind", vm_backend_name(vm));
     }
     return KELPIE_OK;
 }

@@ -262,6 +262,8 @@ struct kelpie_vm {
     char bundle_directory[KELPIE_PATH_SIZE_MAX + 1]; /* where the bundle parent_id was; or empty */
     struct snapshot_session saved_sessions[KELPIE_EXEC_COUNT_MAX]; /* of the bundle */
     size_t saved_session_count;
+    uint32_t stale_attaches[KELPIE_EXEC_COUNT_MAX]; /* sessions: vm_session_give_up_attach() */
+    size_t stale_attach_count;
 };
 
 /* Asserts that the handle is one. */
@@ -684,6 +686,10 @@ vm_session_create_relayed(struct vm_relay *relay, struct kelpie_vm *vm, enum vm_
 
 /* Where the reader stands. */
 struct snapshot_session vm_session_offsets(const struct kelpie_exec *exec);
+
+/* Before a session that may wait for ATTACHED is let go of: the answer, which still comes, is then not taken for that of the
+ * next ATTACH. */
+void vm_session_give_up_attach(struct kelpie_exec *exec);
 
 /* Remembers it, for an attach later; and where an ATTACH of that session goes on: it is forgotten then. True: it was
  * known. */

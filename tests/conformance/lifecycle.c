@@ -2,12 +2,15 @@
 /* The state machine: every operation in every state, and the ways into each. Each case has its own VM. */
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "conformance.h"
+
+#define KILL_SECONDS_MAX 8 /* of a machine that is killed: less than any operation may take */
 
 enum operation {
     START,
@@ -339,7 +342,43 @@ static void test_stop_ends_what_runs(void **state) {
     kelpie_vm_destroy(vm);
 }
 
+static void *pause_main(void *argument) {
+    struct kelpie_error err = {0};
+    (void)!kelpie_vm_pause(argument, &err); /* how it ends is not what is asked here */
+    return NULL;
+}
+
+/* A machine whose process stands still answers nothing, and neither does the operation that waits for it: a kill ends both. */
+static void test_a_kill_waits_for_nobody(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = NULL;
+    struct timespec begun;
+    struct timespec ended;
+    pthread_t thread;
+    OK(kelpie_vm_create(&(struct kelpie_config){.backend = suite()->backend}, &vm, &err));
+    FAILS(kelpie_vm_stop(vm, KELPIE_STOP_AT_ONCE, &err), KELPIE_WRONG_STATE);
+    OK(kelpie_vm_start(vm, &err));
+    int process_id = kelpie_vm_process_id(vm);
+    if (process_id > 0) {
+        assert_int_equal(kill(process_id, SIGSTOP), 0);
+    }
+    assert_int_equal(pthread_create(&thread, NULL, pause_main, vm), 0);
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+    clock_gettime(CLOCK_MONOTONIC, &begun);
+    OK(kelpie_vm_stop(vm, KELPIE_STOP_AT_ONCE, &err));
+    clock_gettime(CLOCK_MONOTONIC, &ended);
+    assert_in_range(ended.tv_sec - begun.tv_sec, 0, KILL_SECONDS_MAX);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_STOPPED);
+    assert_int_equal(kelpie_vm_process_id(vm), 0);
+    OK(kelpie_vm_start(vm, &err));
+    expect_shell(vm, "echo again", 0, "again\n");
+    kelpie_vm_destroy(vm);
+}
+
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_a_kill_waits_for_nobody),
     cmocka_unit_test(test_every_operation_in_every_state),
     cmocka_unit_test(test_restart_after_stop_is_a_new_boot),
     cmocka_unit_test(test_destroy_in_any_state),

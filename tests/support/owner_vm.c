@@ -32,6 +32,7 @@ struct backend_instance {
     int coming_fd;
     struct backend_owned_state told;
     int told_fd;
+    bool lost; /* its thread hears nothing any more */
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -163,7 +164,7 @@ static const struct kelpie_config *owner_config(struct backend_instance *instanc
 
 /* The owner is gone: nothing can be asked of it. */
 static enum kelpie_status ask(struct backend_instance *instance, struct kelpie_error *err) {
-    if (instance->served->died) {
+    if (instance->served->died || instance->lost) {
         return error_set(err, KELPIE_CRASHED, "the VM's owner is gone");
     }
     return KELPIE_OK;
@@ -319,6 +320,14 @@ static void end_served(struct served *served) {
     }
 }
 
+static void owner_lose(struct backend_instance *instance, const char *why) {
+    pthread_mutex_lock(&mutex);
+    instance->lost = true;
+    instance->told.state = KELPIE_STATE_CRASHED;
+    snprintf(instance->told.exit_text, sizeof(instance->told.exit_text), "%s", why);
+    pthread_mutex_unlock(&mutex);
+}
+
 static void owner_end(struct backend_instance *instance) {
     pthread_mutex_lock(&mutex);
     end_served(instance->served);
@@ -345,6 +354,7 @@ static const struct backend_owner_ops owner_ops = {
     .wait_detached = owner_wait_detached,
     .stats = owner_stats,
     .mock_lever = owner_lever,
+    .lose = owner_lose,
     .end = owner_end,
 };
 

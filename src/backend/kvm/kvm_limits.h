@@ -4,6 +4,7 @@
 
 #define KVM_DEVICE "/dev/kvm"
 #define KVM_PRESAVE_COUNT 2     /* the second takes what was written during the first */
+#define KVM_FORGET_MS 1000      /* until files of a save that failed are given up */
 #define KVM_ANSWERS_OWED_MAX 16 /* late answers that are still awaited */
 
 /* Bytes of a boot disk: an initramfs and a program. */

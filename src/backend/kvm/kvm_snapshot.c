@@ -69,6 +69,29 @@ static enum kelpie_status check_base(const struct backend_instance *instance,
     return KELPIE_OK;
 }
 
+/* The files that memory goes into, for the SAVE that follows. */
+static enum kelpie_status pass_files(struct backend_instance *instance,
+                                     struct snapshot_writer *writer, bool diff, bool presaved,
+                                     struct kelpie_error *err) {
+    kvm_instance_check(instance);
+    ASSERT(diff || !presaved);
+    if (diff) {
+        int pages_fd = HOST_FD_NONE;
+        TRY(snapshot_writer_part(writer, SNAPSHOT_PART_PAGES, &pages_fd, err));
+        TRY(kvm_pass(instance, CONTROL_ROLE_PAGES_0, pages_fd, err));
+    }
+    return presaved ? KELPIE_OK : pass_memory(instance, writer, err);
+}
+
+/* What waits for a SAVE that does not come would be the next one's: any order uses it up, and the vCPUs stand already. */
+static void forget_files(struct backend_instance *instance) {
+    kvm_instance_check(instance);
+    ASSERT(instance->host);
+    const struct host_wait wait = host_wait_ms(instance->host, KVM_FORGET_MS, HOST_FD_NONE);
+    struct kelpie_error ignored;
+    (void)!kvm_order_plain(instance, CONTROL_PAUSE, &wait, &ignored);
+}
+
 /* Memory, or what of it was written, and the id from which it is counted from now on. */
 static enum kelpie_status save_memory(struct backend_instance *instance,
                                       struct snapshot_writer *writer, const struct host_wait *wait,
@@ -79,13 +102,12 @@ static enum kelpie_status save_memory(struct backend_instance *instance,
     bool presaved = diff && strcmp(instance->presaved_id, manifest->info.id) == 0;
     ASSERT(manifest->info.id[0] != '\0');
     if (diff) {
-        int pages_fd = HOST_FD_NONE;
         TRY(check_base(instance, manifest, err));
-        TRY(snapshot_writer_part(writer, SNAPSHOT_PART_PAGES, &pages_fd, err));
-        TRY(kvm_pass(instance, CONTROL_ROLE_PAGES_0, pages_fd, err));
     }
-    if (!presaved) {
-        TRY(pass_memory(instance, writer, err));
+    enum kelpie_status status = pass_files(instance, writer, diff, presaved, err);
+    if (status != KELPIE_OK) {
+        forget_files(instance);
+        return status;
     }
     instance->base_id[0] = '\0';
     instance->presaved_id[0] = '\0';

@@ -81,7 +81,8 @@ static enum kelpie_status spawn(struct monitor *monitor, const struct monitor_la
     struct host_process_fd fds[HOST_PROCESS_FD_COUNT_MAX] = {
         {.child_fd = MONITOR_CHILD_STDERR, .fd = pairs->theirs[PAIR_STDERR]},
         {.child_fd = MONITOR_CHILD_CHANNEL, .fd = pairs->theirs[PAIR_CHANNEL]},
-        {.child_fd = MONITOR_CHILD_CONSOLE, .fd = pairs->theirs[PAIR_CONSOLE]},
+        {.child_fd = launch->console_is_stdout ? 1 : MONITOR_CHILD_CONSOLE,
+         .fd = pairs->theirs[PAIR_CONSOLE]},
     };
     size_t fd_count = MONITOR_CHILD_NEXT - MONITOR_CHILD_STDERR;
     for (size_t i = 0; i < launch->fd_count; i++) {
@@ -92,6 +93,7 @@ static enum kelpie_status spawn(struct monitor *monitor, const struct monitor_la
         .argv = launch->argv,
         .fds = fds,
         .fd_count = fd_count,
+        .working_dir = launch->working_dir,
         .dies_with_owner = true,
         .new_session = true,
     };

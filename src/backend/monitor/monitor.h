@@ -53,6 +53,8 @@ struct monitor_launch {
     const char *const *argv;
     const struct host_process_fd *fds;
     size_t fd_count;
+    const char *working_dir; /* NULL: ours */
+    bool console_is_stdout;  /* MONITOR_CHILD_CONSOLE is its descriptor 1 instead */
 };
 
 /* The console is the launch's config's. name must outlive the monitor. */

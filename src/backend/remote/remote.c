@@ -414,6 +414,7 @@ static const struct backend_owner_ops owner_ops = {
     .wait_detached = remote_wait_detached,
     .stats = remote_stats,
     .mock_lever = remote_mock_lever,
+    .lose = remote_lose,
     .end = remote_end,
 };
 

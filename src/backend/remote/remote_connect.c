@@ -87,8 +87,8 @@ static enum kelpie_status take_welcome(struct backend_instance *instance, const 
     instance->capabilities = (uint32_t)control_number(answer, "capabilities");
     TRY(store_json_to_config(instance->host, config, &instance->config, err));
     const struct kelpie_config *shown = &instance->config->config;
-    if (!shown->name || shown->operation_timeout_ms == 0 || shown->boot_timeout_ms == 0 ||
-        shown->stop_timeout_ms == 0) {
+    if (!shown->name || !shown->working_dir || shown->operation_timeout_ms == 0 ||
+        shown->boot_timeout_ms == 0 || shown->stop_timeout_ms == 0) {
         return error_set(err, KELPIE_INTERNAL, "the VM's owner does not say what the VM is");
     }
     return KELPIE_OK;

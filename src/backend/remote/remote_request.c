@@ -8,16 +8,23 @@
 
 /* ---- What comes ---------------------------------------------------------------------------------- */
 
-void remote_lose(struct backend_instance *instance, const char *why) {
+/* mutex held. */
+static void lose(struct backend_instance *instance, const char *why) {
     ASSERT(instance->host);
     ASSERT(why);
-    host_mutex_lock(instance->mutex);
     if (!instance->gone) {
         instance->gone = true;
         instance->state.state = KELPIE_STATE_CRASHED;
         snprintf(instance->state.exit_text, sizeof(instance->state.exit_text), "%s", why);
     }
     host_condition_broadcast(instance->changed);
+}
+
+void remote_lose(struct backend_instance *instance, const char *why) {
+    ASSERT(instance->mutex);
+    ASSERT(why);
+    host_mutex_lock(instance->mutex);
+    lose(instance, why);
     host_mutex_unlock(instance->mutex);
 }
 
@@ -169,6 +176,10 @@ static enum kelpie_status say(struct backend_instance *instance, json_t *json,
     enum kelpie_status status =
         control_send(instance->host, instance->fd, json, HOST_FD_NONE, &wait, err);
     json_decref(json);
+    if (status != KELPIE_OK && status != KELPIE_NO_MEMORY && status != KELPIE_BAD_CONFIG) {
+        /* A part of it may have gone out: nothing that is said behind it would be understood. */
+        lose(instance, "the VM's owner cannot be spoken to");
+    }
     return status;
 }
 
