@@ -141,5 +141,7 @@ int fake_run(struct fake_machine *machine) {
     if (host_linux_create(&host, NULL) != KELPIE_OK) {
         return 1;
     }
-    return run_guest(host, machine);
+    int code = run_guest(host, machine);
+    host_destroy(host);
+    return code;
 }
