@@ -23,6 +23,7 @@
 #define FIRECRACKER_RING_SIZE 65536 /* bytes of the channel on their way, each way */
 #define FIRECRACKER_CHUNK_SIZE 16384
 
+#define FIRECRACKER_NAP_MS 10    /* after a connection that could not be accepted */
 #define FIRECRACKER_LOST_MS 5000 /* from the end of the guest's connection to that of its machine */
 
 #define FIRECRACKER_FOLDER_SIZE_MAX 70 /* of a VM's folder: its sockets' paths fit into 107 */

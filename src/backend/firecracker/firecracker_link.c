@@ -134,8 +134,13 @@ static void accept_one(struct firecracker_link *link) {
     const struct host_wait no_wait = host_wait_none();
     int fd = HOST_FD_NONE;
     link_check(link);
-    if (host_socket_accept(link->host, link->listen_fd, &no_wait, &fd, NULL) != KELPIE_OK) {
-        return; /* it is gone already, or is tried again in the next turn */
+    enum kelpie_status status =
+        host_socket_accept(link->host, link->listen_fd, &no_wait, &fd, NULL);
+    if (status != KELPIE_OK) {
+        /* It is gone, or there are no descriptors now: it is tried again, and not without end at once. */
+        const struct host_wait nap = host_wait_ms(link->host, FIRECRACKER_NAP_MS, HOST_FD_NONE);
+        (void)!host_sleep(link->host, &nap, NULL);
+        return;
     }
     ASSERT(fd != HOST_FD_NONE);
     host_mutex_lock(link->lock);
@@ -224,27 +229,31 @@ static bool obey(struct firecracker_link *link, struct host_poll_item items[ITEM
     return !stop;
 }
 
-/* Moves what there is. The channel's other end does not close before the link does. */
+/* Moves what there is. A channel that breaks has ended; its other end does not close before the link does. */
 static void carry(struct firecracker_link *link, const struct host_poll_item items[ITEM_COUNT]) {
     link_check(link);
     ASSERT(items);
     enum flow flow = FLOW_NONE;
+    bool broken = false;
     if (link->stream_fd != HOST_FD_NONE && (items[ITEM_STREAM].ready & HOST_POLL_READ)) {
         flow = pull(link, link->stream_fd, &link->to_host);
         link->heard |= flow == FLOW_MOVED;
     }
     if (link->channel_fd != HOST_FD_NONE && link->stream_fd != HOST_FD_NONE &&
         (items[ITEM_CHANNEL].ready & HOST_POLL_READ)) {
-        (void)pull(link, link->channel_fd, &link->to_guest);
+        broken = pull(link, link->channel_fd, &link->to_guest) == FLOW_ENDED;
     }
     if (link->channel_fd != HOST_FD_NONE) {
-        (void)push(link, link->channel_fd, &link->to_host);
+        broken = push(link, link->channel_fd, &link->to_host) == FLOW_ENDED || broken;
+    }
+    if (broken) {
+        end_channel(link);
     }
     if (link->stream_fd != HOST_FD_NONE && flow != FLOW_ENDED &&
         push(link, link->stream_fd, &link->to_guest) == FLOW_ENDED) {
         flow = FLOW_ENDED;
     }
-    if (flow == FLOW_ENDED) {
+    if (flow == FLOW_ENDED && link->stream_fd != HOST_FD_NONE) {
         stream_ended(link);
     }
 }
