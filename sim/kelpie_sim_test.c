@@ -246,7 +246,7 @@ static void test_faulty_runs_leave_nothing(void **state) {
     (void)state;
     faulty_runs_leave_nothing("mock", 200);
     faulty_runs_leave_nothing("kvm", 200);
-    faulty_runs_leave_nothing("qemu", 100);
+    faulty_runs_leave_nothing("qemu", 200);
 }
 
 /* ---- Time, choices, files --------------------------------------------------------------------- */
