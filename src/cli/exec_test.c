@@ -330,7 +330,7 @@ static void test_looking_on_ends_by_ctrl_c(void **state) {
     struct fixture fixture = start(no_terminal_in_the_guest);
     size_t at = await(&fixture, 0, "00\r\n");
     kill(fixture.pid, SIGINT);
-    at = await(&fixture, at, "<CODE 130>");
+    at = await(&fixture, at, "<LEFT 130>");
     await(&fixture, at, "<SESSIONS 1>");
     finish(&fixture);
 }
