@@ -49,9 +49,12 @@ static void sweep(struct host *host, const char *base) {
     for (size_t i = 0; i < count; i++) {
         const char *name = entries[i].name;
         char path[FIRECRACKER_FOLDER_SIZE_MAX + 1];
-        if (strncmp(name, PREFIX, sizeof(PREFIX) - 1) == 0 &&
-            strlen(name) == sizeof(PREFIX) - 1 + DIGITS_COUNT) {
-            snprintf(path, sizeof(path), "%s/%s", base, name);
+        if (strncmp(name, PREFIX, sizeof(PREFIX) - 1) != 0 ||
+            strlen(name) != sizeof(PREFIX) - 1 + DIGITS_COUNT) {
+            continue;
+        }
+        int size = snprintf(path, sizeof(path), "%s/%s", base, name);
+        if (size > 0 && (size_t)size < sizeof(path)) {
             sweep_one(host, path);
         }
     }
