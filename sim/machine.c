@@ -9,6 +9,7 @@
 
 #define BOOT_REALTIME_NS 1790000000000000000ull /* in 2026 */
 #define CRASH_DRAWS 2
+#define RUNTIME_FOLDER "/run/user/1000/kelpie" /* of $XDG_RUNTIME_DIR, which furnish.c makes */
 
 /* What the machine has from its start on: the same clocks and disk after a crash. */
 static void draw_clock(struct sim_machine *machine) {
@@ -115,6 +116,20 @@ static void note_crash(struct sim_world *world, const struct sim_fs_crash_counts
     }
 }
 
+/* A machine that boots has an empty tmpfs at /run: no socket is there but those that are made then. */
+static void empty_runtime_folder(struct sim_fs *fs) {
+    struct host_dir_entry entry;
+    int os_error = 0;
+    ASSERT(fs);
+    ASSERT(sim_fs_open_count(fs) == 0);
+    /* Ends: each round takes out an entry. */
+    while (os_error == 0 && sim_fs_first(fs, RUNTIME_FOLDER, &entry) == 0) {
+        char path[sizeof(RUNTIME_FOLDER) + 1 + sizeof(entry.name)];
+        snprintf(path, sizeof(path), RUNTIME_FOLDER "/%s", entry.name);
+        os_error = sim_fs_unlink(fs, path);
+    }
+}
+
 void sim_machine_crash(struct sim_machine *machine) {
     struct sim_world *world = machine->world;
     ASSERT(machine->up);
@@ -137,6 +152,7 @@ void sim_machine_crash(struct sim_machine *machine) {
     struct sim_fs_crash_counts counts = {0};
     ASSERT(sim_fs_open_count(machine->fs) == 0);
     sim_fs_crash(machine->fs, &world->choices, &crash, &counts);
+    empty_runtime_folder(machine->fs);
     note_crash(world, &counts);
     if (world->zombie) {
         sim_fiber_leave(world);

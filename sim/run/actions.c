@@ -315,14 +315,15 @@ void actions_destroy(struct scenario *scenario, uint32_t vm) {
 struct starts {
     uint32_t count;
     uint32_t under_way;
+    bool begun; /* one of them is what the VM was at */
 };
 
-/* The one start that was under way has ended with the stop that interrupted it. Another that waited may have begun. */
+/* The start that the VM was at has ended with the stop that interrupted it. One that waited may have begun. */
 static void check_stopped(struct scenario *scenario, const struct scenario_vm *slot,
                           const struct starts *before) {
     ASSERT(slot->vm);
     ASSERT(before->count <= slot->start_count);
-    if (slot->start_count == before->count && before->under_way <= 1 &&
+    if (slot->start_count == before->count && before->under_way == (before->begun ? 1 : 0) &&
         kelpie_vm_state(slot->vm) == KELPIE_STATE_STARTING) {
         sim_world_fail(scenario->world, "wrong state: a VM that was stopped is starting");
     }
@@ -341,7 +342,8 @@ static void change(struct scenario *scenario, struct scenario_vm *slot, enum mod
         status = kelpie_vm_start(slot->vm, &err);
         slot->starting--;
     } else if (kind == MODEL_STOP) {
-        const struct starts before = {slot->start_count, slot->starting};
+        const struct starts before = {slot->start_count, slot->starting,
+                                      kelpie_vm_state(slot->vm) == KELPIE_STATE_STARTING};
         actions_interrupt_begin(scenario, slot);
         status = kelpie_vm_stop(slot->vm, 0, &err);
         actions_interrupt_end(scenario, slot);

@@ -126,7 +126,12 @@ enum kelpie_status image_busybox_applets(struct host *host, const char *path,
     if (!list) {
         return KELPIE_NO_MEMORY;
     }
-    TRY(image_program_run(host, &program, wait, &output, err));
+    /* The caller's time may be that of a download, and others wait for the images meanwhile. */
+    struct host_wait soon = host_wait_ms(host, IMAGE_APPLETS_TIMEOUT_MS, wait->cancel_fd);
+    if (wait->deadline_ns < soon.deadline_ns) {
+        soon.deadline_ns = wait->deadline_ns;
+    }
+    TRY(image_program_run(host, &program, &soon, &output, err));
     struct image_slice text = {output, strlen(output)};
     struct image_slice name;
     while (image_slice_line(&text, &name)) {

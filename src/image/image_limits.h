@@ -14,6 +14,7 @@
 #define IMAGE_BUSYBOX_SIZE_MAX 16777216
 #define IMAGE_INITRAMFS_SIZE_MAX 268435456
 #define IMAGE_FETCH_TIMEOUT_MS 300000
+#define IMAGE_APPLETS_TIMEOUT_MS 10000 /* busybox prints a list */
 #define IMAGE_DYNAMIC_COUNT_MAX 256 /* entries of a library's dynamic section that are looked at */
 #define IMAGE_DISK_SIZE_MIN 16777216
 #define IMAGE_DISK_SIZE_MAX 17592186044416ull /* 16 TiB, of an image made of a folder */

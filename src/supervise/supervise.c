@@ -506,6 +506,8 @@ int kelpie_supervise(void *wanted_host, int fd, int stop_fd) {
         owner->place.lock_fd = HOST_FD_NONE;
         status = run(owner, fd, &err);
         free(owner);
+    } else {
+        host_close(host, fd);
     }
     if (!wanted_host) {
         host_destroy(host);
