@@ -51,7 +51,8 @@ static void sweep(struct host *host, const char *base) {
         char path[FIRECRACKER_FOLDER_SIZE_MAX + 1];
         if (strncmp(name, PREFIX, sizeof(PREFIX) - 1) == 0 &&
             strlen(name) == sizeof(PREFIX) - 1 + DIGITS_COUNT) {
-            snprintf(path, sizeof(path), "%s/%s", base, name);
+            int size = snprintf(path, sizeof(path), "%s/%s", base, name);
+            ASSERT(size > 0 && (size_t)size < sizeof(path));
             sweep_one(host, path);
         }
     }
