@@ -330,7 +330,8 @@ static void test_a_file_that_cannot_be_read_to_its_end(void **state) {
     OK(vm_transfer_get(transfer, &mode, &size, NULL));
     assert_int_equal(size, 8);
     await_ended(transfer);
-    transfer->exec->ended_info.end = PROTOCOL_END_FAILED; /* as if its disk had failed behind that */
+    transfer->exec->ended_info.end =
+        PROTOCOL_END_FAILED; /* as if its disk had failed behind that */
     transfer->exec->ended_info.value = ENOSPC;
     OK(vm_transfer_read(transfer, bytes, sizeof(bytes), &count, &err));
     assert_int_equal(count, 8);

@@ -88,7 +88,8 @@ static enum kelpie_status await_end(struct vm_transfer *transfer, struct kelpie_
     bool failed = exec->ended_info.end == PROTOCOL_END_FAILED; /* else the value is no errno */
     ASSERT(!failed || exec->ended_info.value > 0);
     return error_set_os(err, failed ? (int)exec->ended_info.value : EIO, "%s",
-                        failed ? exec->ended_message : "the guest ended the file as if it were a command");
+                        failed ? exec->ended_message
+                               : "the guest ended the file as if it were a command");
 }
 
 static enum kelpie_status say_put(struct vm_transfer *transfer, uint32_t mode, uint64_t size,
