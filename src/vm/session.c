@@ -598,9 +598,9 @@ enum kelpie_status vm_session_await_start(struct kelpie_exec *exec, const struct
         TRY(vm_session_wait_step(exec, wait, "the guest to start the command", err));
     }
     if (exec->ended && exec->ended_info.end == PROTOCOL_END_FAILED) {
-        int os_error = (int)(exec->ended_info.value & 0xfff);
-        enum kelpie_status status =
-            error_set_os(err, os_error != 0 ? os_error : EIO, "in the guest");
+        const int os_error = (int)exec->ended_info.value;
+        ASSERT(os_error > 0); /* protocol_decode_ended() saw to it */
+        enum kelpie_status status = error_set_os(err, os_error, "in the guest");
         if (err && exec->ended_message[0]) {
             /* The guest's own words, which end in the same text. */
             snprintf(err->message, sizeof(err->message), "%s", exec->ended_message);

@@ -85,8 +85,11 @@ static enum kelpie_status await_end(struct vm_transfer *transfer, struct kelpie_
     if (exec->ended_info.end == PROTOCOL_END_EXITED && exec->ended_info.value == 0) {
         return KELPIE_OK;
     }
-    int os_error = (int)(exec->ended_info.value & 0xfff);
-    return error_set_os(err, os_error != 0 ? os_error : EIO, "%s", exec->ended_message);
+    bool failed = exec->ended_info.end == PROTOCOL_END_FAILED; /* else the value is no errno */
+    ASSERT(!failed || exec->ended_info.value > 0);
+    return error_set_os(err, failed ? (int)exec->ended_info.value : EIO, "%s",
+                        failed ? exec->ended_message
+                               : "the guest ended the file as if it were a command");
 }
 
 static enum kelpie_status say_put(struct vm_transfer *transfer, uint32_t mode, uint64_t size,

@@ -71,10 +71,10 @@ static bool queue_pop(struct queue *queue, char name[KELPIE_PATH_SIZE_MAX + 1]) 
 
 static enum kelpie_status flush(struct tree_in *in, struct kelpie_error *err) {
     size_t size = in->chunk_size;
-    ASSERT(size <= sizeof(in->transfer->chunk));
+    ASSERT(size > 0 && size <= sizeof(in->transfer->chunk));
     in->chunk_size = 0;
     ASSERT(in->transfer->exec);
-    return size > 0 ? vm_transfer_write(in->transfer, in->transfer->chunk, size, err) : KELPIE_OK;
+    return vm_transfer_write(in->transfer, in->transfer->chunk, size, err);
 }
 
 static enum kelpie_status send_entry(struct tree_in *in, const struct protocol_tree_entry *entry,

@@ -116,7 +116,8 @@ static void publish(void *argument) {
 void vm_warm_finish(struct kelpie_vm *vm) {
     struct vm_template *template = TAKE(vm->template);
     ASSERT(!vm->template);
-    if (template && template->thread) {
+    if (template) {
+        ASSERT(template->thread); /* boot_and_save() keeps no other */
         host_thread_join(TAKE(template->thread));
     }
     template_destroy(template);

@@ -32,7 +32,8 @@ static void add(struct lines *lines, const char *format, ...) {
     size_t room = VM_WARM_TEXT_SIZE_MAX - lines->size;
     int size = vsnprintf(lines->text + lines->size, room, format, args);
     va_end(args);
-    lines->full = lines->full || size < 0 || (size_t)size >= room;
+    ASSERT(size >= 0); /* no format here converts wide characters */
+    lines->full = lines->full || (size_t)size >= room;
     lines->size += lines->full ? 0 : (size_t)size;
 }
 

@@ -19,11 +19,9 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
-#include "support/fault_host.h"
 
 #define PATH_SIZE 512
 #define MEMORY_MIB 64
-#define SWEEP_STRIDE 3 /* of the calls that fail */
 
 static char folder[64];
 static char shelf[PATH_SIZE];
@@ -352,79 +350,6 @@ static void a_boot_that_fails_is_a_start_that_fails(void **state) {
     kelpie_vm_destroy(vm);
 }
 
-/* On a host where no file can be written any more from the nth write on, the VM starts. */
-static void a_full_disk_costs_the_template_only(void **state) {
-    (void)state;
-    struct host *real = NULL;
-    struct host *faulty = NULL;
-    char text[256];
-    forget_templates();
-    assert_int_equal(host_linux_create(&real, NULL), KELPIE_OK);
-    assert_int_equal(fault_host_create(real, &faulty, NULL), KELPIE_OK);
-    uint64_t nth = 1;
-    for (const char *fired = ""; fired; nth++) {
-        struct kelpie_config config = config_of("full");
-        config.host = faulty;
-        const struct fault_plan plan = {
-            .nth = nth, .sticky = true, .only = "file_write_at", .os_error = ENOSPC};
-        forget_templates();
-        fault_host_arm(faulty, &plan);
-        assert_false(run_one(&config));
-        fired = fault_host_fired(faulty);
-        fault_host_disarm(faulty);
-        size_t count = templates(NULL); /* a write may be of what is noted beside it */
-        assert_true(fired ? count <= 1 : count == 1);
-        assert_int_equal(run_one(&config), count == 1); /* what is there is whole */
-        assert_int_equal(fault_host_leaks(faulty, text, sizeof(text)), 0);
-    }
-    assert_true(nth > 2);
-    host_destroy(faulty);
-    host_destroy(real);
-}
-
-/* The nth call of the host fails, in a start that makes a template and in one that uses it: the VM starts or says why not, no
- * half of a template is left, and nothing stays open. */
-static void any_call_may_fail(void **state) {
-    (void)state;
-    struct host *real = NULL;
-    struct host *faulty = NULL;
-    char text[256];
-    assert_int_equal(host_linux_create(&real, NULL), KELPIE_OK);
-    assert_int_equal(fault_host_create(real, &faulty, NULL), KELPIE_OK);
-    for (int with_template = 0; with_template < 2; with_template++) {
-        struct kelpie_config config = config_of("sweep");
-        uint64_t nth = 1;
-        forget_templates();
-        for (const char *fired = ""; fired; nth += SWEEP_STRIDE) {
-            struct kelpie_vm *vm = NULL;
-            struct kelpie_error err = {0};
-            if (with_template) {
-                config.host = NULL;
-                (void)run_one(&config);
-            } else {
-                forget_templates();
-            }
-            config.host = faulty;
-            fault_host_arm(faulty, &(struct fault_plan){.nth = nth});
-            enum kelpie_status status = kelpie_vm_create(&config, &vm, &err);
-            status = status == KELPIE_OK ? kelpie_vm_start(vm, &err) : status;
-            kelpie_vm_destroy(vm);
-            fired = fault_host_fired(faulty);
-            fault_host_disarm(faulty);
-            assert_true(status == KELPIE_OK || (fired && err.message[0] != '\0'));
-            if (fault_host_leaks(faulty, text, sizeof(text)) != 0) {
-                fail_msg("call %u (%s): %s", (unsigned)nth, fired ? fired : "none", text);
-            }
-            assert_true(templates(NULL) <= 1);
-            config.host = NULL;
-            (void)run_one(&config); /* whatever is there */
-        }
-        assert_true(nth > 50);
-    }
-    host_destroy(faulty);
-    host_destroy(real);
-}
-
 /* Several processes at once, with no template and then with one: all of them run. */
 static void many_at_once(void **state) {
     (void)state;
@@ -454,177 +379,6 @@ static void many_at_once(void **state) {
     }
 }
 
-/* ---- Keys ------------------------------------------------------------------------------------- */
-
-struct machine {
-    struct backend_ops ops;
-    struct kelpie_config config;
-    struct kelpie_vm vm;
-    struct snapshot_manifest manifest;
-};
-
-static void machine_key(struct machine *machine, char key[WARM_KEY_SIZE]) {
-    struct kelpie_error err = {0};
-    machine->vm.ops = &machine->ops;
-    machine->vm.config = &machine->config;
-    machine->vm.machine = machine->config;
-    if (vm_warm_digest(&machine->vm, &machine->manifest, key, &err) != KELPIE_OK) {
-        fail_msg("%s", err.message);
-    }
-}
-
-#define CHANGED(expression)                                                                        \
-    do {                                                                                           \
-        struct machine other = *machine;                                                           \
-        char other_key[WARM_KEY_SIZE];                                                             \
-        struct machine *m = &other;                                                                \
-        expression;                                                                                \
-        machine_key(m, other_key);                                                                 \
-        if (strcmp(key, other_key) == 0) {                                                         \
-            fail_msg("the same key with %s", #expression);                                         \
-        }                                                                                          \
-    } while (0)
-
-#define THE_SAME(expression)                                                                       \
-    do {                                                                                           \
-        struct machine other = *machine;                                                           \
-        char other_key[WARM_KEY_SIZE];                                                             \
-        struct machine *m = &other;                                                                \
-        expression;                                                                                \
-        machine_key(m, other_key);                                                                 \
-        assert_string_equal(key, other_key);                                                       \
-    } while (0)
-
-static void set_feature(struct machine *machine, const char *name, const char *value) {
-    for (size_t i = 0; i < machine->manifest.feature_count; i++) {
-        struct snapshot_feature *feature = &machine->manifest.features[i];
-        if (strcmp(feature->name, name) == 0) {
-            snprintf(feature->value, sizeof(feature->value), "%s", value);
-            return;
-        }
-    }
-    assert_int_equal(snapshot_manifest_add_feature(&machine->manifest, name, value, NULL),
-                     KELPIE_OK);
-}
-
-static struct machine *machine_make(struct host *host) {
-    struct machine *machine = calloc(1, sizeof(*machine));
-    assert_non_null(machine);
-    machine->ops.name = "qemu";
-    machine->vm.host = host;
-    machine->config = (struct kelpie_config){
-        .vcpu_count = 1, .memory_mib = 256, .kernel_args = "", .image_disk_mib = 8192};
-    snprintf(machine->vm.image_digest, sizeof(machine->vm.image_digest), "sha256:1234");
-    struct snapshot_manifest *manifest = &machine->manifest;
-    snprintf(manifest->info.backend_version, sizeof(manifest->info.backend_version), "7.2");
-    snprintf(manifest->info.architecture, sizeof(manifest->info.architecture), "x86_64");
-    snprintf(manifest->kernel_digest, sizeof(manifest->kernel_digest), "%064d", 1);
-    snprintf(manifest->initramfs_digest, sizeof(manifest->initramfs_digest), "%064d", 2);
-    set_feature(machine, "cpu", "max");
-    set_feature(machine, "accelerator", "tcg");
-    set_feature(machine, "tsc_khz", "1000");
-    return machine;
-}
-
-static void each_part_of_a_machine_is_in_its_key(void **state) {
-    (void)state;
-    struct host *host = NULL;
-    char key[WARM_KEY_SIZE];
-    char disk_path[2][PATH_SIZE];
-    const struct kelpie_network network = {.kind = KELPIE_NETWORK_USER};
-    const struct kelpie_share share = {.path = "/tmp", .mount = "/mnt", .copy = true};
-    assert_int_equal(host_linux_create(&host, NULL), KELPIE_OK);
-    for (size_t i = 0; i < 2; i++) {
-        snprintf(disk_path[i], PATH_SIZE, "%s/disk-%zu", folder, i);
-        int fd = open(disk_path[i], O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0600);
-        assert_int_equal(ftruncate(fd, 512), 0);
-        close(fd);
-    }
-    const struct kelpie_disk disks[] = {{.path = disk_path[0], .read_only = true},
-                                        {.path = disk_path[1], .read_only = true},
-                                        {.path = disk_path[0], .mount = "/m", .read_only = true}};
-    struct machine *machine = machine_make(host);
-    machine_key(machine, key);
-    CHANGED(m->ops.name = "kvm");
-    CHANGED(m->manifest.info.backend_version[0] = '8');
-    CHANGED(m->manifest.info.architecture[0] = 'y');
-    CHANGED(m->manifest.kernel_digest[0] = 'a');
-    CHANGED(m->manifest.initramfs_digest[0] = 'a');
-    CHANGED(set_feature(m, "cpu", "host"));
-    CHANGED(set_feature(m, "accelerator", "kvm"));
-    CHANGED(set_feature(m, "new", "one"));
-    CHANGED(m->config.vcpu_count = 2);
-    CHANGED(m->config.memory_mib = 257);
-    CHANGED(m->config.kernel_args = "quiet");
-    CHANGED(m->config.network = &network);
-    CHANGED(m->vm.image_digest[7] = '2');
-    CHANGED(m->vm.image_digest[0] = '\0');
-    CHANGED(m->config.image_disk_mib = 4096);
-    CHANGED((m->config.disks = &disks[0], m->config.disk_count = 1));
-    THE_SAME(set_feature(m, "tsc_khz", "1001")); /* a load has a tolerance for it */
-    THE_SAME((m->config.shares = &share, m->config.share_count = 1));
-    THE_SAME(m->config.name = "name");
-    THE_SAME(m->config.hostname = "name");
-    THE_SAME(m->config.working_dir = "/somewhere");
-    THE_SAME(m->config.console_log = "/log");
-    THE_SAME(m->config.boot_timeout_ms = 7);
-
-    /* Of disks: which, in what order, where, and whether they were changed. */
-    machine->config.disks = disks;
-    machine->config.disk_count = 2;
-    machine_key(machine, key);
-    CHANGED(m->config.disk_count = 1);
-    CHANGED(m->config.disks = &disks[1]);
-    machine->config.disk_count = 1;
-    machine_key(machine, key);
-    CHANGED(m->config.disks = &disks[2]);
-    int fd = open(disk_path[0], O_WRONLY | O_CLOEXEC);
-    assert_int_equal(ftruncate(fd, 1024), 0);
-    close(fd);
-    CHANGED((void)m);
-    free(machine);
-    host_destroy(host);
-}
-
-/* ---- What is never warm ----------------------------------------------------------------------- */
-
-/* The config that a VM has is the mock's, which takes no disks: they are put in afterwards, by possible(). */
-static bool possible_with(const struct kelpie_disk *disk, const struct kelpie_network *network) {
-    struct kelpie_vm *vm = NULL;
-    const struct kelpie_config config = config_of("possible");
-    assert_int_equal(kelpie_vm_create(&config, &vm, NULL), KELPIE_OK);
-    struct kelpie_config all = *vm->config;
-    const struct kelpie_config *own = vm->config;
-    all.disks = disk;
-    all.disk_count = disk ? 1 : 0;
-    all.network = network;
-    vm->config = &all;
-    bool is = vm_warm_is_possible(vm);
-    vm->config = own;
-    kelpie_vm_destroy(vm);
-    return is;
-}
-
-static void hazard_c7_what_others_may_write_is_never_warm(void **state) {
-    (void)state;
-    char path[PATH_SIZE];
-    snprintf(path, sizeof(path), "%s/a-disk", folder);
-    int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-    assert_int_equal(ftruncate(fd, 512), 0);
-    close(fd);
-    const struct kelpie_disk writable = {.path = path};
-    const struct kelpie_disk read_only = {.path = path, .read_only = true};
-    const struct kelpie_disk of_a_folder = {.path = folder, .read_only = true};
-    const struct kelpie_network tap = {.kind = KELPIE_NETWORK_TAP, .tap = "tap0"};
-    const struct kelpie_network user = {.kind = KELPIE_NETWORK_USER};
-    assert_true(possible_with(NULL, NULL));
-    assert_false(possible_with(&writable, NULL));
-    assert_true(possible_with(&read_only, NULL));
-    assert_false(possible_with(&of_a_folder, NULL));
-    assert_false(possible_with(NULL, &tap));
-    assert_true(possible_with(NULL, &user));
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_second_start_is_warm),
@@ -637,11 +391,7 @@ int main(void) {
         cmocka_unit_test(a_restore_that_fails_is_a_boot),
         cmocka_unit_test(a_snapshot_that_fails_leaves_a_start_like_any_other),
         cmocka_unit_test(a_boot_that_fails_is_a_start_that_fails),
-        cmocka_unit_test(a_full_disk_costs_the_template_only),
-        cmocka_unit_test(any_call_may_fail),
         cmocka_unit_test(many_at_once),
-        cmocka_unit_test(each_part_of_a_machine_is_in_its_key),
-        cmocka_unit_test(hazard_c7_what_others_may_write_is_never_warm),
     };
     return cmocka_run_group_tests_name("vm warm", tests, setup, teardown);
 }
