@@ -50,8 +50,7 @@ static void sweep(struct host *host, const char *base) {
     for (size_t i = 0; i < count; i++) {
         const char *name = entries[i].name;
         char path[FIRECRACKER_FOLDER_SIZE_MAX + 1];
-        if (strncmp(name, PREFIX, sizeof(PREFIX) - 1) == 0 &&
-            strlen(name) == NAME_SIZE) {
+        if (strncmp(name, PREFIX, sizeof(PREFIX) - 1) == 0 && strlen(name) == NAME_SIZE) {
             snprintf(path, sizeof(path), "%s/%.*s", base, (int)NAME_SIZE, name);
             sweep_one(host, path);
         }
