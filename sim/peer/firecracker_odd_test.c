@@ -541,6 +541,33 @@ static void test_a_guest_that_lets_go_is_ended(void **state) {
     assert_true(lost_count > 0);
 }
 
+/* A channel whose process is not known yet ends in the same way. */
+static void lost_early(void) {
+    struct kelpie_error err = {0};
+    struct firecracker_link *link = NULL;
+    const struct host_wait wait = host_wait_ms(host, WAIT_MS, HOST_FD_NONE);
+    int channel_fd = HOST_FD_NONE;
+    int guest_fd = HOST_FD_NONE;
+    char byte = 0;
+    size_t count = 0;
+    OK(firecracker_link_open(host, RUNTIME_FOLDER "v", &link, &channel_fd, &err));
+    OK(host_socket_connect(host, RUNTIME_FOLDER "v", &wait, &guest_fd, &err));
+    OK(host_write_all(host, guest_fd, "x", 1, &wait, &err));
+    OK(host_read(host, channel_fd, &byte, 1, &wait, &count, &err));
+    host_close(host, guest_fd);
+    const uint64_t before_ns = host_monotonic_ns(host);
+    OK(host_read(host, channel_fd, &byte, 1, &wait, &count, &err));
+    assert_int_equal(count, 0);
+    assert_true(host_monotonic_ns(host) - before_ns >= FIRECRACKER_LOST_MS * HOST_NS_PER_MS);
+    firecracker_link_close(link);
+    host_close(host, channel_fd);
+}
+
+static void test_a_channel_of_no_process_ends_too(void **state) {
+    (void)state;
+    run_world(1, lost_early);
+}
+
 /* ---- Probes ----------------------------------------------------------------------------------- */
 
 static uint32_t slow_count;
@@ -580,6 +607,7 @@ int main(void) {
         cmocka_unit_test(test_a_bundle_that_does_not_fit_is_refused),
         cmocka_unit_test(test_an_older_version_is_asked_for_less),
         cmocka_unit_test(test_a_guest_that_lets_go_is_ended),
+        cmocka_unit_test(test_a_channel_of_no_process_ends_too),
         cmocka_unit_test(test_a_kvm_that_interprets_is_of_no_use),
     };
     return cmocka_run_group_tests_name("sim/peer/firecracker_odd", tests, NULL, NULL);
