@@ -646,8 +646,14 @@ static void test_each_fault_of_each_call_on_libkrun(void **state) {
     sweep_backend("libkrun");
 }
 
+static void test_each_fault_of_each_call_on_firecracker(void **state) {
+    (void)state;
+    sweep_backend("firecracker");
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_each_fault_of_each_call_on_firecracker),
         cmocka_unit_test(test_each_fault_of_each_call_on_libkrun),
         cmocka_unit_test(test_each_fault_of_each_call_on_kvm),
         cmocka_unit_test(test_each_fault_of_each_call_on_qemu),

@@ -180,6 +180,14 @@ static enum kelpie_status save(struct firecracker_machine *machine,
     return status;
 }
 
+/* A drive that is read-only is opened so. */
+static uint32_t drive_flags(const json_t *drive) {
+    ASSERT(drive);
+    ASSERT(json_is_object(drive));
+    bool read_only = json_is_true(json_object_get(drive, "is_read_only"));
+    return HOST_OPEN_READ | (read_only ? 0u : (uint32_t)HOST_OPEN_WRITE);
+}
+
 /* The devices that a restored config has, and then the guest. */
 static enum kelpie_status revive(struct firecracker_machine *machine,
                                  const struct firecracker_api *api, const struct mock_bytes *image,
@@ -192,11 +200,11 @@ static enum kelpie_status revive(struct firecracker_machine *machine,
     }
     json_t *drives = json_object_get(api->config, "drives");
     for (size_t i = 0; i < json_array_size(drives); i++) {
-        const char *drive =
-            json_string_value(json_object_get(json_array_get(drives, i), "path_on_host"));
+        const json_t *drive = json_array_get(drives, i);
+        const char *file = json_string_value(json_object_get(drive, "path_on_host"));
         AUTO_FD struct host_fd fd = {machine->host, HOST_FD_NONE};
-        if (drive) {
-            TRY(host_file_open(machine->host, drive, HOST_OPEN_READ, 0, &fd.fd, err));
+        if (file) {
+            TRY(host_file_open(machine->host, file, drive_flags(drive), 0, &fd.fd, err));
         }
     }
     json_t *interfaces = json_object_get(api->config, "network-interfaces");
@@ -304,7 +312,7 @@ static enum kelpie_status obey(struct firecracker_machine *machine, struct firec
         TRY(open_once(machine, text_of(order, "kernel_image_path"), HOST_OPEN_READ, err));
         return open_once(machine, text_of(order, "initrd_path"), HOST_OPEN_READ, err);
     case FIRECRACKER_EFFECT_DRIVE:
-        return open_once(machine, text_of(order, "path_on_host"), HOST_OPEN_READ, err);
+        return open_once(machine, text_of(order, "path_on_host"), drive_flags(order->body), err);
     case FIRECRACKER_EFFECT_INTERFACE: {
         AUTO_FD struct host_fd fd = {machine->host, HOST_FD_NONE};
         return host_tap_open(machine->host, text_of(order, "host_dev_name"), &fd.fd, err);

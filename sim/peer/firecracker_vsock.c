@@ -251,17 +251,16 @@ static void service_stream(struct firecracker_vsock *vsock,
     if (whole && (stream & HOST_POLL_WRITE)) {
         whole = push(vsock, vsock->stream_fd, &vsock->to_host);
     }
+    /* The pair ends with the guest; or it breaks, and then the guest calls anew. */
+    if (whole && (guest & HOST_POLL_READ)) {
+        whole = pull(vsock, vsock->guest_fd, &vsock->to_host);
+    }
+    if (whole && (guest & HOST_POLL_WRITE)) {
+        whole = push(vsock, vsock->guest_fd, &vsock->to_guest);
+    }
     if (!whole) {
         drop(vsock, &vsock->stream_fd);
         vsock->dial_ns = host_monotonic_ns(vsock->host) + FIRECRACKER_DIAL_MS * HOST_NS_PER_MS;
-        return;
-    }
-    /* The pair ends only with the guest. */
-    if (guest & HOST_POLL_READ) {
-        (void)pull(vsock, vsock->guest_fd, &vsock->to_host);
-    }
-    if (guest & HOST_POLL_WRITE) {
-        (void)push(vsock, vsock->guest_fd, &vsock->to_guest);
     }
 }
 

@@ -9,6 +9,7 @@
 
 #define PREFIX "kelpie-fc-"
 #define DIGITS_COUNT 16
+#define NAME_SIZE (sizeof(PREFIX) - 1 + DIGITS_COUNT)
 #define FOLDER_MODE 0700
 #define LOCK_MODE 0600
 #define PATH_SIZE (FIRECRACKER_FOLDER_SIZE_MAX + 16)
@@ -49,12 +50,8 @@ static void sweep(struct host *host, const char *base) {
     for (size_t i = 0; i < count; i++) {
         const char *name = entries[i].name;
         char path[FIRECRACKER_FOLDER_SIZE_MAX + 1];
-        if (strncmp(name, PREFIX, sizeof(PREFIX) - 1) != 0 ||
-            strlen(name) != sizeof(PREFIX) - 1 + DIGITS_COUNT) {
-            continue;
-        }
-        int size = snprintf(path, sizeof(path), "%s/%s", base, name);
-        if (size > 0 && (size_t)size < sizeof(path)) {
+        if (strncmp(name, PREFIX, sizeof(PREFIX) - 1) == 0 && strlen(name) == NAME_SIZE) {
+            snprintf(path, sizeof(path), "%s/%.*s", base, (int)NAME_SIZE, name);
             sweep_one(host, path);
         }
     }

@@ -23,7 +23,7 @@ static void test_responses_follow_each_other(void **state) {
     static const char text[] =
         "HTTP/1.1 400 \r\nServer: Firecracker API\r\ncontent-length:  2 \r\n\r\n{}"
         "HTTP/1.1 204 No Content\r\n\r\n"
-        "HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n";
+        "HTTP/1.1 200 \r\nContent-Lengtx: 9\r\nContent-Length: 0\r\n\r\n";
     const unsigned expected[] = {400, 204, 200};
     for (size_t piece = 1; piece <= sizeof(text); piece += 7) {
         size_t used = 0;
@@ -53,6 +53,8 @@ static void test_what_is_no_response_is_told(void **state) {
     (void)state;
     static const char *const wrong[] = {
         "HTP/1.1 204 \r\n",
+        "HTTP/1.1 204 \r\n{: x\r\n",
+        "HTTP/1.1 204 \r\nheader\r\n",
         "HTTP/1.1 2o4 \r\n",
         "HTTP/1.1 20x \r\n",
         "HTTP/1.1 x04 \r\n",

@@ -73,6 +73,8 @@ static void test_a_program_that_is_none_is_missing(void **state) {
         {"#!/bin/sh\necho 'a program v1.9'\n", "does not name a version"},
         {"#!/bin/sh\necho 'Firecracker v'\n", "does not name a version"},
         {"#!/bin/sh\necho Firecracker v1\n", "does not name a version"},
+        {"#!/bin/sh\necho Firecracker vnext\n", "does not name a version"},
+        {"#!/bin/sh\nhead -c 9000 /dev/zero\n", "does not name a version"},
         {"#!/bin/sh\necho Firecracker v1.9.111111111111111111111111111111111\n",
          "does not name a version"},
         {"#!/bin/sh\necho Firecracker v1.9.0; exit 3\n", "exited with code 3"},
@@ -91,6 +93,24 @@ static void test_a_program_that_is_none_is_missing(void **state) {
     assert_int_equal(firecracker_probe_run(host, HOST_FD_NONE, &probe, &err),
                      KELPIE_BACKEND_MISSING);
     assert_non_null(strstr(err.message, "/nowhere/firecracker"));
+    char name[HOST_PATH_SIZE_MAX + 1] = "./";
+    memset(name + 2, 'x', sizeof(name) - 3);
+    assert_int_equal(setenv("KELPIE_FIRECRACKER", name, 1), 0);
+    assert_int_equal(firecracker_probe_run(host, HOST_FD_NONE, &probe, &err),
+                     KELPIE_BACKEND_MISSING);
+    assert_non_null(strstr(err.message, "longer than a path"));
+}
+
+static void test_a_program_that_does_not_end_can_be_given_up(void **state) {
+    (void)state;
+    struct firecracker_probe probe;
+    struct kelpie_error err = {0};
+    int cancel = HOST_FD_NONE;
+    assert_int_equal(host_event_create(host, &cancel, &err), KELPIE_OK);
+    host_event_set(host, cancel);
+    write_program("#!/bin/sh\nexec sleep 60\n");
+    assert_int_equal(firecracker_probe_run(host, cancel, &probe, &err), KELPIE_CANCELLED);
+    host_close(host, cancel);
 }
 
 static void test_create_and_doctor_say_what_is_missing(void **state) {
@@ -120,9 +140,10 @@ static void test_versions_know_what_they_can(void **state) {
     assert_true(firecracker_probe_has(&probe, 17));
     assert_false(firecracker_probe_has(&probe, 18));
     assert_true(probe.cpu[0] != '\0');
-    probe.major = 2;
-    probe.minor = 0;
+    assert_int_equal(probe_with("#!/bin/sh\necho Firecracker v2.0.0\n", &probe, &err), KELPIE_OK);
     assert_true(firecracker_probe_has(&probe, 17));
+    assert_int_equal(probe_with("#!/bin/sh\necho Firecracker v1.7.0\n", &probe, &err), KELPIE_OK);
+    assert_false(firecracker_probe_has(&probe, 8));
     /* A relative path is this process's, whatever folder Firecracker runs in. */
     char folder[HOST_PATH_SIZE_MAX + 1];
     assert_non_null(getcwd(folder, sizeof(folder)));
@@ -143,6 +164,10 @@ static void test_processors_are_told_apart(void **state) {
     firecracker_cpu_parse("vendor_id\t: X\ncpu family\t: 25\n", cpu);
     assert_string_equal(cpu, "unknown");
     firecracker_cpu_parse("vendor_id", cpu);
+    assert_string_equal(cpu, "unknown");
+    firecracker_cpu_parse("vendor_id\t:X\ncpu family\t: 25\nmodel\t: 1\n", cpu);
+    assert_string_equal(cpu, "unknown");
+    firecracker_cpu_parse("vendor_id\t: X\nmodel\t: 1\n", cpu);
     assert_string_equal(cpu, "unknown");
 }
 
@@ -165,9 +190,13 @@ static void hazard_e4_the_folder_is_ours_alone(void **state) {
     snprintf(lock, sizeof(lock), "%s/lock", dead);
     assert_int_equal(mkdir(dead, 0700), 0);
     assert_int_equal(host_file_store(host, lock, "", 0, 0600, &err), KELPIE_OK);
+    char foreign[128]; /* has a name that is not one of ours */
+    snprintf(foreign, sizeof(foreign), "%s/kelpie-fc-mine", scratch);
+    assert_int_equal(mkdir(foreign, 0700), 0);
     assert_int_equal(firecracker_folder_make(&other, host, &err), KELPIE_OK);
     assert_int_equal(stat(folder.path, &info), 0);
     assert_int_not_equal(stat(dead, &info), 0);
+    assert_int_equal(rmdir(foreign), 0);
     firecracker_folder_remove(&other, host);
     char path[sizeof(folder.path)];
     memcpy(path, folder.path, sizeof(path));
@@ -188,6 +217,14 @@ static void test_a_long_runtime_folder_is_not_used(void **state) {
     assert_int_equal(firecracker_folder_make(&folder, host, &err), KELPIE_OK);
     assert_int_equal(strncmp(folder.path, "/tmp/kelpie-fc-", 15), 0);
     firecracker_folder_remove(&folder, host);
+    static const char *const others[] = {NULL, "relative", ""};
+    for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+        assert_int_equal(
+            others[i] ? setenv("XDG_RUNTIME_DIR", others[i], 1) : unsetenv("XDG_RUNTIME_DIR"), 0);
+        assert_int_equal(firecracker_folder_make(&folder, host, &err), KELPIE_OK);
+        assert_int_equal(strncmp(folder.path, "/tmp/kelpie-fc-", 15), 0);
+        firecracker_folder_remove(&folder, host);
+    }
     snprintf(path, sizeof(path), "%s/none", scratch);
     assert_int_equal(setenv("XDG_RUNTIME_DIR", path, 1), 0);
     assert_int_equal(firecracker_folder_make(&folder, host, &err), KELPIE_NOT_FOUND);
@@ -360,6 +397,64 @@ static void test_a_guest_that_does_not_come_back_is_lost(void **state) {
     wire_close(&wire);
 }
 
+/* A guest that calls anew when a snapshot ends its connection, before we have let go of it. */
+static void test_a_new_connection_takes_the_place_of_one_that_was_to_end(void **state) {
+    (void)state;
+    struct wire wire;
+    wire_open(&wire);
+    int first = dial(&wire);
+    say(first, "one");
+    hear(wire.channel_fd, "one", 3);
+    firecracker_link_expect(wire.link);
+    int second = dial(&wire);
+    hear_end(first);
+    hear(second, PROTOCOL_SYNC, PROTOCOL_SYNC_SIZE);
+    say(second, "two");
+    hear(wire.channel_fd, "two", 3);
+    host_close(host, first);
+    host_close(host, second);
+    wire_close(&wire);
+}
+
+/* A guest that says more than anybody reads waits; what the rings and sockets hold stays in its order, and the rest is lost with
+ * its connection. */
+static void test_nobody_reads(void **state) {
+    (void)state;
+    struct wire wire;
+    static char bytes[FIRECRACKER_CHUNK_SIZE];
+    const struct host_wait wait = host_wait_ms(host, WAIT_MS, HOST_FD_NONE);
+    struct kelpie_error err;
+    enum kelpie_status status = KELPIE_OK;
+    size_t said = 0;
+    wire_open(&wire);
+    int fd = dial(&wire);
+    while (status == KELPIE_OK) {
+        const struct host_wait nap = host_wait_ms(host, SHORT_MS, HOST_FD_NONE);
+        size_t count = 0;
+        for (size_t i = 0; i < sizeof(bytes); i++) {
+            bytes[i] = (char)((said + i) % 251);
+        }
+        status = host_write(host, fd, bytes, sizeof(bytes), &nap, &count, &err);
+        said += status == KELPIE_OK ? count : 0;
+    }
+    assert_int_equal(status, KELPIE_TIMED_OUT);
+    firecracker_link_expect(wire.link);
+    firecracker_link_drop(wire.link);
+    size_t heard = 0;
+    while (heard < FIRECRACKER_RING_SIZE) {
+        size_t count = 0;
+        assert_int_equal(
+            host_read(host, wire.channel_fd, bytes, sizeof(bytes), &wait, &count, &err), KELPIE_OK);
+        for (size_t i = 0; i < count; i++) {
+            assert_int_equal(bytes[i], (char)((heard + i) % 251));
+        }
+        heard += count;
+    }
+    assert_true(heard <= said);
+    host_close(host, fd);
+    wire_close(&wire);
+}
+
 static void test_a_link_needs_its_place(void **state) {
     (void)state;
     struct firecracker_link *link = NULL;
@@ -373,6 +468,7 @@ static void test_a_link_needs_its_place(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_program_that_is_none_is_missing),
+        cmocka_unit_test(test_a_program_that_does_not_end_can_be_given_up),
         cmocka_unit_test(test_create_and_doctor_say_what_is_missing),
         cmocka_unit_test(test_versions_know_what_they_can),
         cmocka_unit_test(test_processors_are_told_apart),
@@ -383,6 +479,8 @@ int main(void) {
         cmocka_unit_test(test_the_end_of_the_process_is_that_of_the_channel),
         cmocka_unit_test(test_a_guest_that_comes_back_too_late_ends_the_channel),
         cmocka_unit_test(test_a_guest_that_does_not_come_back_is_lost),
+        cmocka_unit_test(test_a_new_connection_takes_the_place_of_one_that_was_to_end),
+        cmocka_unit_test(test_nobody_reads),
         cmocka_unit_test(test_a_link_needs_its_place),
     };
     return cmocka_run_group_tests_name("backend/firecracker", tests, setup, teardown);
