@@ -25,7 +25,7 @@
     62000 /* of a file: with its entry, what is sent at once has no room for another entry */
 #define HUGE_SIZE 200000
 
-static struct host *host;
+static struct host *vm_host;
 static struct host_ops
     ops; /* the host's, but for what follows; used by the test's own thread only */
 static const struct host_ops *own_ops;
@@ -37,10 +37,10 @@ static bool is_exchanged;
 static const char *vanishes;   /* a name that is gone when it is looked at, or listed */
 static bool vanishes_unlisted; /* listed */
 
-static enum kelpie_status file_read_at(struct host *self, int fd, void *buffer, size_t size,
+static enum kelpie_status file_read_at(struct host *host, int fd, void *buffer, size_t size,
                                        uint64_t offset, size_t *ret_size,
                                        struct kelpie_error *err) {
-    TRY(own_ops->file_read_at(self, fd, buffer, size, offset, ret_size, err));
+    TRY(own_ops->file_read_at(host, fd, buffer, size, offset, ret_size, err));
     *ret_size = reads_half ? *ret_size / 2 : *ret_size;
     if (cancels) {
         kelpie_vm_cancel(vm);
@@ -48,40 +48,40 @@ static enum kelpie_status file_read_at(struct host *self, int fd, void *buffer, 
     return KELPIE_OK;
 }
 
-static enum kelpie_status file_stat(struct host *self, int fd, struct host_file_info *ret_info,
+static enum kelpie_status file_stat(struct host *host, int fd, struct host_file_info *ret_info,
                                     struct kelpie_error *err) {
-    TRY(own_ops->file_stat(self, fd, ret_info, err));
+    TRY(own_ops->file_stat(host, fd, ret_info, err));
     if (is_exchanged && ret_info->type == HOST_FILE_REGULAR) {
         ret_info->type = HOST_FILE_OTHER;
     }
     return KELPIE_OK;
 }
 
-static enum kelpie_status below(struct host *self, struct host_below *call,
+static enum kelpie_status below(struct host *host, struct host_below *call,
                                 struct kelpie_error *err) {
     const enum host_below_action gone = vanishes_unlisted ? HOST_BELOW_LIST : HOST_BELOW_STAT;
     if (vanishes && call->action == gone && strcmp(call->name, vanishes) == 0) {
         return error_set_os(err, ENOENT, "%s is gone", vanishes);
     }
-    return own_ops->below(self, call, err);
+    return own_ops->below(host, call, err);
 }
 
 static void make_file(const char *name, size_t size) {
-    char path[PATH_SIZE];
+    char path[2 * PATH_SIZE];
     static char bytes[HUGE_SIZE];
     assert_true(size <= sizeof(bytes));
     snprintf(path, sizeof(path), "%s/%s", source, name);
-    OK(host_file_store(host, path, bytes, size, 0600, NULL));
+    OK(host_file_store(vm_host, path, bytes, size, 0600, NULL));
 }
 
 static void make_folder(const char *name) {
-    char path[PATH_SIZE];
+    char path[2 * PATH_SIZE];
     snprintf(path, sizeof(path), "%s/%s", source, name);
     assert_int_equal(mkdir(path, 0700), 0);
 }
 
 static void make_link(const char *name) {
-    char path[PATH_SIZE];
+    char path[2 * PATH_SIZE];
     snprintf(path, sizeof(path), "%s/%s", source, name);
     assert_int_equal(symlink("target", path), 0);
 }
@@ -108,15 +108,15 @@ static void remove_source(void) {
 static int set_up(void **state) {
     (void)state;
     const struct kelpie_config config = {.backend = "mock", .memory_mib = 64};
-    OK(host_linux_create(&host, NULL));
-    own_ops = host->ops;
-    ops = *host->ops;
+    OK(host_linux_create(&vm_host, NULL));
+    own_ops = vm_host->ops;
+    ops = *vm_host->ops;
     ops.file_read_at = file_read_at;
     ops.file_stat = file_stat;
     ops.below = below;
-    host->ops = &ops;
+    vm_host->ops = &ops;
     struct kelpie_config at_host = config;
-    at_host.host = host;
+    at_host.host = vm_host;
     OK(kelpie_vm_create(&at_host, &vm, NULL));
     OK(kelpie_vm_start(vm, NULL));
     snprintf(source, sizeof(source), "/tmp/kelpie-in-XXXXXX");
@@ -128,7 +128,7 @@ static int tear_down(void **state) {
     (void)state;
     kelpie_vm_destroy(vm);
     remove_source();
-    host_destroy(host);
+    host_destroy(vm_host);
     reads_half = cancels = is_exchanged = vanishes_unlisted = false;
     vanishes = NULL;
     return 0;
