@@ -388,12 +388,12 @@ static void one_fault(enum sim_fault fault) {
     assert_true(fault == SIM_FAULT_PEER_CHATTERS ? rig.counts[1] == 0 : rig.counts[1] > 0);
 }
 
-static void test_a_silent_qemu(void **state) {
+static void test_a_silent_firecracker(void **state) {
     (void)state;
     one_fault(SIM_FAULT_PEER_SILENT);
 }
 
-static void test_a_slow_qemu(void **state) {
+static void test_a_slow_firecracker(void **state) {
     (void)state;
     one_fault(SIM_FAULT_PEER_SLOW);
 }
@@ -648,8 +648,8 @@ int main(void) {
         cmocka_unit_test(test_what_is_restored_is_what_was_saved),
         cmocka_unit_test(test_children_go_their_own_ways),
         cmocka_unit_test(test_a_dead_guest_is_a_crash_with_its_reason),
-        cmocka_unit_test(test_a_silent_qemu),
-        cmocka_unit_test(test_a_slow_qemu),
+        cmocka_unit_test(test_a_silent_firecracker),
+        cmocka_unit_test(test_a_slow_firecracker),
         cmocka_unit_test(test_a_firecracker_that_refuses),
         cmocka_unit_test(test_a_firecracker_that_speaks_garbage),
         cmocka_unit_test(test_a_firecracker_that_dies),

@@ -77,8 +77,8 @@ static enum kelpie_status put_machine(struct backend_instance *instance,
 /* Writeback: the guest's flush is one, so that what it has synced is on the disk. */
 static enum kelpie_status put_drive(struct backend_instance *instance, size_t index,
                                     const struct host_wait *wait, struct kelpie_error *err) {
-    char id[16];
-    char path[32];
+    char id[32];
+    char path[48];
     char file[FD_PATH_SIZE];
     bool read_only = instance->disks.disks[index].read_only;
     firecracker_instance_check(instance);
