@@ -47,6 +47,7 @@ extern "C" {
 /*
  * Asks for a process of its own that owns the VM, serves it on a socket to any process of the same user, and outlives
  * them all. It ends with the VM, or KELPIE_OWNER_LINGER_MS after the last handle was closed on a VM that does not run.
+ * A handle that has lost its owner (INTERNAL, CRASHED) cannot destroy the VM: kelpie_vm_remove() can.
  */
 #define KELPIE_OWNER_LINGER_MS 10000
 

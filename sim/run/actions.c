@@ -60,6 +60,13 @@ static bool needs_a_fault(enum model_kind kind, enum kelpie_status status, bool 
            (waited && kind <= MODEL_RESTORE);
 }
 
+/* Who could not wait once has lost the other: an owner its handles, or a handle its owner. */
+static bool may_be_deaf(const struct scenario *scenario, const struct scenario_vm *slot) {
+    ASSERT(scenario->world);
+    ASSERT(slot->vm);
+    return slot->name[0] && scenario->world->faults.fired[SIM_FAULT_POLL_FAILS] > 0;
+}
+
 static void calls_check(struct scenario *scenario, const struct scenario_vm *slot, size_t index,
                         enum kelpie_status status) {
     const struct scenario_call *call = &slot->calls[index];
@@ -72,7 +79,7 @@ static void calls_check(struct scenario *scenario, const struct scenario_vm *slo
     bool interrupted = call->interrupted || slot->interrupting > 0 ||
                        slot->interrupt_count != call->interrupt_count;
     /* An owner that cannot hear anybody ends, and what is under way with it. */
-    bool deaf = slot->name[0] && scenario->world->faults.fired[SIM_FAULT_POLL_FAILS] > 0;
+    bool deaf = may_be_deaf(scenario, slot);
     if (status == KELPIE_CANCELLED && !interrupted && !deaf) {
         sim_world_fail(scenario->world, "cancelled by nobody: %s", name);
     }
@@ -303,7 +310,11 @@ void actions_destroy(struct scenario *scenario, uint32_t vm) {
     }
     const struct model_op op = {.kind = MODEL_DESTROY};
     size_t index = actions_begin(scenario, slot, &op);
+    bool deaf = may_be_deaf(scenario, slot);
     kelpie_vm_destroy(slot->vm);
+    if (deaf) {
+        (void)!kelpie_vm_remove(scenario->host, slot->name, true, &ignored);
+    }
     actions_end(scenario, slot, index, KELPIE_OK, 0);
     actions_check_history(scenario, vm);
     slot->vm = NULL;

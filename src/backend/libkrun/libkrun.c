@@ -24,12 +24,12 @@ static void probe_kvm(struct host *host, struct kelpie_probe *ret_probe) {
                  "libkrun is here, KVM is not: %.400s", error.message);
         snprintf(ret_probe->install, sizeof(ret_probe->install),
                  "load the module kvm-intel or kvm-amd, and make /dev/kvm accessible to this user");
-    } else if (ret_probe->ring0_ns >= HOST_KVM_BUDGET_NS) {
+    } else if (ret_probe->ring0_ns >= HOST_KVM_NATIVE_NS_MAX) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason),
                  "libkrun is here, but /dev/kvm interprets kernel-mode code (%u instructions take "
                  "more than %llu ms), so Linux does not boot on it",
                  HOST_KVM_INSTRUCTION_COUNT,
-                 (unsigned long long)(HOST_KVM_BUDGET_NS / HOST_NS_PER_MS));
+                 (unsigned long long)(HOST_KVM_NATIVE_NS_MAX / HOST_NS_PER_MS));
     } else {
         ret_probe->usable = true;
     }
