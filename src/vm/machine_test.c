@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -47,6 +48,15 @@ static int channel_fd(struct backend_instance *instance) {
                                              .payload_size = writer.size - PROTOCOL_HEADER_SIZE};
         asked = false;
         assert_true(vm_channel_handle(vm, &frame));
+    }
+    return mocks()->channel_fd(instance);
+}
+
+/* A cancel comes while the guest is told to stand still. */
+static int channel_fd_and_cancel(struct backend_instance *instance) {
+    if (pthread_equal(pthread_self(), tester)) {
+        vm->cancel_count++;
+        ops.channel_fd = channel_fd;
     }
     return mocks()->channel_fd(instance);
 }
@@ -184,6 +194,82 @@ static void test_secrets_need_a_guest_that_takes_files(void **state) {
     assert_string_equal(err.field, "secrets");
 }
 
+/* ---- Operations that somebody ends --------------------------------------------------------------- */
+
+static void test_a_cancel_while_the_guest_is_to_stand_still(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    OK(create(&(struct kelpie_config){0}, &err));
+    OK(kelpie_vm_start(vm, &err));
+    ops.channel_fd = channel_fd_and_cancel;
+    assert_int_equal(kelpie_vm_pause(vm, &err), KELPIE_CANCELLED);
+    assert_int_equal(err.status, KELPIE_CANCELLED);
+    assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_RUNNING);
+    expect_output("echo works", "works\n");
+    ops.channel_fd = channel_fd_and_cancel;
+    assert_int_equal(kelpie_vm_pause(vm, NULL), KELPIE_CANCELLED);
+    expect_output("echo works", "works\n");
+}
+
+static atomic_bool saves;
+static atomic_bool killed;
+
+/* Takes for ever, but for a kill. */
+static enum kelpie_status save_slowly(struct backend_instance *instance,
+                                      enum kelpie_snapshot_kind kind,
+                                      struct snapshot_writer *writer, const struct host_wait *wait,
+                                      struct kelpie_error *err) {
+    assert_true(instance && writer && wait);
+    assert_int_equal(kind, KELPIE_SNAPSHOT_SUSPEND);
+    saves = true;
+    while (!killed) {
+        usleep(100);
+    }
+    return error_set(err, KELPIE_CRASHED, "the machine was killed");
+}
+
+static void kill_it(struct backend_instance *instance) {
+    mocks()->kill(instance);
+    killed = true;
+}
+
+static void *take_snapshot(void *argument) {
+    struct kelpie_error err = {0};
+    const char *path = argument;
+    return kelpie_vm_snapshot(vm, path, NULL, NULL, &err) == KELPIE_OK ? argument : NULL;
+}
+
+/* A stop at once does not wait for an operation that holds the VM, running or paused. */
+static void hazard_e2_a_stop_at_once_ends_what_holds_the_vm(void **state) {
+    (void)state;
+    static char path[] = "/tmp/kelpie-machine-never";
+    struct kelpie_error err = {0};
+    ops.save = save_slowly;
+    ops.kill = kill_it;
+    OK(create(&(struct kelpie_config){0}, &err));
+    for (int paused = 0; paused < 2; paused++) {
+        pthread_t thread;
+        void *made = path;
+        OK(kelpie_vm_start(vm, &err));
+        if (paused) {
+            OK(kelpie_vm_pause(vm, &err));
+        }
+        saves = killed = false;
+        assert_int_equal(pthread_create(&thread, NULL, take_snapshot, path), 0);
+        while (!saves) {
+            usleep(100);
+        }
+        OK(kelpie_vm_stop(vm, KELPIE_STOP_AT_ONCE, &err));
+        assert_int_equal(pthread_join(thread, &made), 0);
+        assert_null(made);
+        assert_int_not_equal(access(path, F_OK), 0);
+        assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_STOPPED);
+    }
+    OK(kelpie_vm_start(vm, &err));
+    expect_output("echo works", "works\n");
+    OK(kelpie_vm_stop(vm, KELPIE_STOP_AT_ONCE, &err)); /* nothing holds it */
+}
+
 /* ---- Ends --------------------------------------------------------------------------------------- */
 
 static enum kelpie_status stop_badly(struct backend_instance *instance,
@@ -238,6 +324,10 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_a_machine_that_shows_no_folder_this_time, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(test_secrets_need_a_guest_that_takes_files, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(test_a_cancel_while_the_guest_is_to_stand_still, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(hazard_e2_a_stop_at_once_ends_what_holds_the_vm, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(test_a_machine_that_cannot_be_reaped, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_machine_that_ends_without_a_word, set_up, tear_down),
