@@ -70,19 +70,19 @@ static void make_file(const char *name, size_t size) {
     char path[PATH_SIZE];
     static char bytes[HUGE_SIZE];
     assert_true(size <= sizeof(bytes));
-    snprintf(path, sizeof(path), "%s/%s", source, name);
+    snprintf(path, sizeof(path), "%s/%.180s", source, name);
     OK(host_file_store(here, path, bytes, size, 0600, NULL));
 }
 
 static void make_folder(const char *name) {
     char path[PATH_SIZE];
-    snprintf(path, sizeof(path), "%s/%s", source, name);
+    snprintf(path, sizeof(path), "%s/%.180s", source, name);
     assert_int_equal(mkdir(path, 0700), 0);
 }
 
 static void make_link(const char *name) {
     char path[PATH_SIZE];
-    snprintf(path, sizeof(path), "%s/%s", source, name);
+    snprintf(path, sizeof(path), "%s/%.180s", source, name);
     assert_int_equal(symlink("target", path), 0);
 }
 
