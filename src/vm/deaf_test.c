@@ -4,6 +4,7 @@
  * or by a cancel, and says why; and when the guest listens again, everything works. And files whose guest gives up half-way.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -24,9 +25,49 @@
 #define OK(call) assert_int_equal(call, KELPIE_OK)
 #define OPERATION_MS 30
 #define WAIT_MS 10000
+#define SKIP_MS 2500
 
+static struct host *host;
+static struct host_ops host_ops; /* the host's, but for waits */
+static const struct host_ops *own_host_ops;
 static struct backend_ops ops; /* the mock's, but for the channel */
 static atomic_bool deaf;
+static atomic_bool
+    impatient; /* the test's own waits are over at once, as if their time had gone by */
+static uint64_t skipped_ns; /* by them */
+static pthread_t tester;
+
+static bool condition_wait(struct host_condition *condition, struct host_mutex *mutex,
+                           uint64_t deadline_ns) {
+    if (impatient && pthread_equal(pthread_self(), tester)) {
+        skipped_ns += SKIP_MS * HOST_NS_PER_MS;
+        return false;
+    }
+    return own_host_ops->condition_wait(condition, mutex, deadline_ns);
+}
+
+static uint64_t monotonic_ns(struct host *self) {
+    uint64_t ns = own_host_ops->monotonic_ns(self);
+    return impatient && pthread_equal(pthread_self(), tester) ? ns + skipped_ns : ns;
+}
+
+static int set_up(void **state) {
+    (void)state;
+    OK(host_linux_create(&host, NULL));
+    own_host_ops = host->ops;
+    host_ops = *host->ops;
+    host_ops.condition_wait = condition_wait;
+    host_ops.monotonic_ns = monotonic_ns;
+    host->ops = &host_ops;
+    tester = pthread_self();
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    host_destroy(host);
+    return 0;
+}
 
 static int channel_fd(struct backend_instance *instance) {
     return deaf ? HOST_FD_NONE : backend_find("mock")->channel_fd(instance);
@@ -35,7 +76,7 @@ static int channel_fd(struct backend_instance *instance) {
 static struct kelpie_vm *start(void) {
     struct kelpie_vm *vm = NULL;
     const struct kelpie_config config = {
-        .backend = "mock", .memory_mib = 64, .operation_timeout_ms = OPERATION_MS};
+        .backend = "mock", .memory_mib = 64, .operation_timeout_ms = OPERATION_MS, .host = host};
     ops = *backend_find("mock");
     ops.channel_fd = channel_fd;
     deaf = false;
@@ -224,6 +265,62 @@ static void test_a_write_to_a_command(void **state) {
     kelpie_vm_destroy(vm);
 }
 
+/* ---- Questions that are not answered ------------------------------------------------------------- */
+
+static void hazard_e1_a_question_that_is_not_answered(void **state) {
+    (void)state;
+    static work *const questions[] = {say_status, say_share};
+    struct kelpie_vm *vm = start();
+    for (size_t i = 0; i < ARRAY_SIZE(questions); i++) {
+        struct kelpie_error err = {0};
+        deaf = true;
+        assert_int_equal(questions[i](vm, &err), KELPIE_TIMED_OUT);
+        assert_non_null(strstr(err.message, "the guest to"));
+        drain(vm);
+        expect_works(vm);
+    }
+    kelpie_vm_destroy(vm);
+}
+
+/* A greeting after a restore, to a guest that may be in the middle of a frame, with so much room in the queue. What was queued. */
+static size_t greet(struct kelpie_vm *vm, size_t room) {
+    struct kelpie_error err = {0};
+    vm_lock(vm);
+    const uint64_t count = vm->channel.answers.hello_count;
+    const size_t start = VM_OUT_CAPACITY - room;
+    vm->busy = true;
+    vm->channel.answers.hello_count = 0;
+    vm->channel.out_start = room == VM_OUT_CAPACITY ? start : 0;
+    vm->channel.out_end = start;
+    skipped_ns = 0;
+    impatient = true;
+    struct vm_wait wait = vm_wait_start(vm, WAIT_MS);
+    assert_int_equal(vm_say_hello(vm, true, &wait, &err), KELPIE_TIMED_OUT);
+    impatient = false;
+    const size_t queued = vm->channel.out_end - start;
+    vm->channel.answers.hello_count = count;
+    vm->busy = false;
+    vm_unlock(vm);
+    drain(vm);
+    return queued;
+}
+
+static void hazard_c6_a_guest_that_waits_for_the_rest_of_a_frame(void **state) {
+    (void)state;
+    struct kelpie_vm *vm = start();
+    deaf = true;
+    /* HELLO, enough to fill any frame, and HELLO again. */
+    const size_t all = greet(vm, VM_OUT_CAPACITY);
+    assert_true(all > PROTOCOL_FRAME_SIZE_MAX);
+    const size_t hello = (all - PROTOCOL_FRAME_SIZE_MAX) / 2;
+    assert_int_equal(all, PROTOCOL_FRAME_SIZE_MAX + 2 * hello);
+    deaf = true;
+    assert_int_equal(greet(vm, PROTOCOL_FRAME_SIZE_MAX - 1), hello);
+    deaf = true;
+    assert_int_equal(greet(vm, PROTOCOL_FRAME_SIZE_MAX + hello), PROTOCOL_FRAME_SIZE_MAX + hello);
+    kelpie_vm_destroy(vm);
+}
+
 /* ---- Files ------------------------------------------------------------------------------------ */
 
 static struct vm_transfer *put(struct kelpie_vm *vm, const char *path, uint32_t mode,
@@ -375,11 +472,13 @@ int main(void) {
         cmocka_unit_test(test_room_comes_back),
         cmocka_unit_test(test_a_pause_of_a_deaf_guest),
         cmocka_unit_test(test_a_write_to_a_command),
+        cmocka_unit_test(hazard_e1_a_question_that_is_not_answered),
+        cmocka_unit_test(hazard_c6_a_guest_that_waits_for_the_rest_of_a_frame),
         cmocka_unit_test(test_a_cancel_between_two_writes),
         cmocka_unit_test(test_a_guest_that_gives_up_says_why),
         cmocka_unit_test(hazard_d1_an_end_that_is_no_files),
         cmocka_unit_test(test_a_file_that_cannot_be_read_to_its_end),
         cmocka_unit_test(test_figures_of_a_process_that_is_gone),
     };
-    return cmocka_run_group_tests_name("deaf guest", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("deaf guest", tests, set_up, tear_down);
 }

@@ -37,7 +37,8 @@ enum kelpie_status vm_backend_choose(struct host *host, const char *name,
     const struct backend_ops *const *table = backend_table(&count);
     char tried[512] = "";
     size_t used = 0;
-    for (size_t i = 0; i < count && i < KELPIE_BACKEND_COUNT_MAX; i++) {
+    ASSERT(count <= KELPIE_BACKEND_COUNT_MAX);
+    for (size_t i = 0; i < count; i++) {
         if (!table[i]->in_auto) {
             continue;
         }
@@ -50,7 +51,8 @@ enum kelpie_status vm_backend_choose(struct host *host, const char *name,
         int length = snprintf(tried + used, sizeof(tried) - used, "%s%s: %.120s%s%.120s",
                               used > 0 ? "; " : "", table[i]->name, probe.reason,
                               probe.install[0] ? ", " : "", probe.install);
-        used = length < 0 ? used : used + (size_t)length;
+        ASSERT(length >= 0);
+        used += (size_t)length;
         used = used < sizeof(tried) ? used : sizeof(tried) - 1;
     }
     return error_set_field(err, KELPIE_BACKEND_MISSING, "backend",

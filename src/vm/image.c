@@ -44,7 +44,8 @@ static enum kelpie_status kept_path(const struct kelpie_vm *vm, char path[HOST_P
     ASSERT(vm->config->disk_folder);
     ASSERT(path);
     int size = snprintf(path, HOST_PATH_SIZE_MAX + 1, "%s/" KEPT_FILE, vm->config->disk_folder);
-    if (size < 0 || size > HOST_PATH_SIZE_MAX) {
+    ASSERT(size > 0);
+    if (size > HOST_PATH_SIZE_MAX) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "disk_folder", "disk_folder is too long");
     }
     return KELPIE_OK;

@@ -148,6 +148,92 @@ static void hazard_d2_an_image_is_looked_up(void **state) {
     }
 }
 
+/* ---- Backends that have disks, and that have none ----------------------------------------------- */
+
+static struct backend_ops ops;
+static struct kelpie_config seen; /* by the backend, of the last VM that was made */
+
+static enum kelpie_status create_without_disks(const struct backend_launch *launch,
+                                               struct backend_instance **ret_instance,
+                                               struct kelpie_error *err) {
+    static struct kelpie_config config;
+    struct backend_launch other = *launch;
+    seen = *launch->config;
+    config = *launch->config;
+    config.disk_count = 0; /* the mock takes none */
+    other.config = &config;
+    return backend_find("mock")->create(&other, ret_instance, err);
+}
+
+static enum kelpie_status make_with(const struct kelpie_config *wanted, bool for_bundle,
+                                    struct kelpie_vm **ret_vm, struct kelpie_error *err) {
+    struct kelpie_config config = *wanted;
+    config.backend = "mock";
+    config.host = fixture.host;
+    const struct vm_origin origin = {.config = &config, .for_bundle = for_bundle, .ops = &ops};
+    return vm_create(&origin, ret_vm, err);
+}
+
+static void test_an_image_is_two_disks_more(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = NULL;
+    const struct kelpie_disk disk = {.path = "/dev/null", .mount = "/data"};
+    const struct kelpie_config config = {.image = "disks", .disks = &disk, .disk_count = 1};
+    build("disks", "f", NULL);
+    ops = *backend_find("mock");
+    ops.create = create_without_disks;
+    ops.capabilities |= KELPIE_CAN_DISKS;
+    OK(make_with(&config, false, &vm, &err));
+    assert_int_equal(seen.disk_count, 3);
+    assert_string_equal(seen.disks[0].mount, "/data");
+    assert_true(seen.disks[1].read_only);
+    assert_string_equal(seen.disks[1].path, vm->image_path);
+    assert_false(seen.disks[2].read_only);
+    assert_int_equal(kelpie_vm_config(vm)->disk_count, 1); /* which callers see as they gave it */
+    assert_true(vm->launch.has_image);
+    kelpie_vm_destroy(vm);
+    ops.capabilities &= ~(uint32_t)KELPIE_CAN_DISKS;
+    ops.name = "diskless";
+    assert_int_equal(make_with(&(struct kelpie_config){.image = "disks"}, false, &vm, &err),
+                     KELPIE_UNSUPPORTED);
+    assert_string_equal(err.field, "image");
+}
+
+/* A restore brings the image's disk along: the image need not be here. */
+static void test_a_bundles_image_need_not_be_here(void **state) {
+    (void)state;
+    static const char digest[] =
+        "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = NULL;
+    const struct kelpie_config config = {.image = digest, .disk_folder = disks};
+    ops = *backend_find("mock");
+    OK(make_with(&config, true, &vm, &err));
+    assert_string_equal(vm->image_digest, digest);
+    kelpie_vm_destroy(vm);
+    assert_int_equal(make_with(&(struct kelpie_config){.image = digest}, false, &vm, NULL),
+                     KELPIE_NOT_FOUND);
+}
+
+/* What says what is kept must have a place for it. */
+static void test_a_folder_whose_name_is_too_long(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = NULL;
+    char folder[KELPIE_PATH_SIZE_MAX + 1];
+    memset(folder, 'x', sizeof(folder) - 1);
+    folder[0] = '/';
+    folder[sizeof(folder) - 1] = '\0';
+    build("long", "g", NULL);
+    ops = *backend_find("mock");
+    for (int for_bundle = 0; for_bundle < 2; for_bundle++) {
+        const struct kelpie_config config = {.image = "long", .disk_folder = folder};
+        assert_int_equal(make_with(&config, for_bundle, &vm, &err), KELPIE_BAD_CONFIG);
+        assert_string_equal(err.field, "disk_folder");
+    }
+}
+
 static int set_up(void **state) {
     (void)state;
     if (!store_fixture_set_up(&fixture)) {
@@ -171,6 +257,9 @@ int main(void) {
         cmocka_unit_test(test_the_images_words_and_the_callers),
         cmocka_unit_test(hazard_c7_a_disk_keeps_its_image),
         cmocka_unit_test(hazard_d2_an_image_is_looked_up),
+        cmocka_unit_test(test_an_image_is_two_disks_more),
+        cmocka_unit_test(test_a_bundles_image_need_not_be_here),
+        cmocka_unit_test(test_a_folder_whose_name_is_too_long),
     };
     return cmocka_run_group_tests_name("vm image keep", tests, set_up, tear_down);
 }

@@ -122,6 +122,24 @@ static void a_bundle_says_which_image(void **state) {
     assert_int_equal(vm_image_fits(&vm, &bundle->manifest, &err), KELPIE_SNAPSHOT_INCOMPATIBLE);
     bundle->manifest.feature_count = 0;
     assert_int_equal(vm_image_fits(&vm, &bundle->manifest, &err), KELPIE_OK);
+    snprintf(vm.image_digest, sizeof(vm.image_digest), DIGEST);
+    assert_int_equal(vm_image_fits(&vm, &bundle->manifest, &err), KELPIE_SNAPSHOT_INCOMPATIBLE);
+    assert_non_null(strstr(err.message, "has none as its image"));
+    /* And a VM of an image says so in its bundles, a mock's without disks. */
+    assert_int_equal(vm_image_describe(&vm, &bundle->manifest, &err), KELPIE_OK);
+    assert_int_equal(vm_image_fits(&vm, &bundle->manifest, &err), KELPIE_OK);
+    snprintf(bundle->manifest.info.backend, sizeof(bundle->manifest.info.backend), "mock");
+    bundle->manifest.disk_count = bundle->config.disk_count = 0;
+    assert_int_equal(vm_image_of_bundle(&bundle->manifest, &bundle->config, &err), KELPIE_OK);
+    assert_string_equal(bundle->config.image, DIGEST);
+    bundle->manifest.feature_count = 0;
+    for (size_t i = 0; i < SNAPSHOT_FEATURE_COUNT_MAX; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "feature%zu", i);
+        assert_int_equal(snapshot_manifest_add_feature(&bundle->manifest, name, "1", NULL),
+                         KELPIE_OK);
+    }
+    assert_int_not_equal(vm_image_describe(&vm, &bundle->manifest, &err), KELPIE_OK);
     free(bundle);
 }
 

@@ -179,7 +179,8 @@ static enum kelpie_status name_places(struct vm_transfer *transfer,
     place[size] = '\0';
     TRY(vm_random_hex(transfer->vm->host, digits, VM_TREE_DRAFT_DIGITS, err));
     int length = snprintf(draft, KELPIE_PATH_SIZE_MAX + 1, "%s.%s.tmp", place, digits);
-    if (length < 0 || length > KELPIE_PATH_SIZE_MAX) {
+    ASSERT(length > 0);
+    if (length > KELPIE_PATH_SIZE_MAX) {
         return error_set_os(err, ENAMETOOLONG, "cannot make a folder beside %.300s", place);
     }
     ASSERT(strlen(place) > 0);

@@ -25,7 +25,7 @@
     62000 /* of a file: with its entry, what is sent at once has no room for another entry */
 #define HUGE_SIZE 200000
 
-static struct host *vm_host;
+static struct host *here;
 static struct host_ops
     ops; /* the host's, but for what follows; used by the test's own thread only */
 static const struct host_ops *own_ops;
@@ -67,22 +67,22 @@ static enum kelpie_status below(struct host *host, struct host_below *call,
 }
 
 static void make_file(const char *name, size_t size) {
-    char path[2 * PATH_SIZE];
+    char path[PATH_SIZE];
     static char bytes[HUGE_SIZE];
     assert_true(size <= sizeof(bytes));
-    snprintf(path, sizeof(path), "%s/%s", source, name);
-    OK(host_file_store(vm_host, path, bytes, size, 0600, NULL));
+    snprintf(path, sizeof(path), "%s/%.180s", source, name);
+    OK(host_file_store(here, path, bytes, size, 0600, NULL));
 }
 
 static void make_folder(const char *name) {
-    char path[2 * PATH_SIZE];
-    snprintf(path, sizeof(path), "%s/%s", source, name);
+    char path[PATH_SIZE];
+    snprintf(path, sizeof(path), "%s/%.180s", source, name);
     assert_int_equal(mkdir(path, 0700), 0);
 }
 
 static void make_link(const char *name) {
-    char path[2 * PATH_SIZE];
-    snprintf(path, sizeof(path), "%s/%s", source, name);
+    char path[PATH_SIZE];
+    snprintf(path, sizeof(path), "%s/%.180s", source, name);
     assert_int_equal(symlink("target", path), 0);
 }
 
@@ -108,15 +108,15 @@ static void remove_source(void) {
 static int set_up(void **state) {
     (void)state;
     const struct kelpie_config config = {.backend = "mock", .memory_mib = 64};
-    OK(host_linux_create(&vm_host, NULL));
-    own_ops = vm_host->ops;
-    ops = *vm_host->ops;
+    OK(host_linux_create(&here, NULL));
+    own_ops = here->ops;
+    ops = *here->ops;
     ops.file_read_at = file_read_at;
     ops.file_stat = file_stat;
     ops.below = below;
-    vm_host->ops = &ops;
+    here->ops = &ops;
     struct kelpie_config at_host = config;
-    at_host.host = vm_host;
+    at_host.host = here;
     OK(kelpie_vm_create(&at_host, &vm, NULL));
     OK(kelpie_vm_start(vm, NULL));
     snprintf(source, sizeof(source), "/tmp/kelpie-in-XXXXXX");
@@ -128,7 +128,7 @@ static int tear_down(void **state) {
     (void)state;
     kelpie_vm_destroy(vm);
     remove_source();
-    host_destroy(vm_host);
+    host_destroy(here);
     reads_half = cancels = is_exchanged = vanishes_unlisted = false;
     vanishes = NULL;
     return 0;
@@ -192,6 +192,36 @@ static void hazard_d4_what_vanishes_is_left_out(void **state) {
     vanishes = "."; /* not the folder itself: that was asked for */
     assert_int_equal(kelpie_copy_tree_in(vm, source, "/tmp/third", NULL, NULL, NULL),
                      KELPIE_NOT_FOUND);
+}
+
+/* As with one file alone. */
+static void hazard_d4_one_file_that_becomes_shorter(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    char path[PATH_SIZE];
+    make_file("file", 100);
+    snprintf(path, sizeof(path), "%s/file", source);
+    reads_half = true;
+    assert_int_equal(kelpie_copy_in(vm, path, "/tmp/file", NULL, &err), KELPIE_COPY_FAILED);
+    assert_non_null(strstr(err.message, "shorter"));
+    expect_not_in_the_guest("../file");
+}
+
+/* ---- Arguments ---------------------------------------------------------------------------------- */
+
+static void test_where_a_folder_cannot_come_out(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    char path[KELPIE_PATH_SIZE_MAX + 1];
+    const struct kelpie_tree_options wrong = {.reserved = {1}};
+    assert_int_equal(kelpie_copy_tree_in(vm, source, "/tmp/tree", &wrong, NULL, &err),
+                     KELPIE_BAD_CONFIG);
+    assert_int_equal(kelpie_copy_tree_out(vm, "/tmp", "/", NULL, NULL, &err), KELPIE_COPY_FAILED);
+    memset(path, 'x', sizeof(path) - 1); /* there is no name for the draft beside it */
+    path[0] = '/';
+    path[sizeof(path) - 1] = '\0';
+    assert_int_not_equal(kelpie_copy_tree_out(vm, "/tmp", path, NULL, NULL, &err), KELPIE_OK);
+    assert_true(strlen(err.message) > 10);
 }
 
 /* ---- Its size ----------------------------------------------------------------------------------- */
@@ -309,6 +339,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(hazard_d4_what_vanishes_is_left_out, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_more_entries_than_are_listed_at_first, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(hazard_d4_one_file_that_becomes_shorter, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_where_a_folder_cannot_come_out, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_folders_count_too, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_many_folders_wait_to_be_listed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_too_deep, set_up, tear_down),
