@@ -13,8 +13,10 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
+#include "base/cleanup.h"
 #include "base/error.h"
 #include "support/backend_vm.h"
+#include "support/fault_host.h"
 
 #define WAIT_MS 5000
 
@@ -34,7 +36,8 @@ static struct {
     struct vz_machine *machine; /* the one that there is */
     enum kelpie_status answer;  /* to the next calls */
     bool missing;
-    char asked[256]; /* one word each */
+    uint32_t timeout_ms; /* of the last of them */
+    char asked[256];     /* one word each */
 } test;
 
 static const struct backend_ops *const ops = &backend_vz_ops;
@@ -83,14 +86,14 @@ static enum kelpie_status fake_start(struct vz_machine *machine, uint32_t timeou
 static enum kelpie_status fake_pause(struct vz_machine *machine, uint32_t timeout_ms,
                                      struct kelpie_error *err) {
     (void)machine;
-    (void)timeout_ms;
+    test.timeout_ms = timeout_ms;
     return answer("pause", err);
 }
 
 static enum kelpie_status fake_resume(struct vz_machine *machine, uint32_t timeout_ms,
                                       struct kelpie_error *err) {
     (void)machine;
-    (void)timeout_ms;
+    test.timeout_ms = timeout_ms;
     return answer("resume", err);
 }
 
@@ -377,6 +380,119 @@ static void a_machine_with_a_writable_disk_is_not_saved(void **state) {
     snapshot_writer_destroy(writer);
 }
 
+static void a_machine_that_is_not_there_is_no_trouble(void **state) {
+    struct kelpie_error err = {0};
+    char text[64];
+    int fd = HOST_FD_NONE;
+    (void)state;
+    const struct host_wait over = host_wait_none();
+    create();
+    ops->kill(test.instance);
+    ops->exit_text(test.instance, text, sizeof(text));
+    assert_string_equal(text, "the machine is not running");
+    assert_int_equal(ops->service_fds(test.instance, &fd, 1), 0);
+    assert_int_equal(ops->stop(test.instance, &over, &err), KELPIE_OK);
+    assert_string_equal(test.asked, "");
+    start();
+    assert_int_equal(ops->service_fds(test.instance, &fd, 0), 0);
+    assert_int_equal(ops->service_fds(test.instance, &fd, 1), 1);
+    ops->service(test.instance, ops->channel_fd(test.instance)); /* no service of its own */
+    assert_int_equal(ops->pause(test.instance, &over, &err), KELPIE_OK);
+    assert_int_equal(test.timeout_ms, 0);
+    const struct host_wait forever = {.deadline_ns = UINT64_MAX, .cancel_fd = HOST_FD_NONE};
+    assert_int_equal(ops->resume(test.instance, &forever, &err), KELPIE_OK);
+    assert_int_equal(test.timeout_ms, KELPIE_TIMEOUT_MS_MAX);
+}
+
+static void a_command_line_has_its_size(void **state) {
+    static char args[VZ_COMMAND_LINE_SIZE_MAX];
+    struct kelpie_error err = {0};
+    (void)state;
+    memset(args, 'a', sizeof(args) - 1);
+    test.config.kernel_args = args;
+    create();
+    const struct host_wait wait = wait_ms(WAIT_MS);
+    assert_int_equal(ops->start(test.instance, &wait, &err), KELPIE_BAD_CONFIG);
+    assert_string_equal(err.field, "kernel_args");
+    assert_null(test.machine);
+}
+
+static void what_cannot_be_recognised_is_not_saved(void **state) {
+    struct kelpie_error err = {0};
+    char path[96];
+    (void)state;
+    const struct host_wait wait = wait_ms(WAIT_MS);
+    snprintf(path, sizeof(path), "%s/bundle", test.folder);
+    test.disks[0] = (struct kelpie_disk){.path = "/b", .read_only = true};
+    test.config.disk_count = 1;
+    create();
+    start();
+    assert_int_equal(ops->pause(test.instance, &wait, &err), KELPIE_OK);
+    test.machine->identifier[0] = '\0';
+    struct backend_vm vm = {.ops = ops,
+                            .host = test.host,
+                            .config = test.config,
+                            .launch = test.launch,
+                            .instance = test.instance};
+    assert_int_equal(backend_vm_save(&vm, path, KELPIE_SNAPSHOT_SUSPEND, &err), KELPIE_INTERNAL);
+    assert_non_null(strstr(err.message, "no identifier"));
+}
+
+/* All that a machine goes through; what was made is gone afterwards, however far it came. */
+static enum kelpie_status live(const char *path, struct kelpie_error *err) {
+    struct snapshot_reader *reader = NULL;
+    const struct host_wait wait = wait_ms(WAIT_MS);
+    enum kelpie_status status = vz_create_with(&calls, &test.launch, &test.instance, err);
+    if (status != KELPIE_OK) {
+        return status;
+    }
+    struct backend_vm vm = {.ops = ops,
+                            .host = test.host,
+                            .config = test.config,
+                            .launch = test.launch,
+                            .instance = test.instance};
+    status = ops->start(test.instance, &wait, err);
+    status = status ? status : ops->pause(test.instance, &wait, err);
+    status = status ? status : backend_vm_save(&vm, path, KELPIE_SNAPSHOT_SUSPEND, err);
+    if (status == KELPIE_OK) {
+        backend_vm_stop(&vm, 0);
+        status = snapshot_reader_open(test.host, path, &reader, err);
+    }
+    status = status ? status : ops->load(test.instance, reader, &wait, err);
+    status = status ? status : ops->resume(test.instance, &wait, err);
+    snapshot_reader_close(reader);
+    ops->destroy(TAKE(test.instance));
+    return status;
+}
+
+static void each_host_call_may_fail(void **state) {
+    struct host *host = test.host;
+    struct kelpie_error err = {0};
+    char path[96];
+    char left[256];
+    bool fired = true;
+    uint64_t count = 0;
+    (void)state;
+    assert_int_equal(fault_host_create(host, &test.host, &err), KELPIE_OK);
+    test.launch.host = test.host;
+    snprintf(path, sizeof(path), "%s/bundle", test.folder);
+    for (; fired; count++) {
+        fault_host_arm(test.host, &(struct fault_plan){.nth = count + 1});
+        enum kelpie_status status = live(path, &err);
+        const char *call = fault_host_fired(test.host);
+        fired = call != NULL;
+        fault_host_disarm(test.host);
+        if (fault_host_leaks(test.host, left, sizeof(left)) != 0 || test.machine ||
+            (!fired && status != KELPIE_OK)) {
+            fail_msg("%s failed: %s, left %s", call ? call : "nothing", err.message, left);
+        }
+        assert_int_equal(host_path_remove_tree(host, path, NULL), KELPIE_OK);
+    }
+    assert_true(count > 50);
+    host_destroy(test.host);
+    test.host = host;
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void) {
@@ -389,6 +505,10 @@ int main(void) {
         CASE(a_start_that_fails_leaves_nothing),
         CASE(a_machine_is_saved_and_loaded_as_the_same),
         CASE(a_machine_with_a_writable_disk_is_not_saved),
+        CASE(a_machine_that_is_not_there_is_no_trouble),
+        CASE(a_command_line_has_its_size),
+        CASE(what_cannot_be_recognised_is_not_saved),
+        CASE(each_host_call_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
