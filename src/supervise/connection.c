@@ -51,6 +51,15 @@ json_t *connection_welcome(struct owner *owner, uint64_t id) {
     return answer;
 }
 
+static bool is_greeted(struct connection *connection) {
+    ASSERT(connection->owner);
+    ASSERT(connection->fd != HOST_FD_NONE);
+    owner_lock(connection->owner);
+    bool greeted = connection->greeted;
+    owner_unlock(connection->owner);
+    return greeted;
+}
+
 void connection_greeted(struct connection *connection) {
     struct owner *owner = connection->owner;
     ASSERT(owner);
@@ -82,7 +91,7 @@ static struct request **requests_collect(struct connection *connection) {
     struct owner *owner = connection->owner;
     struct request **place = NULL;
     ASSERT(owner);
-    ASSERT(connection->greeted);
+    ASSERT(is_greeted(connection));
     for (size_t i = 0; i < SUPERVISE_REQUEST_COUNT_MAX; i++) {
         struct request *request = connection->requests[i];
         owner_lock(owner);
@@ -152,7 +161,7 @@ static void request_cancel(struct request *request) {
 static void cancel_by_id(struct connection *connection, uint64_t id) {
     struct owner *owner = connection->owner;
     ASSERT(owner);
-    ASSERT(connection->greeted);
+    ASSERT(is_greeted(connection));
     owner_lock(owner);
     for (size_t i = 0; i < SUPERVISE_REQUEST_COUNT_MAX; i++) {
         struct request *request = connection->requests[i];
@@ -215,7 +224,7 @@ static bool take_message(struct connection *connection, const struct control_mes
     struct kelpie_error err = {0};
     uint64_t id = control_number(message->json, "id");
     enum kelpie_status status = KELPIE_OK;
-    if (!connection->greeted) {
+    if (!is_greeted(connection)) {
         status = greet(connection, message->json, &err);
     } else if (strcmp(control_text(message->json, "op"), "cancel") == 0) {
         cancel_by_id(connection, control_number(message->json, "target"));
@@ -225,7 +234,7 @@ static bool take_message(struct connection *connection, const struct control_mes
     if (status != KELPIE_OK) {
         refuse(connection, id, &err);
     }
-    return connection->greeted;
+    return is_greeted(connection);
 }
 
 static enum kelpie_status read_messages(struct connection *connection, struct kelpie_error *err) {
@@ -234,11 +243,11 @@ static enum kelpie_status read_messages(struct connection *connection, struct ke
     ASSERT(connection->fd != HOST_FD_NONE);
     for (;;) { /* until the handle goes, or the owner does */
         struct host_wait wait =
-            host_wait_ms(host, connection->greeted ? SUPERVISE_WATCH_MS : SUPERVISE_GREET_MS,
+            host_wait_ms(host, is_greeted(connection) ? SUPERVISE_WATCH_MS : SUPERVISE_GREET_MS,
                          connection->stop_event);
         struct control_message message = {.fd = HOST_FD_NONE};
         enum kelpie_status status = control_receive(&connection->reader, &wait, &message, err);
-        if (status == KELPIE_TIMED_OUT && connection->greeted) {
+        if (status == KELPIE_TIMED_OUT && is_greeted(connection)) {
             continue;
         }
         TRY(status);

@@ -51,7 +51,7 @@ struct connection {
     struct host_mutex *send_mutex;
     bool gone;    /* guarded by send_mutex: nothing is sent any more */
     bool ended;   /* by the owner's mutex: the reader is at its end */
-    bool greeted; /* it hears of states and channels */
+    bool greeted; /* by the owner's mutex: it hears of states and channels */
     struct vm_relay *relay;
     uint64_t machine_number; /* that the relay is for; 0: none */
     struct request *requests[SUPERVISE_REQUEST_COUNT_MAX];

@@ -113,7 +113,9 @@ void vm_populate_wipe(struct kelpie_config *config) {
     ASSERT(config->secrets || config->secret_count == 0);
     for (size_t i = 0; i < config->secret_count; i++) {
         /* Ours to write: the config is a VM's own copy. */
-        explicit_bzero((void *)(uintptr_t)config->secrets[i].data, config->secrets[i].size);
+        if (config->secrets[i].size > 0) {
+            explicit_bzero((void *)(uintptr_t)config->secrets[i].data, config->secrets[i].size);
+        }
     }
 }
 

@@ -442,6 +442,7 @@ static void what_cannot_be_recognised_is_not_saved(void **state) {
 static enum kelpie_status live(const char *path, struct kelpie_error *err) {
     struct snapshot_reader *reader = NULL;
     const struct host_wait wait = wait_ms(WAIT_MS);
+    test.asked[0] = '\0';
     enum kelpie_status status = vz_create_with(&calls, &test.launch, &test.instance, err);
     if (status != KELPIE_OK) {
         return status;
