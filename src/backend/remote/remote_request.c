@@ -5,6 +5,7 @@
 
 #include "backend/remote/remote_instance.h"
 #include "base/assert.h"
+#include "base/cleanup.h"
 
 /* ---- What comes ---------------------------------------------------------------------------------- */
 
@@ -69,15 +70,16 @@ static bool take_channel(struct backend_instance *instance, struct control_messa
     return true;
 }
 
-/* Nobody may wait for it any more: then it is dropped. */
-static bool take_answer(struct backend_instance *instance, json_t *json) {
-    uint64_t id = control_number(json, "id");
+/* Nobody may wait for it any more: then it stays the message's, and is dropped with it. */
+static bool take_answer(struct backend_instance *instance, struct control_message *message) {
+    uint64_t id = control_number(message->json, "id");
     ASSERT(instance->mutex);
-    ASSERT(json);
+    ASSERT(message->json);
     host_mutex_lock(instance->mutex);
     for (struct remote_pending *pending = instance->pending; pending; pending = pending->next) {
         if (pending->id == id && !pending->answer) {
-            pending->answer = json_incref(json);
+            pending->answer = TAKE(message->json);
+            break; /* a number is given once */
         }
     }
     host_condition_broadcast(instance->changed);
@@ -95,7 +97,7 @@ bool remote_take(struct backend_instance *instance, struct control_message *mess
     if (strcmp(event, "channel") == 0) {
         return take_channel(instance, message);
     }
-    return event[0] != 0 || take_answer(instance, message->json);
+    return event[0] != 0 || take_answer(instance, message);
 }
 
 /* Takes every whole message out of the reader. False: what the owner says is wrong. */
