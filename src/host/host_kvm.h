@@ -28,4 +28,9 @@
 KELPIE_CHECKED enum kelpie_status host_kvm_probe(struct host *host, uint64_t budget_ns,
                                                  uint64_t *ret_ns, struct kelpie_error *err);
 
+/* Whether what took so long was run, and not interpreted. */
+static inline bool host_kvm_is_native(uint64_t taken_ns) {
+    return taken_ns < HOST_KVM_NATIVE_NS_MAX;
+}
+
 #endif

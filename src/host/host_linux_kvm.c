@@ -253,7 +253,7 @@ static enum kelpie_status probe_locked(struct host *host, uint64_t budget_ns,
     ASSERT(host);
     ASSERT(budget_ns > 0);
     uint64_t shortest_ns = UINT64_MAX;
-    for (int i = 0; i < HOST_KVM_ATTEMPT_COUNT && shortest_ns >= HOST_KVM_NATIVE_NS_MAX; i++) {
+    for (int i = 0; i < HOST_KVM_ATTEMPT_COUNT && !host_kvm_is_native(shortest_ns); i++) {
         uint64_t taken_ns = 0;
         TRY(probe_once(host, budget_ns, &taken_ns, err));
         shortest_ns = taken_ns < shortest_ns ? taken_ns : shortest_ns;

@@ -147,7 +147,7 @@ static void need_native(struct rig *rig, const char *what) {
     struct kelpie_error err = {0};
     uint64_t taken_ns = 0;
     check(host_kvm_probe(rig->host, HOST_KVM_BUDGET_NS, &taken_ns, &err), &err);
-    if (taken_ns >= HOST_KVM_NATIVE_NS_MAX) {
+    if (!host_kvm_is_native(taken_ns)) {
         print_message("skipped: %s: " KVM_DEVICE " interprets ring 0 here\n", what);
         skip();
     }

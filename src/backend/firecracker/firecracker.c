@@ -23,7 +23,7 @@ static void look_at_kvm(struct host *host, struct kelpie_probe *probe) {
         snprintf(probe->install, sizeof(probe->install),
                  "load the module kvm-intel or kvm-amd, and make /dev/kvm accessible to this user, "
                  "such as by the group kvm");
-    } else if (probe->ring0_ns >= HOST_KVM_NATIVE_NS_MAX) {
+    } else if (!host_kvm_is_native(probe->ring0_ns)) {
         snprintf(probe->reason, sizeof(probe->reason),
                  "Firecracker %s is here, but /dev/kvm interprets kernel-mode code, so Linux does "
                  "not boot on it",

@@ -30,7 +30,7 @@ static void kvm_probe(struct host *host, struct kelpie_probe *ret_probe) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason), "%.511s", error.message);
         snprintf(ret_probe->install, sizeof(ret_probe->install),
                  "make " KVM_DEVICE " accessible to this user, such as by the group kvm");
-    } else if (taken_ns >= HOST_KVM_NATIVE_NS_MAX) {
+    } else if (!host_kvm_is_native(taken_ns)) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason),
                  KVM_DEVICE " interprets kernel-mode code (%u instructions take more than %llu ms),"
                             " so Linux does not boot on it",

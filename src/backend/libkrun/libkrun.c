@@ -24,7 +24,7 @@ static void probe_kvm(struct host *host, struct kelpie_probe *ret_probe) {
                  "libkrun is here, KVM is not: %.400s", error.message);
         snprintf(ret_probe->install, sizeof(ret_probe->install),
                  "load the module kvm-intel or kvm-amd, and make /dev/kvm accessible to this user");
-    } else if (ret_probe->ring0_ns >= HOST_KVM_NATIVE_NS_MAX) {
+    } else if (!host_kvm_is_native(ret_probe->ring0_ns)) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason),
                  "libkrun is here, but /dev/kvm interprets kernel-mode code (%u instructions take "
                  "more than %llu ms), so Linux does not boot on it",

@@ -75,7 +75,7 @@ static void choose_accelerator(struct host *host, struct qemu_probe *probe) {
     if (host_kvm_probe(host, HOST_KVM_BUDGET_NS, &probe->ring0_ns, &error) != KELPIE_OK) {
         snprintf(probe->acceleration, sizeof(probe->acceleration), "emulated: %.200s",
                  error.message);
-    } else if (probe->ring0_ns >= HOST_KVM_NATIVE_NS_MAX) {
+    } else if (!host_kvm_is_native(probe->ring0_ns)) {
         snprintf(
             probe->acceleration, sizeof(probe->acceleration),
             "emulated: /dev/kvm does not run kernel-mode code at speed (%u instructions take more "
