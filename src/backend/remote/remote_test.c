@@ -186,8 +186,8 @@ static void test_welcomes_that_are_none(void **state) {
         "{\"name\": \"a\"}",
         "{\"name\": \"a\", \"working_dir\": \"/\"}",
         "{\"name\": \"a\", \"working_dir\": \"/\", \"operation_timeout_ms\": 1}",
-        "{\"name\": \"a\", \"working_dir\": \"/\", \"operation_timeout_ms\": 1, "
-        "\"boot_timeout_ms\": 1}",
+        ("{\"name\": \"a\", \"working_dir\": \"/\", \"operation_timeout_ms\": 1, "
+         "\"boot_timeout_ms\": 1}"),
     };
     expect_no_vm((struct script){.welcome = "{}"}, KELPIE_INTERNAL, "what came of it");
     expect_no_vm((struct script){.welcome = "{\"error\": 7}"}, KELPIE_BAD_CONFIG, "");
