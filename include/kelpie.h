@@ -214,7 +214,9 @@ struct kelpie_config {
     const char *
         disk_folder; /* absolute: keeps the VM's own disks (over an image, or of a restore) for later starts,
                         also by other processes, as disk-N, and which image. NULL: they go with the VM */
-    uint64_t reserved[7];
+    const char *hypervisor; /* the program or library, by path or name, of the backend that is named
+                               (qemu, firecracker, libkrun). NULL: the environment's; else as installed */
+    uint64_t reserved[6];
 };
 
 struct kelpie_owner;
@@ -251,8 +253,7 @@ enum kelpie_capability {
 
 struct kelpie_vm;
 
-/* "created", "starting", … Never NULL. */
-KELPIE_API const char *kelpie_state_name(enum kelpie_state state);
+KELPIE_API const char *kelpie_state_name(enum kelpie_state state); /* "created", … Never NULL. */
 
 /*
  * Checks the config, chooses the backend and makes sure that it can be used. Nothing runs yet.
@@ -321,8 +322,7 @@ KELPIE_API enum kelpie_state kelpie_vm_state(struct kelpie_vm *vm);
 KELPIE_API const char *kelpie_vm_id(const struct kelpie_vm *vm);
 /* The name of the backend that was chosen. Lives as long as the library. */
 KELPIE_API const char *kelpie_vm_backend(const struct kelpie_vm *vm);
-/* Bits of enum kelpie_capability. */
-KELPIE_API uint32_t kelpie_vm_capabilities(const struct kelpie_vm *vm);
+KELPIE_API uint32_t kelpie_vm_capabilities(const struct kelpie_vm *vm); /* enum kelpie_capability */
 
 /* The config in force, defaults filled in. Lives as long as the handle. */
 KELPIE_API const struct kelpie_config *kelpie_vm_config(const struct kelpie_vm *vm);
@@ -621,8 +621,8 @@ kelpie_vm_restore(struct kelpie_vm *vm, const char *directory,
                   const struct kelpie_restore_options *options, struct kelpie_error *err);
 
 /* Creates a VM with the bundle's config and restores it. Of `config` (may be NULL) only name, hostname,
- * backend (if it names another than the bundle's: an error), console, timeouts and, if the bundle's VM has a
- * network, network are taken. */
+ * backend (if it names another than the bundle's: an error), hypervisor, console, timeouts and, if the bundle's
+ * VM has a network, network are taken. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status
 kelpie_vm_create_from_snapshot(const char *directory, const struct kelpie_config *config,
                                const struct kelpie_restore_options *options,

@@ -102,6 +102,10 @@ static void test_create(void **state) {
         {{.backend = "mock", .mock = &long_mock}, KELPIE_BAD_CONFIG, "mock.architecture"},
         {{.backend = "mock", .disks = disks, .disk_count = 1}, KELPIE_UNSUPPORTED, "disks"},
         {{.backend = "mock", .network = &network}, KELPIE_UNSUPPORTED, "network"},
+        {{.backend = "mock", .hypervisor = "x"}, KELPIE_UNSUPPORTED, "hypervisor"},
+        {{.backend = "qemu", .hypervisor = "/nowhere/x"}, KELPIE_BACKEND_MISSING, ""},
+        {{.backend = "firecracker", .hypervisor = "/nowhere/x"}, KELPIE_BACKEND_MISSING, ""},
+        {{.backend = "libkrun", .hypervisor = "/nowhere/x"}, KELPIE_BACKEND_MISSING, ""},
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         REFUSED(kelpie_vm_create(&cases[i].config, &vm, err), cases[i].status, cases[i].field);
