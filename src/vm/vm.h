@@ -176,6 +176,7 @@ struct kelpie_exec {
     uint64_t cancel_count; /* of the VM, when the session was made */
 
     bool yields;        /* a relay may take the session over from this handle (relay.h) */
+    bool reclaimed;     /* but no more */
     bool yielded;       /* and one has: the handle says and hears nothing */
     bool attach_wanted; /* it was given back: ATTACH is to be said */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
  * What the backend does without a Firecracker that boots anything: programs that say they are one and are not, versions, its
- * folder, its link. A whole VM's life is tested over the scripted Firecracker (sim/peer/firecracker_backend_test.c).
+ * folder, its link. A whole VM's life is tested over the scripted Firecracker (sim/peer/scripted_backend_test.c).
  */
 #include "backend/firecracker/firecracker.h"
 
