@@ -174,10 +174,11 @@ $(PAYLOAD_TEST_OBJECTS): $(PAYLOADS)
 
 # Libraries that say they are libkrun, of several versions, and libkrunfw (tests/krun/fake.h).
 KRUN_FAKE_FOLDER := $(BUILD)/tests/krun
-KRUN_FAKES := $(addprefix $(KRUN_FAKE_FOLDER)/,libkrun.so.1.17.0 libkrun.so.1.16.0 libkrun-plain.so.1.17.0 \
+KRUN_FAKES := $(addprefix $(KRUN_FAKE_FOLDER)/,libkrun.so.1.17.0 libkrun.so.1.16.0 libkrun-plain.so.1.17.0 libkrun-alone.so.1.17.0 \
               libkrun.so.2.0.0 libkrun-still.so.2.0.0)
 $(KRUN_FAKE_FOLDER)/libkrun.so.1.16.0 $(KRUN_FAKE_FOLDER)/libkrun-still.so.2.0.0: FAKE_DEFINES := -DFAKE_OLD
 $(KRUN_FAKE_FOLDER)/libkrun-plain.so.1.17.0: FAKE_DEFINES := -DFAKE_PLAIN
+$(KRUN_FAKE_FOLDER)/libkrun-alone.so.1.17.0: FAKE_DEFINES := -DFAKE_NO_NET
 $(filter %.17.0 %.16.0,$(KRUN_FAKES)): tests/krun/fake_krun1.c
 $(filter %.2.0.0,$(KRUN_FAKES)): tests/krun/fake_krun2.c
 $(KRUN_FAKES): $(BUILD)/tests/krun/fake.o $(BUILD)/libkelpie.a tests/krun/fake.h

@@ -61,7 +61,7 @@ static void say_found(const struct krun_library *library) {
     ASSERT(library->path[0] != '\0');
     say(&(struct krun_message){.word = KRUN_WORD_FOUND,
                                .abi = library->abi,
-                               .can_pause = library->can_pause,
+                               .can = library->can,
                                .version = library->version,
                                .library = library->path,
                                .kernel = library->kernel_path},
