@@ -283,6 +283,9 @@ static void hazard_a17_what_is_no_kernel_is_refused(void **state) {
     assert_int_equal(krun_kernel_file(large_kernel, &fd, &err), KELPIE_BAD_CONFIG);
     assert_string_equal(err.field, "kernel");
     assert_int_equal(fd, -1);
+    assert_false(krun_kernel_is_there(no_kernel));
+    assert_false(krun_kernel_is_there(large_kernel));
+    assert_true(krun_kernel_is_there(small_kernel));
 }
 
 int main(void) {

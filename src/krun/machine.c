@@ -303,17 +303,33 @@ void krun_machine_log(const struct krun_library *library) {
     }
 }
 
-enum kelpie_status krun_machine_try(const struct krun_library *library, struct kelpie_error *err) {
+static enum kelpie_status try_1(const struct krun_functions_1 *krun, struct kelpie_error *err) {
+    ASSERT(krun->create_ctx);
+    ASSERT(krun->free_ctx);
+    int32_t context = krun->create_ctx();
+    TRY(check_1(context, "krun_create_ctx", err));
+    return check_1(krun->free_ctx((uint32_t)context), "krun_free_ctx", err);
+}
+
+static enum kelpie_status try_2(const struct krun_functions_2 *krun, struct kelpie_error *err) {
     krun_error error = NULL;
+    ASSERT(krun->payload_load_krunfw);
+    krun_object payload = krun->payload_load_krunfw(&error);
+    ASSERT(krun->error_destroy);
+    return made_2(krun, payload, error, "krun_payload_load_krunfw", err);
+}
+
+enum kelpie_status krun_machine_try(const struct krun_library *library, struct kelpie_error *err) {
     ASSERT(library->get_kernel);
     ASSERT(library->abi == 1 || library->abi == 2);
-    if (library->abi == 1) {
-        int32_t context = library->v1.create_ctx();
-        TRY(check_1(context, "krun_create_ctx", err));
-        return check_1(library->v1.free_ctx((uint32_t)context), "krun_free_ctx", err);
+    if (!krun_kernel_is_there(library->get_kernel)) {
+        return error_set(err, KELPIE_BACKEND_MISSING, "%.512s has no kernel", library->kernel_path);
     }
-    krun_object payload = library->v2.payload_load_krunfw(&error);
-    return made_2(&library->v2, payload, error, "krun_payload_load_krunfw", err);
+    enum kelpie_status status =
+        library->abi == 1 ? try_1(&library->v1, err) : try_2(&library->v2, err);
+    return status == KELPIE_OK
+               ? status
+               : error_wrap(err, KELPIE_BACKEND_MISSING, "this libkrun does not work here");
 }
 
 enum kelpie_status krun_machine_make(struct krun_machine *machine,

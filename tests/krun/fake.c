@@ -52,6 +52,9 @@ __attribute__((constructor)) static void loaded(void) {
     if (fake_has("load-crash")) {
         raise(SIGABRT);
     }
+    if (fake_has("load-fault")) {
+        raise(SIGSEGV);
+    }
     if (fake_has("load-hang")) {
         for (;;) {
             pause();

@@ -55,13 +55,14 @@ int32_t krun_add_disk2(uint32_t context, const char *id, const char *path, uint3
 #endif
 
 #if !defined(FAKE_PLAIN) && !defined(FAKE_NO_NET)
+/* The real one is given flags too, behind the rest. */
 FAKE_API int32_t krun_add_net_unixstream(uint32_t context, const char *path, int fd,
-                                         const uint8_t *mac, uint32_t features, uint32_t flags);
+                                         const uint8_t *mac, uint32_t features);
 int32_t krun_add_net_unixstream(uint32_t context, const char *path, int fd, const uint8_t *mac,
-                                uint32_t features, uint32_t flags) {
+                                uint32_t features) {
     bool there = !path && fcntl(fd, F_GETFD) >= 0;
-    return answer(fake_call("add_net_unixstream", "%u %d %02x:%02x %u %u", context, fd, mac[0],
-                            mac[5], features, flags) &&
+    return answer(fake_call("add_net_unixstream", "%u %d %02x:%02x %u", context, fd, mac[0], mac[5],
+                            features) &&
                   there);
 }
 
