@@ -168,6 +168,9 @@ static const struct sim_fault_info infos[] = {
                                    "crashed at once, its folder can be removed", 5, 200},
     [SIM_FAULT_CLIENT_KILLED] = {"client-killed", "a host call of one of a VM's users", "kill -9",
                                  "the VM and its other users go on", 200, 8000},
+    [SIM_FAULT_CLIENT_HANGS] = {"client-hangs", "a host call of one of a VM's users",
+                                "it does nothing any more", "the VM and its other users go on", 200,
+                                8000},
 };
 static_assert(ARRAY_SIZE(infos) == SIM_FAULT_COUNT, "each fault has a row");
 

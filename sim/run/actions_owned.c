@@ -218,12 +218,16 @@ void owned_revisit(struct scenario *scenario) {
 
 /* ---- At rest ---------------------------------------------------------------------------------- */
 
-static void await_clients(struct scenario *scenario) {
+/* One that hangs is left alone, unless `all` are to end. */
+static void await_clients(struct scenario *scenario, bool all) {
     ASSERT(scenario->world->faults.quiet);
     ASSERT(scenario->host);
     for (size_t i = 0; i < SCENARIO_CLIENT_COUNT_MAX; i++) {
         struct sim_process *process = scenario->clients[i].process;
-        if (process) {
+        if (process && (all || !process->hung)) {
+            if (process->hung) {
+                sim_process_kill(process, 9);
+            }
             sim_process_await(process);
             sim_process_forget(process);
             scenario->clients[i].process = NULL;
@@ -300,11 +304,12 @@ void owned_rest(struct scenario *scenario) {
     const struct kelpie_prune_options options = {.vms = true};
     ASSERT(scenario->world->faults.quiet);
     ASSERT(scenario->host);
-    await_clients(scenario);
+    await_clients(scenario, false);
     if (scenario->name_last == 0) {
         return;
     }
-    remove_all(scenario);
+    remove_all(scenario); /* although clients may hang */
+    await_clients(scenario, true);
     await_owners(scenario);
     if (scenario->world->faults.fired[SIM_FAULT_FILE_BAD_SECTOR] > 0) {
         /* A record that cannot be read is nobody's to remove. Bounded: each turn ends one. */
