@@ -10,5 +10,6 @@
 #define KRUN_ARGV_COUNT 11
 #define KRUN_KERNEL_SIZE_MAX 268435456ull /* bytes: of a kernel that libkrunfw has */
 #define KRUN_ERROR_TEXT_SIZE 512
+#define KRUN_FD_COUNT_MAX 1024 /* of its process, when the machine runs; 1.19 has about 60 */
 
 #endif
