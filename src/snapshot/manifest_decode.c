@@ -482,7 +482,7 @@ static enum kelpie_status check_whole(const struct scope *root,
     if (manifest->info.kind != KELPIE_SNAPSHOT_CHECKPOINT && !state) {
         return wrong(root->err, "parts", "state", "is missing");
     }
-    if (manifest->memory_in_state && (memory || !state)) {
+    if (manifest->memory_in_state && memory) {
         return wrong(root->err, "", "memory_in_state", "and parts contradict each other");
     }
     return KELPIE_OK;
