@@ -194,6 +194,7 @@ static void on_freeze(struct agent *agent, bool holding) {
         frozen.os_error = (uint32_t)err.os_error;
         system_log("%s", err.message);
     }
+    ASSERT(!holding || frozen.os_error != 0 || agent->frozen);
     agent->holding = holding && frozen.os_error == 0;
     struct cursor_writer writer = outbox_writer(&agent->outbox);
     protocol_encode_frozen(&writer, &frozen);

@@ -57,6 +57,7 @@ enum kelpie_status exact_add_attribute(struct exact_meta *meta, const char *name
 static int apply_attributes(int fd, const struct exact_meta *meta) {
     size_t offset = 0;
     ASSERT(fd >= 0);
+    ASSERT(meta->attributes_size <= sizeof(meta->attributes));
     while (offset < meta->attributes_size) {
         uint16_t sizes[2];
         const uint8_t *at = meta->attributes + offset;
@@ -167,6 +168,7 @@ int exact_clear(int folder_fd, const char *keep) {
     struct stat info;
     uint64_t depth = 0;
     int os_error = 0;
+    ASSERT(!keep || keep[0] != 0);
     int fd = openat(folder_fd, ".", FOLDER_FLAGS);
     ASSERT(folder_fd >= 0);
     if (fd < 0 || fstat(fd, &info) != 0) {

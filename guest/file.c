@@ -41,6 +41,8 @@ int file_open_in_root(int root_fd, const char *path, int flags) {
 }
 
 int file_open_plain(int root_fd, const char *path, int flags) {
+    ASSERT(path[0] == '/');
+    ASSERT((flags & O_CREAT) == 0);
     return open_resolved(root_fd, path, flags, RESOLVE_IN_ROOT_FLAG | RESOLVE_NO_SYMLINKS_FLAG);
 }
 

@@ -215,7 +215,9 @@ struct kelpie_config {
     const char *
         disk_folder; /* absolute: keeps the VM's own disks (over an image, or of a restore) for later starts,
                         also by other processes, as disk-N, and which image. NULL: they go with the VM */
-    uint64_t reserved[7];
+    const char *hypervisor; /* the program or library, by path or name, of the backend that is named
+                               (qemu, firecracker, libkrun). NULL: the environment's; else as installed */
+    uint64_t reserved[6];
 };
 
 struct kelpie_owner;

@@ -4,7 +4,7 @@
  * kelpie.h, which includes it: a program includes that.
  *
  *     struct kelpie_snapshot snapshot;
- *     const struct kelpie_snapshot_options options = {.kind = KELPIE_SNAPSHOT_CHECKPOINT, .workspace = "/work"};
+ *     const struct kelpie_snapshot_options options = {.kind = KELPIE_SNAPSHOT_CHECKPOINT, .workspace = "/job"};
  *
  *     if (kelpie_vm_snapshot(vm, "/var/tmp/one", &options, &snapshot, &err) == KELPIE_OK &&
  *         kelpie_vm_create_from_snapshot("/var/tmp/one", NULL, NULL, &other, &err) == KELPIE_OK) { … }
@@ -124,7 +124,7 @@ kelpie_vm_restore(struct kelpie_vm *vm, const char *directory,
                   const struct kelpie_restore_options *options, struct kelpie_error *err);
 
 /* Creates a VM with the bundle's config and restores it. Of `config` (may be NULL) only name, hostname,
- * backend (if it names another than the bundle's: an error), console, timeouts and, if the bundle's VM has a
+ * backend (if it names another than the bundle's: an error), hypervisor, console, timeouts and, if the bundle's VM has a
  * network, network are taken. Of a checkpoint: all of `config`, of any backend; without it the bundle's (the image by its digest), on
  * the bundle's backend if that is usable here, else "auto". */
 KELPIE_API KELPIE_CHECKED enum kelpie_status

@@ -13,46 +13,11 @@
 
 #include "base/assert.h"
 #include "kelpie.h"
-#include "sim/world.h"
-
-/* What a process had allocated is nobody's when it is killed; jansson is built without frame pointers. Asked by the leak
- * sanitizer. */
-__attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) {
-    return "leak:program_main\nleak:libjansson\n";
-}
+#include "sim/world_harness_test.h"
 
 #define WAIT_MS 20000
 #define SEED_COUNT 150
 #define BUNDLE "/root/bundle"
-
-static struct sim_world *world;
-static struct host *host; /* of the process that uses the library */
-
-static int run_body(void *argument) {
-    void (*const *body)(void) = argument;
-    (*body)();
-    return 0;
-}
-
-static void run_world(uint64_t seed, void (*body)(void)) {
-    const struct sim_options options = {.seed = seed};
-    const struct sim_process_options process_options = {
-        .name = "test", .main = run_body, .argument = &body, .owner = true};
-    world = sim_world_create(&options);
-    assert_non_null(world);
-    struct sim_machine *machine = sim_machine_create(world, "host");
-    assert_non_null(machine);
-    assert_true(sim_machine_furnish(machine));
-    struct sim_process *process = sim_process_start(machine, &process_options);
-    assert_non_null(process);
-    host = &process->host;
-    assert_int_equal(sim_world_run(world), SIM_END_QUIET);
-    assert_string_equal(world->failure, "");
-    assert_true(process->ended);
-    sim_process_forget(process);
-    sim_world_destroy(world);
-}
 
 static void ok(enum kelpie_status status, const struct kelpie_error *err) {
     if (status != KELPIE_OK) {

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
-#include "sim/world.h"
+#include "sim/world_harness_test.h"
 
 #define ODD_COUNT 5
 #define FOLDER "/root/"
@@ -20,41 +20,11 @@
 #define DISK_SIZE 65536
 #define SEED_COUNT 6
 
-/* What a monitor had allocated is nobody's when it is killed; jansson is built without frame pointers. Asked by the leak
- * sanitizer. */
-__attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) {
-    return "leak:program_main\nleak:libjansson\n";
-}
-
-static struct sim_world *world;
-static struct host *host;
 static const char *backend;
 
-static int run_body(void *argument) {
-    void (*const *body)(void) = argument;
-    (*body)();
-    return 0;
-}
-
-static void run_world(uint64_t seed, const char *name, void (*body)(void)) {
-    const struct sim_options options = {.seed = seed};
-    const struct sim_process_options process_options = {
-        .name = "test", .main = run_body, .argument = &body, .owner = true};
+static void run_on(uint64_t seed, const char *name, void (*body)(void)) {
     backend = name;
-    world = sim_world_create(&options);
-    assert_non_null(world);
-    struct sim_machine *machine = sim_machine_create(world, "host");
-    assert_non_null(machine);
-    assert_true(sim_machine_furnish(machine));
-    struct sim_process *process = sim_process_start(machine, &process_options);
-    assert_non_null(process);
-    host = &process->host;
-    assert_int_equal(sim_world_run(world), SIM_END_QUIET);
-    assert_string_equal(world->failure, "");
-    assert_true(process->ended);
-    sim_process_forget(process);
-    sim_world_destroy(world);
+    run_world(seed, body);
 }
 
 static void expect(enum kelpie_status status, enum kelpie_status expected,
@@ -119,7 +89,7 @@ static void no_backend(void) {
 static void test_each_backend_says_why_it_is_of_no_use(void **state) {
     (void)state;
     for (uint64_t seed = 1; seed <= SEED_COUNT; seed++) {
-        run_world(seed, "auto", no_backend);
+        run_on(seed, "auto", no_backend);
     }
 }
 
@@ -159,8 +129,8 @@ static void disk_outside(void) {
 
 static void test_a_disk_outside_must_be_what_it_was(void **state) {
     (void)state;
-    run_world(1, "kvm", disk_outside);
-    run_world(1, "qemu", disk_outside);
+    run_on(1, "kvm", disk_outside);
+    run_on(1, "qemu", disk_outside);
 }
 
 /* ---- A bundle that is not what it was --------------------------------------------------------- */
@@ -209,8 +179,8 @@ static void parent_is_damaged(void) {
 
 static void test_a_bundle_must_be_what_it_was(void **state) {
     (void)state;
-    run_world(1, "kvm", bundle_is_another);
-    run_world(1, "kvm", parent_is_damaged);
+    run_on(1, "kvm", bundle_is_another);
+    run_on(1, "kvm", parent_is_damaged);
 }
 
 /* ---- A guest that does not come up ------------------------------------------------------------ */
@@ -239,8 +209,8 @@ static void no_guest(void) {
 
 static void test_little_memory_is_named_where_it_is_little(void **state) {
     (void)state;
-    run_world(1, "kvm", no_guest);
-    run_world(1, "qemu", no_guest);
+    run_on(1, "kvm", no_guest);
+    run_on(1, "qemu", no_guest);
 }
 
 /* ---- libkrun -------------------------------------------------------------------------------------- */
@@ -288,9 +258,9 @@ static void a_process_out_of_its_mind(void) {
 
 static void test_libkrun_is_not_trusted(void **state) {
     (void)state;
-    run_world(1, "libkrun", only_its_own_kernel);
+    run_on(1, "libkrun", only_its_own_kernel);
     for (uint64_t seed = 1; seed <= SEED_COUNT; seed++) {
-        run_world(seed, "libkrun", a_process_out_of_its_mind);
+        run_on(seed, "libkrun", a_process_out_of_its_mind);
     }
 }
 

@@ -17,7 +17,7 @@
 #include "backend/kvm/kvm_instance.h"
 #include "base/assert.h"
 #include "kelpie.h"
-#include "sim/world.h"
+#include "sim/world_harness_test.h"
 #include "snapshot/snapshot_limits.h"
 
 static_assert(PEER_VMM_WORKING_SET_HEADER_SIZE == SNAPSHOT_WORKING_SET_HEADER_SIZE, "one format");
@@ -26,45 +26,7 @@ static_assert(PEER_VMM_PAGE_SIZE == SNAPSHOT_PAGE_SIZE, "one format");
 #define WAIT_MS 20000
 #define FOLDER "/root/"
 
-/* What a monitor had allocated is nobody's when it is killed; what its owner allocates is given back. Asked by the
- * leak sanitizer. */
-__attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) {
-    return "leak:program_main\n";
-}
-
 /* ---- A world ---------------------------------------------------------------------------------- */
-
-static struct sim_world *world;
-static struct host *host; /* of the process that uses the library */
-
-static int run_body(void *argument) {
-    void (*const *body)(void) = argument;
-    (*body)();
-    return 0;
-}
-
-/* Returns what all that happened is in one number. */
-static uint64_t run_world(uint64_t seed, void (*body)(void)) {
-    const struct sim_options options = {.seed = seed};
-    const struct sim_process_options process_options = {
-        .name = "test", .main = run_body, .argument = &body, .owner = true};
-    world = sim_world_create(&options);
-    assert_non_null(world);
-    struct sim_machine *machine = sim_machine_create(world, "host");
-    assert_non_null(machine);
-    assert_true(sim_machine_furnish(machine));
-    struct sim_process *process = sim_process_start(machine, &process_options);
-    assert_non_null(process);
-    host = &process->host;
-    assert_int_equal(sim_world_run(world), SIM_END_QUIET);
-    assert_string_equal(world->failure, "");
-    assert_true(process->ended);
-    const uint64_t hash = world->log.hash;
-    sim_process_forget(process);
-    sim_world_destroy(world);
-    return hash;
-}
 
 /* It happens the next time that it is asked about, so often, and then no more. */
 static void fire(enum sim_fault fault, uint32_t count) {

@@ -140,6 +140,7 @@ struct backend_ops {
     const char *description;
     uint32_t capabilities; /* bits of enum kelpie_capability */
     bool in_auto;          /* may be chosen by "auto" */
+    bool has_hypervisor; /* somebody else's program or library, which config->hypervisor may name */
 
     const struct backend_owner_ops *owner; /* NULL: the machine is this process's */
 

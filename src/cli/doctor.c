@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 #include "cli/doctor_parts.h"
 #include "cli/output.h"
+#include "cli/vm_json.h"
 
 struct doctor_options {
     bool json;
@@ -24,23 +25,6 @@ static const struct option_spec doctor_specs[] = {
 struct finding {
     struct kelpie_backend backend;
     struct kelpie_probe probe;
-};
-
-static const struct {
-    enum kelpie_capability bit;
-    const char *name;
-} capability_names[] = {
-    {KELPIE_CAN_EXEC, "exec"},
-    {KELPIE_CAN_COPY, "copy"},
-    {KELPIE_CAN_PAUSE, "pause"},
-    {KELPIE_CAN_SUSPEND_SNAPSHOT, "suspend"},
-    {KELPIE_CAN_TELEPORT_SNAPSHOT, "teleport"},
-    {KELPIE_CAN_CHECKPOINT, "checkpoint"},
-    {KELPIE_CAN_FORK, "fork"},
-    {KELPIE_CAN_DISKS, "disks"},
-    {KELPIE_CAN_TTY, "tty"},
-    {KELPIE_CAN_NETWORK, "network"},
-    {KELPIE_CAN_DIFF_SNAPSHOT, "diff"},
 };
 
 static void finding_check(const struct finding *finding) {
@@ -122,18 +106,12 @@ static void print_findings(const struct finding *findings, size_t count) {
 static json_t *json_of_finding(const struct finding *finding) {
     finding_check(finding);
     const struct kelpie_probe *probe = &finding->probe;
-    json_t *capabilities = json_array();
-    for (size_t i = 0; i < ARRAY_SIZE(capability_names); i++) {
-        if (finding->backend.capabilities & (uint32_t)capability_names[i].bit) {
-            json_array_append_new(capabilities, json_string(capability_names[i].name));
-        }
-    }
     return json_pack("{s:s, s:s, s:b, s:s, s:s, s:s, s:s, s:I, s:s, s:o}", "name",
                      finding->backend.name, "description", finding->backend.description, "usable",
                      probe->usable, "reason", probe->reason, "install", probe->install, "version",
                      probe->version, "accelerator", probe->accelerator, "ring0_ns",
                      (json_int_t)probe->ring0_ns, "shares", probe->shares, "capabilities",
-                     capabilities);
+                     vm_json_capabilities(finding->backend.capabilities));
 }
 
 static json_t *json_of_findings(const struct finding *findings, size_t count, bool usable) {

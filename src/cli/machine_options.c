@@ -18,6 +18,8 @@ static const struct option_spec specs[] = {
     OPTION(0, "name", "NAME", option_set_text, name, "name", "the VM's name; else one is made up"),
     OPTION(0, "backend", "NAME", option_set_text, backend, "backend",
            "which hypervisor; 'auto' (the default) takes the first that works here"),
+    OPTION(0, "hypervisor", "FILE", option_set_text, hypervisor, "hypervisor",
+           "with --backend: its program (qemu, firecracker) or library (libkrun)"),
     OPTION(0, "cpus", "N", option_set_count, cpus, "vcpu_count", "virtual processors (1)"),
     OPTION(0, "memory", "SIZE", option_set_memory, memory_mib, "memory_mib",
            "memory: 512M, 2G or MiB (256)"),
@@ -275,6 +277,7 @@ struct kelpie_config machine_options_config(const struct machine_options *option
     struct kelpie_config config = {
         .name = options->name,
         .backend = options->backend,
+        .hypervisor = options->hypervisor,
         .vcpu_count = options->cpus,
         .memory_mib = options->memory_mib,
         .kernel = options->kernel,

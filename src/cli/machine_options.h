@@ -21,6 +21,7 @@ struct machine_network {
 
 struct machine_options {
     const char *backend;
+    const char *hypervisor;
     uint32_t cpus;
     uint32_t memory_mib;
     struct machine_disks disks;

@@ -44,6 +44,7 @@ static enum kelpie_status restore(struct run *run, struct kelpie_error *err) {
     struct kelpie_config config = {
         .name = options->machine.name,
         .backend = options->machine.backend,
+        .hypervisor = options->machine.hypervisor,
         .hostname = options->machine.hostname,
         .console_log = options->machine.console,
         .network = machine_options_network(&options->machine),

@@ -81,23 +81,10 @@ struct kelpie_config run_config(const struct run *run) {
     const struct run_options *options = run->options;
     ASSERT(options);
     ASSERT(!options->from);
-    struct kelpie_config config = {
-        .name = options->machine.name,
-        .backend = options->machine.backend,
-        .vcpu_count = options->machine.cpus,
-        .memory_mib = options->machine.memory_mib,
-        .kernel = options->machine.kernel,
-        .disks = options->machine.disks.disks,
-        .disk_count = options->machine.disks.count,
-        .env = options->machine.image ? NULL : options->machine.env.values,
-        .working_dir = options->machine.image ? NULL : options->machine.working_dir,
-        .hostname = options->machine.hostname,
-        .console_log = options->machine.console,
-        .network = machine_options_network(&options->machine),
-        .image = options->machine.image,
-        .image_disk_mib = options->machine.disk_mib,
-        .warm = options->machine.image && !options->machine.cold,
-    };
-    given_options_fill(&options->machine.given, &config);
+    struct kelpie_config config = machine_options_config(&options->machine);
+    if (options->machine.image) {
+        config.env = NULL;
+        config.working_dir = NULL;
+    }
     return config;
 }

@@ -167,6 +167,6 @@ const struct cli_command cli_snapshot = {
             "created_unix_ms  when\n"
             "bytes            on disk\n",
     .examples = "kelpie snapshot web before-upgrade\nkelpie restore -f before-upgrade web\n"
-                "kelpie snapshot --kind checkpoint --workspace /work web files\n",
+                "kelpie snapshot --kind checkpoint --workspace /job web files\n",
     .rule = {2, 2, "a VM's name, or the snapshot's,"},
 };

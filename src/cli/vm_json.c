@@ -141,11 +141,12 @@ static json_t *json_of_env(const char *const *env) {
 json_t *vm_json_config(const struct kelpie_config *config) {
     ASSERT(config);
     json_t *object = json_pack(
-        "{s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o}", "backend", text_or_null(config->backend),
-        "image", text_or_null(config->image), "vcpu_count", (json_int_t)config->vcpu_count,
-        "memory_mib", (json_int_t)config->memory_mib, "kernel", text_or_null(config->kernel),
-        "kernel_args", text_or_null(config->kernel_args), "hostname",
-        text_or_null(config->hostname), "working_dir", text_or_null(config->working_dir));
+        "{s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o}", "backend", text_or_null(config->backend),
+        "hypervisor", text_or_null(config->hypervisor), "image", text_or_null(config->image),
+        "vcpu_count", (json_int_t)config->vcpu_count, "memory_mib", (json_int_t)config->memory_mib,
+        "kernel", text_or_null(config->kernel), "kernel_args", text_or_null(config->kernel_args),
+        "hostname", text_or_null(config->hostname), "working_dir",
+        text_or_null(config->working_dir));
     if (!object) {
         return NULL;
     }
@@ -178,6 +179,7 @@ json_t *vm_json_capabilities(uint32_t capabilities) {
         {KELPIE_CAN_TTY, "tty"},
         {KELPIE_CAN_NETWORK, "network"},
         {KELPIE_CAN_DIFF_SNAPSHOT, "diff"},
+        {KELPIE_CAN_NETWORK_TAP, "network-tap"},
     };
     json_t *array = json_array();
     ASSERT(array);

@@ -148,6 +148,7 @@ void protocol_encode_tree_entry(struct cursor_writer *writer,
     if (writer->failed) {
         return;
     }
+    ASSERT(entry->name);
     bool is_value = entry->kind == PROTOCOL_TREE_ATTRIBUTE;
     size_t target_size = is_value ? entry->target_size : entry->target ? strlen(entry->target) : 0;
     cursor_write_u8(writer, (uint8_t)entry->kind);

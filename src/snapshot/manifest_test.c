@@ -302,7 +302,7 @@ static void change_to_checkpoint(json_t *root) {
     json_t *parts = json_object_get(root, "parts");
     json_object_set_new(root, "format_version", json_integer(SNAPSHOT_FORMAT_VERSION_CHECKPOINT));
     json_object_set_new(root, "kind", json_string("checkpoint"));
-    json_object_set_new(root, "workspace", json_string("/work/a b"));
+    json_object_set_new(root, "workspace", json_string("/job/a b"));
     json_object_set_new(root, "memory_in_state", json_false());
     json_object_set(parts, "files", json_object_get(parts, "state"));
     json_object_del(parts, "state");
@@ -348,11 +348,11 @@ static void change_workspace_relative(json_t *root) {
 }
 
 static void change_workspace_up(json_t *root) {
-    change_workspace(root, "/work/../etc");
+    change_workspace(root, "/job/../etc");
 }
 
 static void change_workspace_slash(json_t *root) {
-    change_workspace(root, "/work/");
+    change_workspace(root, "/job/");
 }
 
 static void change_checkpoint_empty(json_t *root) {
@@ -382,7 +382,7 @@ static void change_files_beside(json_t *root) {
 }
 
 static void change_workspace_beside(json_t *root) {
-    json_object_set_new(root, "workspace", json_string("/work"));
+    json_object_set_new(root, "workspace", json_string("/job"));
 }
 
 static void change_parent_path_empty(json_t *root) {

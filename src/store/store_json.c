@@ -239,6 +239,7 @@ static const struct json_field config_fields[] = {
     CONFIG(boot_timeout_ms, JSON_U32),
     CONFIG(stop_timeout_ms, JSON_U32),
     CONFIG(operation_timeout_ms, JSON_U32),
+    CONFIG(hypervisor, JSON_TEXT),
     CONFIG(image, JSON_TEXT),
     CONFIG(image_disk_mib, JSON_U32),
     CONFIG(warm, JSON_BOOL),

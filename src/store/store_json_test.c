@@ -54,6 +54,7 @@ static void assert_is_the_config(const struct kelpie_config *same) {
     assert_string_equal(same->name, "web");
     assert_string_equal(same->kernel_args, ""); /* which is not NULL */
     assert_null(same->kernel);
+    assert_string_equal(same->hypervisor, "qemu");
     assert_null(same->host);
     assert_int_equal(same->memory_mib, UINT32_MAX);
     assert_true(same->console_bytes_max == UINT64_MAX);
@@ -113,6 +114,7 @@ static void a_config_comes_back(void **state) {
         .mock = &mock,
         .network = &network,
         .owner = &owner,
+        .hypervisor = "qemu",
         .image = "debian",
         .warm = true,
         .shares = shares,

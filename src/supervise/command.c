@@ -91,9 +91,14 @@ static void detached_main(void *argument) {
     struct kelpie_error err;
     bool ended = read_all(owner, &ended_so, &err) == KELPIE_OK;
     note_end(owner, ended, &ended_so);
-    kelpie_exec_close(exec);
     const struct kelpie_owner *wanted = owner->record->config->config.owner;
-    if (ended && wanted && wanted->ends_with_command) {
+    bool ends = ended && wanted && wanted->ends_with_command;
+    if (ends) {
+        (void)vm_relay_reclaim(exec,
+                               SUPERVISE_READ_MS); /* who does not read so long is not waited for */
+    }
+    kelpie_exec_close(exec);
+    if (ends) {
         (void)!kelpie_vm_stop(owner->vm, 0, &err);
         owner_note_state(owner);
     }

@@ -17,6 +17,8 @@
 #define SUPERVISE_WATCH_MS 3600000     /* of one wait for the VM's state to change */
 #define SUPERVISE_GONE_MS                                                                          \
     1000 /* that who stopped a VM may still ask about it before it is removed */
+#define SUPERVISE_READ_MS                                                                          \
+    10000 /* that who is attached to a command which ends its VM has to read to the end */
 #define SUPERVISE_FORK_THREAD_COUNT_MAX 4
 
 #endif

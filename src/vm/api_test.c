@@ -102,6 +102,10 @@ static void test_create(void **state) {
         {{.backend = "mock", .mock = &long_mock}, KELPIE_BAD_CONFIG, "mock.architecture"},
         {{.backend = "mock", .disks = disks, .disk_count = 1}, KELPIE_UNSUPPORTED, "disks"},
         {{.backend = "mock", .network = &network}, KELPIE_UNSUPPORTED, "network"},
+        {{.backend = "mock", .hypervisor = "x"}, KELPIE_UNSUPPORTED, "hypervisor"},
+        {{.backend = "qemu", .hypervisor = "/nowhere/x"}, KELPIE_BACKEND_MISSING, ""},
+        {{.backend = "firecracker", .hypervisor = "/nowhere/x"}, KELPIE_BACKEND_MISSING, ""},
+        {{.backend = "libkrun", .hypervisor = "/nowhere/x"}, KELPIE_BACKEND_MISSING, ""},
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         REFUSED(kelpie_vm_create(&cases[i].config, &vm, err), cases[i].status, cases[i].field);
@@ -288,7 +292,7 @@ static void test_snapshots(void **state) {
     } cases[] = {
         {{.kind = KELPIE_SNAPSHOT_KIND_COUNT}, KELPIE_BAD_CONFIG, "kind"},
         {{.kind = KELPIE_SNAPSHOT_CHECKPOINT}, KELPIE_BAD_CONFIG, "workspace"},
-        {{.workspace = "/work"}, KELPIE_BAD_CONFIG, "workspace"},
+        {{.workspace = "/job"}, KELPIE_BAD_CONFIG, "workspace"},
         {{.timeout_ms = DAY_AND_MORE_MS}, KELPIE_BAD_CONFIG, "timeout_ms"},
         {{.reserved = {1}}, KELPIE_BAD_CONFIG, "reserved"},
         {{.track = true}, KELPIE_UNSUPPORTED, "track"},

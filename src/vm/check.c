@@ -164,6 +164,9 @@ static enum kelpie_status check_texts(const struct kelpie_config *config,
     if (config->kernel) {
         TRY(vm_check_path("kernel", config->kernel, false, err));
     }
+    if (config->hypervisor) {
+        TRY(vm_check_path("hypervisor", config->hypervisor, false, err));
+    }
     if (config->kernel_args) {
         TRY(check_kernel_args(config->kernel_args, err));
     }

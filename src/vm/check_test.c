@@ -70,6 +70,8 @@ static void test_paths(void **state) {
     check_refused(&(struct kelpie_config){.working_dir = text_of(4096, '/')}, "working_dir");
     check_refused(&(struct kelpie_config){.working_dir = "tmp"}, "working_dir");
     check_refused(&(struct kelpie_config){.kernel = ""}, "kernel");
+    check_refused(&(struct kelpie_config){.hypervisor = ""}, "hypervisor");
+    check_taken(&(struct kelpie_config){.hypervisor = "firecracker"});
     check_taken(&(struct kelpie_config){.kernel = "k", .console_log = "log", .hostname = "h.a-1"});
     check_refused(&(struct kelpie_config){.console_log = ""}, "console_log");
     check_taken(&(struct kelpie_config){.kernel_args = text_of(1024, 'x')});

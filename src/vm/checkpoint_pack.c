@@ -89,7 +89,7 @@ static enum kelpie_status failed(struct pack *pack, struct kelpie_error *err) {
         return pack->status;
     }
     const char *text = archive_error_string(pack->archive);
-    ASSERT(pack->err.status == KELPIE_OK || pack->status == KELPIE_OK);
+    ASSERT(pack->err.status == KELPIE_OK);
     return error_set(err, KELPIE_SNAPSHOT_FAILED, "cannot write the archive: %.200s",
                      text ? text : "no memory");
 }

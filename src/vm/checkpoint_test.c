@@ -38,7 +38,7 @@
 static char folder[64];
 static char bundle[96];
 static const struct kelpie_snapshot_options work = {.kind = KELPIE_SNAPSHOT_CHECKPOINT,
-                                                    .workspace = "/work"};
+                                                    .workspace = "/job"};
 
 static int setup(void **state) {
     (void)state;
@@ -94,8 +94,7 @@ static bool has(struct kelpie_vm *vm, const char *path) {
 
 static void fill(struct kelpie_vm *vm) {
     (void)sh(
-        vm,
-        "mkdir /work; mkdir /work/a; echo one >/work/a/file; echo two >/work/b; echo out >/root/o");
+        vm, "mkdir /job; mkdir /job/a; echo one >/job/a/file; echo two >/job/b; echo out >/root/o");
 }
 
 static void what_was_there_comes_back(void **state) {
@@ -111,13 +110,13 @@ static void what_was_there_comes_back(void **state) {
     assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_RUNNING);
     OK(kelpie_snapshot_inspect(bundle, &snapshot, err));
     OK(kelpie_snapshot_verify(bundle, err));
-    (void)sh(vm, "echo three >/work/b; echo new >/work/new");
+    (void)sh(vm, "echo three >/job/b; echo new >/job/new");
     OK(kelpie_vm_stop(vm, KELPIE_STOP_AT_ONCE, err));
 
     OK(kelpie_vm_restore(vm, bundle, NULL, err));
     assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_RUNNING);
-    assert_string_equal(sh(vm, "cat /work/a/file /work/b"), "one\ntwo\n");
-    assert_false(has(vm, "/work/new"));
+    assert_string_equal(sh(vm, "cat /job/a/file /job/b"), "one\ntwo\n");
+    assert_false(has(vm, "/job/new"));
     assert_false(has(vm, "/root/o")); /* what is not of the workspace is not in it */
     struct kelpie_restore_report report = {0};
     OK(kelpie_vm_restore_report(vm, &report, err));
@@ -133,7 +132,7 @@ static void what_was_there_comes_back(void **state) {
     /* A VM that is started, and not restored, is not. */
     OK(kelpie_vm_stop(vm, KELPIE_STOP_AT_ONCE, err));
     OK(kelpie_vm_start(vm, err));
-    assert_false(has(vm, "/work/b"));
+    assert_false(has(vm, "/job/b"));
     FAILS(kelpie_vm_restore_report(vm, &report, err), KELPIE_WRONG_STATE, "");
     kelpie_vm_destroy(vm);
 }
@@ -154,7 +153,7 @@ static void what_is_there_is_replaced(void **state) {
     FILE *file = fopen(path, "w");
     assert_non_null(file);
     fclose(file);
-    const struct kelpie_share share = {.path = host_folder, .mount = "/work", .copy = true};
+    const struct kelpie_share share = {.path = host_folder, .mount = "/job", .copy = true};
     const struct kelpie_secret secret = {.name = "key", .data = "s", .size = 1};
     const struct kelpie_config config = {.backend = "mock",
                                          .memory_mib = 128,
@@ -164,8 +163,8 @@ static void what_is_there_is_replaced(void **state) {
                                          .secret_count = 1};
     vm = make(&config); /* with other memory: it does not matter */
     OK(kelpie_vm_restore(vm, bundle, NULL, err));
-    assert_false(has(vm, "/work/shared"));
-    assert_string_equal(sh(vm, "cat /work/b /run/secrets/key"), "two\ns");
+    assert_false(has(vm, "/job/shared"));
+    assert_string_equal(sh(vm, "cat /job/b /run/secrets/key"), "two\ns");
     kelpie_vm_destroy(vm);
 }
 
@@ -178,14 +177,14 @@ static void a_paused_one_stays_paused(void **state) {
     OK(kelpie_vm_snapshot(vm, bundle, &work, &snapshot, err));
     assert_int_equal(kelpie_vm_state(vm), KELPIE_STATE_PAUSED);
     OK(kelpie_vm_resume(vm, err));
-    assert_string_equal(sh(vm, "cat /work/b"), "two\n");
+    assert_string_equal(sh(vm, "cat /job/b"), "two\n");
     kelpie_vm_destroy(vm);
     struct kelpie_vm *other = NULL;
     const struct kelpie_restore_options paused = {.paused = true};
     OK(kelpie_vm_create_from_snapshot(bundle, NULL, &paused, &other, err));
     assert_int_equal(kelpie_vm_state(other), KELPIE_STATE_PAUSED);
     OK(kelpie_vm_resume(other, err));
-    assert_string_equal(sh(other, "cat /work/a/file"), "one\n");
+    assert_string_equal(sh(other, "cat /job/a/file"), "one\n");
     kelpie_vm_destroy(other);
 }
 
@@ -209,7 +208,7 @@ static void one_that_was_restored_paused_can_be_kept(void **state) {
     assert_int_equal(report.entropy, KELPIE_OUTCOME_DONE); /* it is made fresh all the same */
     kelpie_vm_destroy(vm);
     OK(kelpie_vm_create_from_snapshot(bundle, NULL, NULL, &vm, err));
-    assert_string_equal(sh(vm, "cat /work/a/file"), "one\n");
+    assert_string_equal(sh(vm, "cat /job/a/file"), "one\n");
     kelpie_vm_destroy(vm);
 }
 
@@ -248,7 +247,7 @@ static void a_warm_start_will_do(void **state) {
     for (int i = 0; i < 2; i++) { /* the first makes the template, the second has it */
         vm = make(&config);
         OK(kelpie_vm_restore(vm, bundle, NULL, err));
-        assert_string_equal(sh(vm, "cat /work/b"), "two\n");
+        assert_string_equal(sh(vm, "cat /job/b"), "two\n");
         kelpie_vm_destroy(vm);
     }
 }
@@ -262,13 +261,13 @@ static void the_workspace_must_be_one(void **state) {
         const char *workspace;
         enum kelpie_status status;
     } cases[] = {
-        {NULL, KELPIE_BAD_CONFIG},        {"", KELPIE_BAD_CONFIG},
-        {"/", KELPIE_BAD_CONFIG},         {"//", KELPIE_BAD_CONFIG},
-        {"work", KELPIE_BAD_CONFIG},      {"/work/..", KELPIE_BAD_CONFIG},
-        {"/work/./a", KELPIE_BAD_CONFIG}, {"/run", KELPIE_BAD_CONFIG},
-        {"/run/x", KELPIE_BAD_CONFIG},    {"//proc/", KELPIE_BAD_CONFIG},
-        {"/sys/x", KELPIE_BAD_CONFIG},    {"/dev", KELPIE_BAD_CONFIG},
-        {"/none", KELPIE_BAD_CONFIG},     {"/work/b", KELPIE_BAD_CONFIG},
+        {NULL, KELPIE_BAD_CONFIG},       {"", KELPIE_BAD_CONFIG},
+        {"/", KELPIE_BAD_CONFIG},        {"//", KELPIE_BAD_CONFIG},
+        {"job", KELPIE_BAD_CONFIG},      {"/job/..", KELPIE_BAD_CONFIG},
+        {"/job/./a", KELPIE_BAD_CONFIG}, {"/run", KELPIE_BAD_CONFIG},
+        {"/run/x", KELPIE_BAD_CONFIG},   {"//proc/", KELPIE_BAD_CONFIG},
+        {"/sys/x", KELPIE_BAD_CONFIG},   {"/dev", KELPIE_BAD_CONFIG},
+        {"/none", KELPIE_BAD_CONFIG},    {"/job/b", KELPIE_BAD_CONFIG},
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         struct kelpie_snapshot_options options = work;
@@ -276,7 +275,7 @@ static void the_workspace_must_be_one(void **state) {
         FAILS(kelpie_vm_snapshot(vm, bundle, &options, &snapshot, err), cases[i].status,
               "workspace");
         assert_int_equal(access(bundle, F_OK), -1);
-        assert_string_equal(sh(vm, "cat /work/b"), "two\n"); /* it goes on */
+        assert_string_equal(sh(vm, "cat /job/b"), "two\n"); /* it goes on */
     }
     struct kelpie_snapshot_options options = work;
     options.kind = KELPIE_SNAPSHOT_SUSPEND;
@@ -382,7 +381,7 @@ static void what_needs_a_machine_is_refused(void **state) {
     FAILS(kelpie_pool_create(bundle, NULL, &pool, err), KELPIE_UNSUPPORTED, "kind");
     OK(kelpie_vm_fork(vm, NULL, 1, &child, err)); /* and a fork knows nothing of checkpoints */
     assert_non_null(child.vm);
-    assert_string_equal(sh(child.vm, "cat /work/b"), "two\n");
+    assert_string_equal(sh(child.vm, "cat /job/b"), "two\n");
     kelpie_vm_destroy(child.vm);
     kelpie_vm_destroy(vm);
 }

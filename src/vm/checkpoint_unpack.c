@@ -251,6 +251,7 @@ static enum kelpie_status describe(struct unpack *unpack, struct archive_entry *
     ASSERT(entry->name);
     entry->modified_ns = modified_ns(head);
     entry->mode = archive_entry_perm(head) & 07777;
+    ASSERT(entry->mode <= 07777);
     switch (archive_entry_filetype(head)) {
     case AE_IFREG:
         if (size < 0 || (uint64_t)size > SNAPSHOT_PART_SIZE_MAX || entry->name[0] == '\0') {

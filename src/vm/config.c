@@ -166,6 +166,7 @@ static void config_fill(struct arena *arena, const struct kelpie_config *config,
     copy->console_log = arena_text(arena, config->console_log);
     copy->image = arena_text(arena, config->image);
     copy->disk_folder = arena_text(arena, config->disk_folder);
+    copy->hypervisor = arena_text(arena, config->hypervisor);
     if (config->disk_count > 0) {
         copy_disks(arena, config, copy);
     }

@@ -86,6 +86,10 @@ void vm_relay_close(struct vm_relay *relay);
  */
 void vm_relay_yield(struct kelpie_exec *exec);
 
+/* From now on the handle yields no more. If a far end has the session, waits until that one lets go of it, or the machine ends, or
+ * timeout_ms: so whoever attached reads the end of a command before its machine is stopped. False: a far end still has it. */
+bool vm_relay_reclaim(struct kelpie_exec *exec, uint32_t timeout_ms);
+
 /* How the machine ended, of a VM that crashed; else empty. For an owner, who tells it to others. */
 void vm_relay_exit_text(struct kelpie_vm *vm, char *buffer, size_t size);
 

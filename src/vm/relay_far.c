@@ -126,7 +126,7 @@ static enum relay_step free_session(struct vm_relay *relay) {
     bool speaks =
         holder->started && !holder->input_refused && protocol_sender_waits(&holder->input);
     bool settled = holder->started || holder->attach_wanted;
-    if (!holder->yields || speaks || !settled) {
+    if (!holder->yields || holder->reclaimed || speaks || !settled) {
         return RELAY_BROKEN;
     }
     vm_session_yield(holder);

@@ -462,6 +462,44 @@ static void test_a_handle_that_yielded_hears_the_end(void **state) {
     close_fixture(fixture);
 }
 
+/* Who has the session keeps it as long as it wants, and then nobody gets it any more. */
+static void test_a_handle_that_is_reclaimed(void **state) {
+    (void)state;
+    struct fixture *fixture = open_fixture();
+    struct kelpie_exec *exec = start_yielding(fixture);
+    uint32_t id = kelpie_exec_id(exec);
+    write_attach(fixture, id);
+    say(fixture);
+    assert_int_equal(attached_error(fixture, id), 0);
+    uint64_t before_ns = host_monotonic_ns(fixture->vm->host);
+    assert_false(vm_relay_reclaim(exec, 20));
+    assert_true(host_monotonic_ns(fixture->vm->host) - before_ns >= 20 * HOST_NS_PER_MS);
+    protocol_encode_empty(&fixture->writer, PROTOCOL_DETACH, id);
+    say(fixture);
+    assert_true(vm_relay_reclaim(exec, WAIT_MS));
+    write_attach(fixture, id);
+    say(fixture);
+    assert_int_equal(attached_error(fixture, id), EBUSY);
+    assert_true(vm_relay_reclaim(exec, 0));
+    kelpie_exec_close(exec);
+    expect_vm_works(fixture->vm);
+    close_fixture(fixture);
+}
+
+/* The machine's end is an end of the wait, too. */
+static void test_a_handle_is_reclaimed_of_a_machine_that_ends(void **state) {
+    (void)state;
+    struct fixture *fixture = open_fixture();
+    struct kelpie_exec *exec = start_yielding(fixture);
+    write_attach(fixture, kelpie_exec_id(exec));
+    say(fixture);
+    assert_int_equal(attached_error(fixture, kelpie_exec_id(exec)), 0);
+    OK(kelpie_vm_stop(fixture->vm, 0, NULL));
+    (void)vm_relay_reclaim(exec, UINT32_MAX);
+    kelpie_exec_close(exec);
+    close_fixture(fixture);
+}
+
 /* A handle that is closed while a far end has its session leaves it to that one. */
 static void test_a_handle_that_yielded_is_closed(void **state) {
     (void)state;
@@ -506,6 +544,8 @@ int main(void) {
         cmocka_unit_test(test_numbers_come_around),
         cmocka_unit_test(test_a_handle_that_yields),
         cmocka_unit_test(test_a_handle_that_yielded_hears_the_end),
+        cmocka_unit_test(test_a_handle_that_is_reclaimed),
+        cmocka_unit_test(test_a_handle_is_reclaimed_of_a_machine_that_ends),
         cmocka_unit_test(test_a_handle_that_yielded_is_closed),
     };
     return cmocka_run_group_tests_name("relay", tests, NULL, NULL);

@@ -268,6 +268,20 @@ void vm_relay_yield(struct kelpie_exec *exec) {
     vm_unlock(exec->vm);
 }
 
+bool vm_relay_reclaim(struct kelpie_exec *exec, uint32_t timeout_ms) {
+    ASSERT(exec);
+    ASSERT(exec->magic == EXEC_MAGIC);
+    struct kelpie_vm *vm = exec->vm;
+    const uint64_t deadline_ns = host_wait_ms(vm->host, timeout_ms, HOST_FD_NONE).deadline_ns;
+    vm_lock(vm);
+    exec->reclaimed = true;
+    while (exec->yielded && !exec->lost && vm_wait_changed(vm, deadline_ns)) {
+    }
+    bool back = !exec->yielded;
+    vm_unlock(vm);
+    return back;
+}
+
 void vm_session_yield(struct kelpie_exec *exec) {
     ASSERT(exec->vm->locked);
     ASSERT(exec->yields && !exec->yielded);

@@ -89,6 +89,25 @@ static void vm_free(struct kelpie_vm *vm) {
     }
 }
 
+/* Which program it names depends on the backend, and so on whoever chooses that. */
+static enum kelpie_status check_hypervisor(const struct kelpie_vm *vm, struct kelpie_error *err) {
+    ASSERT(vm->ops);
+    ASSERT(vm->config);
+    if (!vm->config->hypervisor) {
+        return KELPIE_OK;
+    }
+    if (strcmp(vm->config->backend, "auto") == 0) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "hypervisor",
+                               "hypervisor is the program of one backend: name the backend too");
+    }
+    if (!vm->ops->has_hypervisor) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, "hypervisor",
+                               "backend %s has no program that could be another one",
+                               vm_backend_name(vm));
+    }
+    return KELPIE_OK;
+}
+
 /* What its backend must be able to do. */
 static enum kelpie_status check_backend(const struct kelpie_vm *vm, struct kelpie_error *err) {
     ASSERT(vm->ops);
@@ -119,6 +138,7 @@ static enum kelpie_status make_instance(struct kelpie_vm *vm, const struct vm_or
         TRY(vm_backend_choose(vm->host, vm->config->backend, &vm->ops, err));
     }
     if (!vm_is_owned(vm)) {
+        TRY(check_hypervisor(vm, err));
         TRY(check_backend(vm, err));
     }
     if (origin->config) {

@@ -179,6 +179,7 @@ struct kelpie_exec {
     bool still; /* it moves files while the guest stands still (HOLD) */
 
     bool yields;        /* a relay may take the session over from this handle (relay.h) */
+    bool reclaimed;     /* but no more */
     bool yielded;       /* and one has: the handle says and hears nothing */
     bool attach_wanted; /* it was given back: ATTACH is to be said */
 

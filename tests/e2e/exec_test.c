@@ -370,7 +370,7 @@ static void hazard_E3_a_session_has_one_reader(void **state) {
 static void test_run_detached_goes_on_and_ends(void **state) {
     (void)state;
     check(WORDS("kelpie", "run", "-d", "--rm", "--name", "job", "--backend", "mock",
-                SH("sleep 0.7; echo done; exit 6")),
+                SH("sleep 2; echo done; exit 6")),
           0, "^job\n$", "^$");
     check(WORDS(EXEC, "job", "--", "hostname"), 0, "^job\n$", "^$");
     check(WORDS("kelpie", "attach", "job"), 6, "^done\n$", "^$");
@@ -382,6 +382,26 @@ static void test_run_detached_goes_on_and_ends(void **state) {
     }
     assert_true(command_matches(result.err, ONE_LINE "no VM job\nhint: "));
     command_result_free(&result);
+}
+
+/* The VM ends with its command, but not before who is attached has read all that it said, however slowly. */
+static void test_run_detached_waits_for_its_reader(void **state) {
+    (void)state;
+    check(WORDS("kelpie", "run", "-d", "--rm", "--name", "job", "--backend", "mock",
+                SH("sleep 2; seq 100001 160000; exit 6")),
+          0, "^job\n$", "^$");
+    check(WORDS("/bin/sh", "-c",
+                "(\"$KELPIE_PROGRAM\" attach job; echo $?) | (sleep 3; cat) |"
+                " awk 'NF { count++; last = $1 } END { print count, last }'"),
+          0, "^60001 6\n$", "^$");
+    /* Nor before who was stopped just then has heard how it ended. */
+    check(WORDS("kelpie", "run", "-d", "--rm", "--name", "job", "--backend", "mock",
+                SH("sleep 2; exit 6")),
+          0, "^job\n$", "^$");
+    check(WORDS("/bin/sh", "-c",
+                "\"$KELPIE_PROGRAM\" attach job & sleep 1; kill -STOP $!; sleep 2; kill -CONT $!; "
+                "wait $!"),
+          6, "^$", "^$");
 }
 
 static void test_run_detached_that_cannot_start_leaves_nothing(void **state) {
@@ -442,6 +462,7 @@ int main(void) {
         cmocka_unit_test(test_several_sessions_are_listed),
         cmocka_unit_test(hazard_E3_a_session_has_one_reader),
         cmocka_unit_test(test_run_detached_goes_on_and_ends),
+        cmocka_unit_test(test_run_detached_waits_for_its_reader),
         cmocka_unit_test(test_run_detached_that_cannot_start_leaves_nothing),
         cmocka_unit_test(test_run_detached_as_json),
     };

@@ -577,31 +577,31 @@ static void snapshot_and_restore(void) {
 }
 
 static void checkpoint_and_restore(void) {
-    expect(WORDS("exec", "life", "mkdir", "/work"), 0, NULL, NULL);
-    struct kelpie_result result = kelpie_run(WORDS("cp", "-", "life:/work/file"), "kept");
+    expect(WORDS("exec", "life", "mkdir", "/job"), 0, NULL, NULL);
+    struct kelpie_result result = kelpie_run(WORDS("cp", "-", "life:/job/file"), "kept");
     assert_int_equal(result.code, 0);
     expect(WORDS("snapshot", "life", "files", "--kind", "checkpoint"), 125, NULL,
            ONE_ERROR "--workspace: ");
     expect(WORDS("snapshot", "life", "files", "--kind", "checkpoint", "--workspace", "/run"), 125,
            NULL, ONE_ERROR "--workspace: ");
-    expect(WORDS("snapshot", "life", "files", "--workspace", "/work"), 125, NULL,
+    expect(WORDS("snapshot", "life", "files", "--workspace", "/job"), 125, NULL,
            ONE_ERROR "--workspace: ");
     json_t *snapshot = expect_json(
-        WORDS("snapshot", "life", "files", "--kind=checkpoint", "--workspace=/work", "--json"));
+        WORDS("snapshot", "life", "files", "--kind=checkpoint", "--workspace=/job", "--json"));
     assert_string_equal(text_at(snapshot, "kind"), "checkpoint");
     assert_string_equal(text_at(snapshot, "architecture"), "any");
     json_decref(snapshot);
     check_states("life", "running");
     expect(WORDS("verify", "files"), 0, "^files\n$", NULL);
     expect(WORDS("snapshots"), 0, "files +life +checkpoint", NULL);
-    expect(WORDS("exec", "life", "rm", "/work/file"), 0, NULL, NULL);
+    expect(WORDS("exec", "life", "rm", "/job/file"), 0, NULL, NULL);
     expect(WORDS("restore", "-f", "files", "life"), 0, "^life\n$", NULL);
-    expect(WORDS("exec", "life", "cat", "/work/file"), 0, "^kept$", NULL);
+    expect(WORDS("exec", "life", "cat", "/job/file"), 0, "^kept$", NULL);
     json_t *restored = expect_json(WORDS("restore", "files", "other", "--json"));
     assert_string_equal(text_at(restored, "state"), "running");
     assert_string_equal(text_at(json_object_get(restored, "restore"), "entropy"), "done");
     json_decref(restored);
-    expect(WORDS("exec", "other", "cat", "/work/file"), 0, "^kept$", NULL);
+    expect(WORDS("exec", "other", "cat", "/job/file"), 0, "^kept$", NULL);
     expect(WORDS("prune", "-a"), 0, "removed nothing", NULL);
     expect(WORDS("rm", "-f", "other"), 0, "", NULL);
     expect(WORDS("snapshots", "rm", "files"), 0, "^files\n$", NULL);

@@ -42,7 +42,7 @@ static void firecracker_probe(struct host *host, struct kelpie_probe *ret_probe)
     *ret_probe = (struct kelpie_probe){.accelerator = "kvm"};
     AUTO_MEM struct firecracker_probe *probe = host_allocate(host, sizeof(*probe), &error);
     enum kelpie_status status =
-        probe ? firecracker_probe_run(host, HOST_FD_NONE, probe, &error) : KELPIE_NO_MEMORY;
+        probe ? firecracker_probe_run(host, NULL, HOST_FD_NONE, probe, &error) : KELPIE_NO_MEMORY;
     if (status != KELPIE_OK) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason), "%.511s", error.message);
         snprintf(ret_probe->install, sizeof(ret_probe->install), FIRECRACKER_INSTALL_HINT);
@@ -77,7 +77,8 @@ static enum kelpie_status prepare(struct backend_instance *instance,
                                "the firecracker backend connects a guest to a tap, and to nothing "
                                "else: make one, and name it in network.tap");
     }
-    TRY(firecracker_probe_run(host, launch->cancel_fd, &instance->probe, err));
+    TRY(firecracker_probe_run(host, instance->config->hypervisor, launch->cancel_fd,
+                              &instance->probe, err));
     if (launch->for_bundle) {
         return KELPIE_OK;
     }
@@ -240,6 +241,7 @@ const struct backend_ops backend_firecracker_ops = {
                     KELPIE_CAN_SUSPEND_SNAPSHOT | KELPIE_CAN_TELEPORT_SNAPSHOT | KELPIE_CAN_DISKS |
                     KELPIE_CAN_TTY | KELPIE_CAN_FORK | KELPIE_CAN_NETWORK_TAP,
     .in_auto = true,
+    .has_hypervisor = true,
     .probe = firecracker_probe,
     .create = firecracker_create,
     .destroy = firecracker_destroy,

@@ -90,13 +90,13 @@ static enum kelpie_status missing(struct kelpie_error *err, const char *binary) 
                       "cannot run Firecracker (%.512s); " FIRECRACKER_INSTALL_HINT, binary);
 }
 
-/* $KELPIE_FIRECRACKER, made absolute, as the process has another working folder; or the name. */
-static enum kelpie_status find(struct host *host, struct firecracker_probe *probe,
-                               struct kelpie_error *err) {
-    const char *named = host_environment(host, "KELPIE_FIRECRACKER");
+/* The config's or $KELPIE_FIRECRACKER, made absolute, as the process has another working folder; or the name. */
+static enum kelpie_status find(struct host *host, const char *named,
+                               struct firecracker_probe *probe, struct kelpie_error *err) {
     char folder[HOST_PATH_SIZE_MAX + 1] = "";
     ASSERT(probe);
     ASSERT(probe->binary[0] == '\0');
+    named = named ? named : host_environment(host, "KELPIE_FIRECRACKER");
     named = named ? named : "firecracker";
     if (named[0] != '/' && strchr(named, '/')) {
         TRY(host_working_dir(host, folder, sizeof(folder), err));
@@ -105,7 +105,7 @@ static enum kelpie_status find(struct host *host, struct firecracker_probe *prob
                         folder[0] ? "/" : "", named);
     if (size < 0 || (size_t)size >= sizeof(probe->binary)) {
         return error_set(err, KELPIE_BACKEND_MISSING,
-                         "KELPIE_FIRECRACKER is longer than a path can be");
+                         "Firecracker's name is longer than a path can be");
     }
     return KELPIE_OK;
 }
@@ -209,14 +209,14 @@ static enum kelpie_status ask_version(struct host *host, const char *binary, int
     return status;
 }
 
-enum kelpie_status firecracker_probe_run(struct host *host, int cancel_fd,
+enum kelpie_status firecracker_probe_run(struct host *host, const char *named, int cancel_fd,
                                          struct firecracker_probe *ret_probe,
                                          struct kelpie_error *err) {
     struct outcome outcome = {0};
     ASSERT(host);
     ASSERT(ret_probe);
     memset(ret_probe, 0, sizeof(*ret_probe));
-    TRY(find(host, ret_probe, err));
+    TRY(find(host, named, ret_probe, err));
     enum kelpie_status status = ask_version(host, ret_probe->binary, cancel_fd, &outcome, err);
     if (status == KELPIE_CANCELLED || status == KELPIE_NO_MEMORY) {
         return status;

@@ -20,7 +20,8 @@ struct firecracker_probe {
 };
 
 /* Runs `firecracker --version`. Errors: BACKEND_MISSING (none, too old, or it crashed), CANCELLED, NO_MEMORY. */
-KELPIE_CHECKED enum kelpie_status firecracker_probe_run(struct host *host, int cancel_fd,
+KELPIE_CHECKED enum kelpie_status firecracker_probe_run(struct host *host, const char *named,
+                                                        int cancel_fd,
                                                         struct firecracker_probe *ret_probe,
                                                         struct kelpie_error *err);
 

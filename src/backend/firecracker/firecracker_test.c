@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
  * What the backend does without a Firecracker that boots anything: programs that say they are one and are not, versions, its
- * folder, its link. A whole VM's life is tested over the scripted Firecracker (sim/peer/firecracker_backend_test.c).
+ * folder, its link. A whole VM's life is tested over the scripted Firecracker (sim/peer/scripted_backend_test.c).
  */
 #include "backend/firecracker/firecracker.h"
 
@@ -59,7 +59,7 @@ static void write_program(const char *script) {
 static enum kelpie_status probe_with(const char *script, struct firecracker_probe *probe,
                                      struct kelpie_error *err) {
     write_program(script);
-    return firecracker_probe_run(host, HOST_FD_NONE, probe, err);
+    return firecracker_probe_run(host, NULL, HOST_FD_NONE, probe, err);
 }
 
 static void test_a_program_that_is_none_is_missing(void **state) {
@@ -90,13 +90,13 @@ static void test_a_program_that_is_none_is_missing(void **state) {
         }
     }
     assert_int_equal(setenv("KELPIE_FIRECRACKER", "/nowhere/firecracker", 1), 0);
-    assert_int_equal(firecracker_probe_run(host, HOST_FD_NONE, &probe, &err),
+    assert_int_equal(firecracker_probe_run(host, NULL, HOST_FD_NONE, &probe, &err),
                      KELPIE_BACKEND_MISSING);
     assert_non_null(strstr(err.message, "/nowhere/firecracker"));
     char name[HOST_PATH_SIZE_MAX + 1] = "./";
     memset(name + 2, 'x', sizeof(name) - 3);
     assert_int_equal(setenv("KELPIE_FIRECRACKER", name, 1), 0);
-    assert_int_equal(firecracker_probe_run(host, HOST_FD_NONE, &probe, &err),
+    assert_int_equal(firecracker_probe_run(host, NULL, HOST_FD_NONE, &probe, &err),
                      KELPIE_BACKEND_MISSING);
     assert_non_null(strstr(err.message, "longer than a path"));
 }
@@ -109,7 +109,7 @@ static void test_a_program_that_does_not_end_can_be_given_up(void **state) {
     assert_int_equal(host_event_create(host, &cancel, &err), KELPIE_OK);
     host_event_set(host, cancel);
     write_program("#!/bin/sh\nexec sleep 60\n");
-    assert_int_equal(firecracker_probe_run(host, cancel, &probe, &err), KELPIE_CANCELLED);
+    assert_int_equal(firecracker_probe_run(host, NULL, cancel, &probe, &err), KELPIE_CANCELLED);
     host_close(host, cancel);
 }
 
@@ -149,8 +149,12 @@ static void test_versions_know_what_they_can(void **state) {
     assert_non_null(getcwd(folder, sizeof(folder)));
     assert_int_equal(chdir(scratch), 0);
     assert_int_equal(setenv("KELPIE_FIRECRACKER", "./program", 1), 0);
-    assert_int_equal(firecracker_probe_run(host, HOST_FD_NONE, &probe, &err), KELPIE_OK);
+    assert_int_equal(firecracker_probe_run(host, NULL, HOST_FD_NONE, &probe, &err), KELPIE_OK);
     assert_int_equal(probe.binary[0], '/');
+    /* What the config names comes first. */
+    assert_int_equal(setenv("KELPIE_FIRECRACKER", "/nowhere/firecracker", 1), 0);
+    assert_int_equal(firecracker_probe_run(host, "./program", HOST_FD_NONE, &probe, &err),
+                     KELPIE_OK);
     assert_int_equal(chdir(folder), 0);
 }
 

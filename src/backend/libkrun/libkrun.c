@@ -87,7 +87,7 @@ static enum kelpie_status find_images(struct backend_instance *instance, int can
                                    kernel);
         }
     }
-    TRY(libkrun_probe_run(host, kernel, cancel_fd, &instance->probe, err));
+    TRY(libkrun_probe_run(host, instance->config, cancel_fd, &instance->probe, err));
     return kernel ? KELPIE_OK
                   : image_boot_prepare(host, instance->probe.kernel, &wait, &instance->boot, err);
 }
@@ -258,6 +258,7 @@ const struct backend_ops backend_libkrun_ops = {
     .capabilities =
         KELPIE_CAN_EXEC | KELPIE_CAN_COPY | KELPIE_CAN_PAUSE | KELPIE_CAN_DISKS | KELPIE_CAN_TTY,
     .in_auto = false,
+    .has_hypervisor = true,
     .probe = libkrun_probe,
     .create = libkrun_create,
     .destroy = libkrun_destroy,

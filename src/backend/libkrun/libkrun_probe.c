@@ -128,21 +128,22 @@ static enum kelpie_status look_through(struct look *look, const struct krun_orde
     return keep(&message, ret_probe, err);
 }
 
-static const char *asked_for(struct host *host, const char *name) {
+static const char *asked_for(struct host *host, const char *named, const char *name) {
     ASSERT(host);
     ASSERT(name);
-    const char *value = host_environment(host, name);
+    const char *value = named ? named : host_environment(host, name);
     return value ? value : "";
 }
 
-enum kelpie_status libkrun_probe_run(struct host *host, const char *kernel, int cancel_fd,
-                                     struct libkrun_probe *ret_probe, struct kelpie_error *err) {
+enum kelpie_status libkrun_probe_run(struct host *host, const struct kelpie_config *config,
+                                     int cancel_fd, struct libkrun_probe *ret_probe,
+                                     struct kelpie_error *err) {
     ASSERT(host);
     ASSERT(ret_probe);
     const struct krun_order order = {
         .verb = KRUN_VERB_PROBE,
-        .library = asked_for(host, "KELPIE_LIBKRUN"),
-        .kernel = kernel ? kernel : asked_for(host, "KELPIE_KRUNFW"),
+        .library = asked_for(host, config ? config->hypervisor : NULL, "KELPIE_LIBKRUN"),
+        .kernel = asked_for(host, config ? config->kernel : NULL, "KELPIE_KRUNFW"),
     };
     const struct host_wait wait = host_wait_ms(host, LIBKRUN_PROBE_TIMEOUT_MS, cancel_fd);
     AUTO_MEM struct look *look = host_allocate(host, sizeof(*look), err);

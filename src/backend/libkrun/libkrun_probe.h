@@ -14,9 +14,10 @@ struct libkrun_probe {
     char kernel[HOST_PATH_SIZE_MAX + 1]; /* libkrunfw */
 };
 
-/* $KELPIE_LIBKRUN and `kernel`, else $KELPIE_KRUNFW, else what the system finds. BACKEND_MISSING: it is not there, of another
+/* The config's (NULL: there is none) `hypervisor` and `kernel`, else $KELPIE_LIBKRUN and $KELPIE_KRUNFW, else what the system finds. BACKEND_MISSING: it is not there, of another
  * version, or it crashes or hangs when it is loaded. CANCELLED, IO_FAILED, NO_MEMORY. */
-KELPIE_CHECKED enum kelpie_status libkrun_probe_run(struct host *host, const char *kernel,
+KELPIE_CHECKED enum kelpie_status libkrun_probe_run(struct host *host,
+                                                    const struct kelpie_config *config,
                                                     int cancel_fd, struct libkrun_probe *ret_probe,
                                                     struct kelpie_error *err);
 

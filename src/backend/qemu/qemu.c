@@ -17,7 +17,7 @@ static void qemu_probe(struct host *host, struct kelpie_probe *ret_probe) {
     struct kelpie_error error;
     AUTO_MEM struct qemu_probe *probe = host_allocate(host, sizeof(*probe), &error);
     enum kelpie_status status =
-        probe ? qemu_probe_run(host, HOST_FD_NONE, probe, &error) : KELPIE_NO_MEMORY;
+        probe ? qemu_probe_run(host, NULL, HOST_FD_NONE, probe, &error) : KELPIE_NO_MEMORY;
     if (status != KELPIE_OK) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason), "%.511s", error.message);
         snprintf(ret_probe->install, sizeof(ret_probe->install), QEMU_INSTALL_HINT);
@@ -60,7 +60,8 @@ static enum kelpie_status qemu_prepare(struct backend_instance *instance, int ca
     ASSERT(instance->host && instance->config);
     TRY(monitor_init(&instance->monitor, instance->host, instance->config, "QEMU", err));
     instance->tsc_start = qemu_tsc_sample(instance->host);
-    TRY(qemu_probe_run(instance->host, cancel_fd, &instance->probe, err));
+    TRY(qemu_probe_run(instance->host, instance->config->hypervisor, cancel_fd, &instance->probe,
+                       err));
     const struct host_wait wait = host_wait_ms(instance->host, IMAGE_FETCH_TIMEOUT_MS, cancel_fd);
     TRY(image_boot_prepare(instance->host, instance->config->kernel, &wait, &instance->boot, err));
     if (instance->boot.kernel.form != IMAGE_KERNEL_BZIMAGE) {
@@ -245,6 +246,7 @@ const struct backend_ops backend_qemu_ops = {
                     KELPIE_CAN_SUSPEND_SNAPSHOT | KELPIE_CAN_TELEPORT_SNAPSHOT | KELPIE_CAN_DISKS |
                     KELPIE_CAN_TTY | KELPIE_CAN_FORK | KELPIE_CAN_NETWORK,
     .in_auto = true,
+    .has_hypervisor = true,
     .probe = qemu_probe,
     .probe_shares = qemu_probe_shares,
     .create = qemu_create,

@@ -136,14 +136,14 @@ static enum kelpie_status version_check(struct qemu_probe *probe, const char *ou
     return KELPIE_OK;
 }
 
-enum kelpie_status qemu_probe_run(struct host *host, int cancel_fd, struct qemu_probe *ret_probe,
-                                  struct kelpie_error *err) {
+enum kelpie_status qemu_probe_run(struct host *host, const char *named, int cancel_fd,
+                                  struct qemu_probe *ret_probe, struct kelpie_error *err) {
     ASSERT(host);
     ASSERT(ret_probe);
     struct qemu_probe probe = {0};
-    const char *named = host_environment(host, "KELPIE_QEMU");
+    named = named ? named : host_environment(host, "KELPIE_QEMU");
     if (named && strlen(named) >= sizeof(probe.binary)) {
-        return error_set(err, KELPIE_BACKEND_MISSING, "KELPIE_QEMU is longer than a path can be");
+        return error_set(err, KELPIE_BACKEND_MISSING, "QEMU's name is longer than a path can be");
     }
     snprintf(probe.binary, sizeof(probe.binary), "%s", named ? named : "qemu-system-x86_64");
     struct host_process *process = NULL;

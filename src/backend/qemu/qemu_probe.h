@@ -9,17 +9,18 @@
 #define QEMU_INSTALL_HINT "apt-get install qemu-system-x86"
 
 struct qemu_probe {
-    char binary[HOST_PATH_SIZE_MAX + 1];     /* $KELPIE_QEMU, or a name to be found in PATH */
+    char binary[HOST_PATH_SIZE_MAX +
+                1]; /* the config's, $KELPIE_QEMU, or a name to be found in PATH */
     char version[QEMU_VERSION_SIZE_MAX + 1]; /* "7.2.22" */
     enum qemu_accelerator accelerator;
     uint64_t ring0_ns;      /* 0: not run */
     char acceleration[256]; /* one sentence: why this accelerator */
 };
 
-/* Runs `qemu --version` and, beside it, the ring-0 payload. Errors: BACKEND_MISSING (none, or too old),
+/* Runs `qemu --version` and, beside it, the ring-0 payload. named: the config's, or NULL. Errors: BACKEND_MISSING (none, or too old),
  * CANCELLED, NO_MEMORY. */
-KELPIE_CHECKED enum kelpie_status qemu_probe_run(struct host *host, int cancel_fd,
-                                                 struct qemu_probe *ret_probe,
+KELPIE_CHECKED enum kelpie_status qemu_probe_run(struct host *host, const char *named,
+                                                 int cancel_fd, struct qemu_probe *ret_probe,
                                                  struct kelpie_error *err);
 
 /* Finds "version X.Y[.Z]" in what `qemu --version` printed. Pure. False: there is none. */

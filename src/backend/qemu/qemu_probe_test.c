@@ -48,7 +48,7 @@ static void pretend(struct fixture *fixture, const char *script) {
 }
 
 static enum kelpie_status probe(struct fixture *fixture, struct kelpie_error *err) {
-    return qemu_probe_run(fixture->host, HOST_FD_NONE, &fixture->probe, err);
+    return qemu_probe_run(fixture->host, NULL, HOST_FD_NONE, &fixture->probe, err);
 }
 
 static void version_is_found_in_the_output(void **state) {
@@ -114,7 +114,8 @@ static void cancel_ends_the_probe(void **state) {
     int event = HOST_FD_NONE;
     assert_int_equal(host_event_create(fixture->host, &event, NULL), KELPIE_OK);
     host_event_set(fixture->host, event);
-    assert_int_equal(qemu_probe_run(fixture->host, event, &fixture->probe, NULL), KELPIE_CANCELLED);
+    assert_int_equal(qemu_probe_run(fixture->host, NULL, event, &fixture->probe, NULL),
+                     KELPIE_CANCELLED);
     host_close(fixture->host, event);
 }
 

@@ -46,6 +46,15 @@ static enum kelpie_status make_absolute(struct host *host, json_t *object, const
                : error_set(err, KELPIE_NO_MEMORY, "no memory for a path");
 }
 
+/* A name without a slash is looked up by whoever uses it. */
+static enum kelpie_status make_name_absolute(struct host *host, json_t *object, const char *name,
+                                             struct kelpie_error *err) {
+    const char *value = json_string_value(json_object_get(object, name));
+    ASSERT(host);
+    ASSERT(name);
+    return value && strchr(value, '/') ? make_absolute(host, object, name, err) : KELPIE_OK;
+}
+
 /* The owner has another working folder. */
 static enum kelpie_status make_paths_absolute(struct host *host, json_t *config,
                                               struct kelpie_error *err) {
@@ -63,8 +72,8 @@ static enum kelpie_status make_paths_absolute(struct host *host, json_t *config,
         }
     }
     json_t *owner = json_object_get(config, "owner");
-    const char *program = json_string_value(json_object_get(owner, "program"));
-    return program && strchr(program, '/') ? make_absolute(host, owner, "program", err) : KELPIE_OK;
+    TRY(make_name_absolute(host, config, "hypervisor", err));
+    return make_name_absolute(host, owner, "program", err);
 }
 
 /* ---- Greeting ------------------------------------------------------------------------------------- */

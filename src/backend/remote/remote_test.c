@@ -466,6 +466,7 @@ static void test_paths_are_absolute(void **state) {
     const struct kelpie_config config = {.owner = &owner,
                                          .backend = "mock",
                                          .kernel = "bzImage",
+                                         .hypervisor = "./qemu",
                                          .console_log = "/log",
                                          .disks = disks,
                                          .disk_count = 2,
@@ -480,6 +481,7 @@ static void test_paths_are_absolute(void **state) {
     }
     expect_path(script.config, "kernel", "bzImage");
     expect_path(script.config, "console_log", "/log");
+    expect_path(script.config, "hypervisor", "./qemu");
     const json_t *list = json_object_get(script.config, "disks");
     expect_path(json_array_get(list, 0), "path", "disk");
     expect_path(json_array_get(list, 1), "path", "/absolute");

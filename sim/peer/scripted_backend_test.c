@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* The real qemu backend, under the whole public API, over the scripted QEMU in a simulated world. */
+/*
+ * The real backends that drive somebody else's monitor, under the whole public API, over that monitor's script in a simulated
+ * world. Each case is one of each backend.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,14 +22,42 @@
 #define DISK_SIZE 65536
 #define SUPPRESSED_COUNT 512
 
-/* What a QEMU had allocated is nobody's when it is killed. Jansson is built without frame pointers, so that it cannot be told
+/* What a monitor had allocated is nobody's when it is killed. Jansson is built without frame pointers, so that it cannot be told
  * whose its objects are: those of an owner are counted by qmp_test.c. Asked by the leak sanitizer. */
 __attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) {
     return "leak:program_main\nleak:libjansson\n";
 }
 
+#define GARBAGE_KIND_COUNT 4
+
+/* What differs between the backends. */
+struct subject {
+    const char *backend;
+    const char *version;  /* that its script has */
+    const char *no_space; /* how it says that a disk is full */
+    bool has_user_network;
+    const char *garbage[GARBAGE_KIND_COUNT]; /* how its garbage is told apart from answers */
+};
+
+static struct subject qemu = {
+    .backend = "qemu",
+    .version = "7.2.22",
+    .no_space = "Unable to write to file",
+    .has_user_network = true,
+    .garbage = {"a line that is no QMP message", "a line that is too long",
+                "an answer to a question that was not asked", "a second greeting"},
+};
+static struct subject firecracker = {
+    .backend = "firecracker",
+    .version = "1.17.0",
+    .no_space = "Firecracker refused",
+    .garbage = {"does not name a version", "Firecracker's answer is none",
+                "Firecracker said more than it was asked", "with a status that no order has"},
+};
+
 struct rig {
+    const struct subject *subject;
     struct sim_world *world;
     struct sim_machine *machine;
     struct sim_process *process;
@@ -41,7 +72,7 @@ struct rig {
     size_t counts[8]; /* what a test wants to have seen */
 };
 
-/* ---- A world in which QEMU can be run --------------------------------------------------------- */
+/* ---- A world in which a monitor can be run ---------------------------------------------------- */
 
 static void put_file(struct rig *rig, const char *path, const void *data, size_t size) {
     struct sim_inode *inode = NULL;
@@ -93,7 +124,8 @@ static void ok(struct rig *rig, enum kelpie_status status) {
 /* ---- What owners do --------------------------------------------------------------------------- */
 
 static void create(struct rig *rig) {
-    const struct kelpie_config config = {.backend = "qemu", .memory_mib = 64, .host = rig->host};
+    const struct kelpie_config config = {
+        .backend = rig->subject->backend, .memory_mib = 64, .host = rig->host};
     ok(rig, kelpie_vm_create(&config, &rig->vm, &rig->err));
 }
 
@@ -132,8 +164,8 @@ static void save(struct rig *rig, const char *bundle) {
     const struct kelpie_snapshot_options options = {.kind = KELPIE_SNAPSHOT_SUSPEND};
     struct kelpie_snapshot snapshot = {0};
     ok(rig, kelpie_vm_snapshot(rig->vm, bundle, &options, &snapshot, &rig->err));
-    assert_string_equal(snapshot.backend, "qemu");
-    assert_string_equal(snapshot.backend_version, "7.2.22");
+    assert_string_equal(snapshot.backend, rig->subject->backend);
+    assert_string_equal(snapshot.backend_version, rig->subject->version);
 }
 
 /* ---- Without faults --------------------------------------------------------------------------- */
@@ -157,9 +189,8 @@ static void body_life(struct rig *rig) {
 }
 
 static void test_a_vm_lives(void **state) {
-    (void)state;
     for (uint64_t seed = 1; seed <= SEED_COUNT; seed++) {
-        struct rig rig = {0};
+        struct rig rig = {.subject = *state};
         rig_run(&rig, seed, body_life);
     }
 }
@@ -196,9 +227,8 @@ static void body_generations(struct rig *rig) {
 }
 
 static void test_what_is_restored_is_what_was_saved(void **state) {
-    (void)state;
     for (uint64_t seed = 1; seed <= SEED_COUNT; seed++) {
-        struct rig rig = {0};
+        struct rig rig = {.subject = *state};
         rig_run(&rig, seed, body_generations);
     }
 }
@@ -223,9 +253,8 @@ static void body_fork(struct rig *rig) {
 }
 
 static void test_children_go_their_own_ways(void **state) {
-    (void)state;
     for (uint64_t seed = 1; seed <= SEED_COUNT; seed++) {
-        struct rig rig = {0};
+        struct rig rig = {.subject = *state};
         rig_run(&rig, seed, body_fork);
     }
 }
@@ -254,7 +283,7 @@ static bool disarm(struct rig *rig, enum sim_fault fault) {
     return faults->fired[fault] > 0;
 }
 
-/* A guest that dies takes the machine along, and QEMU says why. */
+/* A guest that dies takes the machine along, and the backend says why. */
 static void body_guest_dies(struct rig *rig) {
     boot(rig);
     arm(rig, SIM_FAULT_GUEST_DIES, 1);
@@ -272,8 +301,7 @@ static void body_guest_dies(struct rig *rig) {
 }
 
 static void test_a_dead_guest_is_a_crash_with_its_reason(void **state) {
-    (void)state;
-    struct rig rig = {0};
+    struct rig rig = {.subject = *state};
     for (uint64_t seed = 1; seed <= 2 * SEED_COUNT; seed++) {
         rig_run(&rig, seed, body_guest_dies);
     }
@@ -302,8 +330,7 @@ static void body_no_microvm(struct rig *rig) {
 }
 
 static void test_a_qemu_without_microvm_gets_q35(void **state) {
-    (void)state;
-    struct rig rig = {0};
+    struct rig rig = {.subject = *state};
     for (uint64_t seed = 1; seed <= 2 * SEED_COUNT; seed++) {
         rig_run(&rig, seed, body_no_microvm);
     }
@@ -314,8 +341,10 @@ enum step { STEP_CREATE, STEP_START, STEP_PAUSE, STEP_RESUME, STEP_SAVE, STEP_RE
 static const char *const step_names[] = {"create", "start", "pause", "resume", "save", "restore"};
 
 static enum kelpie_status do_step(struct rig *rig, enum step step) {
-    const struct kelpie_config config = {
-        .backend = "qemu", .memory_mib = 64, .operation_timeout_ms = 5000, .host = rig->host};
+    const struct kelpie_config config = {.backend = rig->subject->backend,
+                                         .memory_mib = 64,
+                                         .operation_timeout_ms = 5000,
+                                         .host = rig->host};
     const struct kelpie_config quick = {.operation_timeout_ms = 5000, .host = rig->host};
     switch (step) {
     case STEP_CREATE:
@@ -339,13 +368,6 @@ static enum kelpie_status do_step(struct rig *rig, enum step step) {
     }
 }
 
-/* How the garbage was told apart from answers. */
-static const char *const garbage_words[] = {
-    "a line that is no QMP message",
-    "a line that is too long",
-    "an answer to a question that was not asked",
-    "a second greeting",
-};
 #define GARBAGE_COUNT 2 /* the first of its counts */
 
 /* What holds of the step that met the fault, beside its having an end. */
@@ -358,8 +380,9 @@ static void look_at_step(struct rig *rig, enum kelpie_status status, uint64_t ta
         assert_int_not_equal(status, KELPIE_BOOT_TIMED_OUT);
         assert_true(taken_ns < 5 * HOST_NS_PER_S);
     }
-    for (size_t i = 0; status != KELPIE_OK && i < ARRAY_SIZE(garbage_words); i++) {
-        rig->counts[GARBAGE_COUNT + i] += strstr(rig->err.message, garbage_words[i]) != NULL;
+    for (size_t i = 0; status != KELPIE_OK && i < GARBAGE_KIND_COUNT; i++) {
+        rig->counts[GARBAGE_COUNT + i] +=
+            strstr(rig->err.message, rig->subject->garbage[i]) != NULL;
     }
 }
 
@@ -400,16 +423,16 @@ static void body_one_fault(struct rig *rig) {
     destroy(rig);
 }
 
-static void one_fault(enum sim_fault fault) {
-    struct rig rig = {.fault = fault};
+static void one_fault(void **state, enum sim_fault fault) {
+    struct rig rig = {.subject = *state, .fault = fault};
     bool garbage = fault == SIM_FAULT_PEER_GARBAGE; /* of many kinds */
     for (rig.step = 0; rig.step < STEP_COUNT; rig.step++) {
         for (uint64_t seed = 1; seed <= (garbage ? 4 : 1) * FAULT_SEED_COUNT; seed++) {
             rig_run(&rig, seed, body_one_fault);
         }
     }
-    for (size_t i = 0; garbage && i < ARRAY_SIZE(garbage_words); i++) {
-        print_message("%s: %zu times\n", garbage_words[i], rig.counts[GARBAGE_COUNT + i]);
+    for (size_t i = 0; garbage && i < GARBAGE_KIND_COUNT; i++) {
+        print_message("%s: %zu times\n", rig.subject->garbage[i], rig.counts[GARBAGE_COUNT + i]);
         assert_true(rig.counts[GARBAGE_COUNT + i] > 0);
     }
     print_message("%s: met %zu times, %zu times with an error\n", sim_fault_info(fault)->name,
@@ -418,34 +441,28 @@ static void one_fault(enum sim_fault fault) {
     assert_true(fault == SIM_FAULT_PEER_CHATTERS ? rig.counts[1] == 0 : rig.counts[1] > 0);
 }
 
-static void test_a_silent_qemu(void **state) {
-    (void)state;
-    one_fault(SIM_FAULT_PEER_SILENT);
+static void test_a_silent_monitor(void **state) {
+    one_fault(state, SIM_FAULT_PEER_SILENT);
 }
 
-static void test_a_slow_qemu(void **state) {
-    (void)state;
-    one_fault(SIM_FAULT_PEER_SLOW);
+static void test_a_slow_monitor(void **state) {
+    one_fault(state, SIM_FAULT_PEER_SLOW);
 }
 
-static void test_a_qemu_that_refuses(void **state) {
-    (void)state;
-    one_fault(SIM_FAULT_PEER_REFUSES);
+static void test_a_monitor_that_refuses(void **state) {
+    one_fault(state, SIM_FAULT_PEER_REFUSES);
 }
 
-static void test_a_qemu_that_speaks_garbage(void **state) {
-    (void)state;
-    one_fault(SIM_FAULT_PEER_GARBAGE);
+static void test_a_monitor_that_speaks_garbage(void **state) {
+    one_fault(state, SIM_FAULT_PEER_GARBAGE);
 }
 
-static void test_a_qemu_that_dies(void **state) {
-    (void)state;
-    one_fault(SIM_FAULT_PEER_DIES);
+static void test_a_monitor_that_dies(void **state) {
+    one_fault(state, SIM_FAULT_PEER_DIES);
 }
 
-static void test_a_qemu_that_chatters(void **state) {
-    (void)state;
-    one_fault(SIM_FAULT_PEER_CHATTERS);
+static void test_a_monitor_that_chatters(void **state) {
+    one_fault(state, SIM_FAULT_PEER_CHATTERS);
 }
 
 /* ---- A machine with everything ---------------------------------------------------------------- */
@@ -463,12 +480,13 @@ static void body_everything(struct rig *rig) {
     const struct kelpie_disk disks[] = {{.path = "/tmp/disk-0"},
                                         {.path = "/tmp/disk-1", .read_only = true}};
     const struct kelpie_network network = {.kind = KELPIE_NETWORK_USER};
-    const struct kelpie_config config = {.backend = "qemu",
+    const struct kelpie_config config = {.backend = rig->subject->backend,
                                          .memory_mib = 128,
                                          .vcpu_count = 4,
                                          .disks = disks,
                                          .disk_count = ARRAY_SIZE(disks),
-                                         .network = &network,
+                                         .network =
+                                             rig->subject->has_user_network ? &network : NULL,
                                          .console_log = "/tmp/console",
                                          .host = rig->host};
     put_disk(rig, "/tmp/disk-0", '0');
@@ -489,9 +507,8 @@ static void body_everything(struct rig *rig) {
 }
 
 static void test_a_machine_with_everything(void **state) {
-    (void)state;
     for (uint64_t seed = 1; seed <= SEED_COUNT; seed++) {
-        struct rig rig = {0};
+        struct rig rig = {.subject = *state};
         rig_run(&rig, seed, body_everything);
     }
 }
@@ -512,7 +529,7 @@ static void body_full_disk(struct rig *rig) {
         saved = status == KELPIE_OK;
         if (!saved) {
             assert_int_equal(status, KELPIE_NO_SPACE);
-            rig->counts[strstr(rig->err.message, "Unable to write to file") ? 0 : 1]++;
+            rig->counts[strstr(rig->err.message, rig->subject->no_space) ? 0 : 1]++;
         }
         ok(rig, run(rig, rig->vm, "cat /tmp/file", "hello\n"));
     }
@@ -523,12 +540,11 @@ static void body_full_disk(struct rig *rig) {
 }
 
 static void test_a_full_disk_costs_a_bundle_and_no_machine(void **state) {
-    (void)state;
-    struct rig rig = {0};
+    struct rig rig = {.subject = *state};
     for (uint64_t seed = 1; seed <= 3; seed++) {
         rig_run(&rig, seed, body_full_disk);
     }
-    assert_true(rig.counts[0] > 0 && rig.counts[1] > 0); /* QEMU met it, and we did */
+    assert_true(rig.counts[0] > 0 && rig.counts[1] > 0); /* the monitor met it, and we did */
 }
 
 /* ---- Weather ---------------------------------------------------------------------------------- */
@@ -566,8 +582,10 @@ static void check_number(struct rig *rig, struct belief *belief) {
 
 /* Any of it may fail; what it says it did, it did. */
 static void weather_step(struct rig *rig, struct belief *belief, struct belief *saved) {
-    const struct kelpie_config config = {
-        .backend = "qemu", .memory_mib = 64, .operation_timeout_ms = 5000, .host = rig->host};
+    const struct kelpie_config config = {.backend = rig->subject->backend,
+                                         .memory_mib = 64,
+                                         .operation_timeout_ms = 5000,
+                                         .host = rig->host};
     char bundle[64];
     snprintf(bundle, sizeof(bundle), "/tmp/bundle-%zu", rig->step);
     if (!rig->vm || kelpie_vm_state(rig->vm) == KELPIE_STATE_CRASHED) {
@@ -642,8 +660,7 @@ static void body_weather(struct rig *rig) {
 }
 
 static void test_all_weathers(void **state) {
-    (void)state;
-    struct rig rig = {0};
+    struct rig rig = {.subject = *state};
     for (uint64_t seed = 1; seed <= WEATHER_SEED_COUNT; seed++) {
         rig_run(&rig, seed, body_weather);
     }
@@ -653,8 +670,8 @@ static void test_all_weathers(void **state) {
 
 /* ---- Repeatable ------------------------------------------------------------------------------- */
 
-static uint64_t hash_of(uint64_t seed) {
-    struct rig rig = {.fault = SIM_FAULT_PEER_SLOW, .step = STEP_SAVE};
+static uint64_t hash_of(const struct subject *subject, uint64_t seed) {
+    struct rig rig = {.subject = subject, .fault = SIM_FAULT_PEER_SLOW, .step = STEP_SAVE};
     rig_open(&rig, seed);
     const struct sim_process_options options = {
         .name = "owner", .main = rig_main, .argument = &rig, .owner = true};
@@ -668,28 +685,31 @@ static uint64_t hash_of(uint64_t seed) {
 }
 
 static void test_a_seed_decides_everything(void **state) {
-    (void)state;
-    assert_true(hash_of(3) == hash_of(3));
-    assert_true(hash_of(3) != hash_of(4));
+    assert_true(hash_of(*state, 3) == hash_of(*state, 3));
+    assert_true(hash_of(*state, 3) != hash_of(*state, 4));
 }
+
+#define CASE(subject, test)                                                                        \
+    { #subject "_" #test, test, NULL, NULL, &(subject) }
+#define OF_BOTH(test) CASE(qemu, test), CASE(firecracker, test)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_vm_lives),
-        cmocka_unit_test(test_what_is_restored_is_what_was_saved),
-        cmocka_unit_test(test_children_go_their_own_ways),
-        cmocka_unit_test(test_a_dead_guest_is_a_crash_with_its_reason),
-        cmocka_unit_test(test_a_qemu_without_microvm_gets_q35),
-        cmocka_unit_test(test_a_silent_qemu),
-        cmocka_unit_test(test_a_slow_qemu),
-        cmocka_unit_test(test_a_qemu_that_refuses),
-        cmocka_unit_test(test_a_qemu_that_speaks_garbage),
-        cmocka_unit_test(test_a_qemu_that_dies),
-        cmocka_unit_test(test_a_qemu_that_chatters),
-        cmocka_unit_test(test_a_machine_with_everything),
-        cmocka_unit_test(test_a_full_disk_costs_a_bundle_and_no_machine),
-        cmocka_unit_test(test_all_weathers),
-        cmocka_unit_test(test_a_seed_decides_everything),
+        OF_BOTH(test_a_vm_lives),
+        OF_BOTH(test_what_is_restored_is_what_was_saved),
+        OF_BOTH(test_children_go_their_own_ways),
+        OF_BOTH(test_a_dead_guest_is_a_crash_with_its_reason),
+        CASE(qemu, test_a_qemu_without_microvm_gets_q35),
+        OF_BOTH(test_a_silent_monitor),
+        OF_BOTH(test_a_slow_monitor),
+        OF_BOTH(test_a_monitor_that_refuses),
+        OF_BOTH(test_a_monitor_that_speaks_garbage),
+        OF_BOTH(test_a_monitor_that_dies),
+        OF_BOTH(test_a_monitor_that_chatters),
+        OF_BOTH(test_a_machine_with_everything),
+        OF_BOTH(test_a_full_disk_costs_a_bundle_and_no_machine),
+        OF_BOTH(test_all_weathers),
+        OF_BOTH(test_a_seed_decides_everything),
     };
-    return cmocka_run_group_tests_name("sim/peer/qemu_backend", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("sim/peer/scripted_backend", tests, NULL, NULL);
 }
