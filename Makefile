@@ -28,12 +28,13 @@ CFLAGS_ALL = $(CFLAGS_COMMON) -fPIC -fvisibility=hidden -pthread \
              $(shell pkg-config --cflags $(PACKAGES)) $(TEST_INCLUDES) $(SANITIZE) $(CFLAGS)
 LDLIBS_ALL = $(shell pkg-config --libs $(PACKAGES)) -pthread $(SANITIZE) $(LDFLAGS)
 
-KRUN_SOURCES := $(filter-out %_test.c,$(wildcard src/krun/*.c))
-VMM_SOURCES := $(filter-out %_test.c,$(shell find src/vmm -name '*.c' | sort))
+CONFINE_SOURCES := $(filter-out %_test.c,$(wildcard src/confine/*.c))
+KRUN_SOURCES := $(filter-out %_test.c,$(wildcard src/krun/*.c)) $(CONFINE_SOURCES)
+VMM_SOURCES := $(filter-out %_test.c,$(shell find src/vmm -name '*.c' | sort)) $(CONFINE_SOURCES)
 SIM_SOURCES := $(filter-out %_test.c,$(wildcard sim/*.c) $(wildcard sim/peer/*.c))
 SIM_ASSEMBLY := $(wildcard sim/*.S)
 SIM_RUN_SOURCES := $(filter-out %_test.c,$(wildcard sim/run/*.c))
-LIB_SOURCES := $(filter-out %_test.c src/cli/% src/vmm/% src/krun/%,$(shell find src -name '*.c' | sort)) \
+LIB_SOURCES := $(filter-out %_test.c src/cli/% src/vmm/% src/krun/% src/confine/%,$(shell find src -name '*.c' | sort)) \
                src/vmm/control.c src/krun/control.c $(SIM_SOURCES)
 CLI_SOURCES := $(filter-out %_test.c,$(wildcard src/cli/*.c))
 GUEST_SOURCES := $(filter-out %_test.c,$(wildcard guest/*.c) $(wildcard src/protocol/*.c) \
@@ -110,16 +111,20 @@ $(BUILD)/libvmm.a: $(filter-out %/main.o,$(VMM_OBJECTS))
 	rm -f $@
 	$(AR) rcs $@ $^
 
-# The monitor's system call filters, made once (src/vmm/confine.h).
-$(BUILD)/make-filters: tools/make-filters.c src/vmm/confine_calls.h
+# The monitors' system call filters, made once (src/vmm/confine.h, src/krun/confine.h).
+$(BUILD)/make-filters: tools/make-filters.c src/vmm/confine_calls.h src/krun/confine_calls.h
 	@mkdir -p $(@D)
 	$(CC) -std=gnu17 -O2 -Isrc $(WARNINGS) $< -lseccomp -o $@
 
 $(BUILD)/confine_filters.h: $(BUILD)/make-filters
 	$< > $@
 
-$(BUILD)/src/vmm/confine.o: CFLAGS_COMMON += -I$(BUILD)
+$(BUILD)/krun_filter.h: $(BUILD)/make-filters
+	$< --krun > $@
+
+$(BUILD)/src/vmm/confine.o $(BUILD)/src/krun/confine.o: CFLAGS_COMMON += -I$(BUILD)
 $(BUILD)/src/vmm/confine.o: $(BUILD)/confine_filters.h
+$(BUILD)/src/krun/confine.o: $(BUILD)/krun_filter.h
 
 $(BUILD)/kelpie-vmm: $(BUILD)/src/vmm/main.o $(BUILD)/libvmm.a $(BASE_OBJECTS)
 	$(CC) $(if $(SANITIZE),,-static) $< $(BUILD)/libvmm.a $(BASE_OBJECTS) $(SANITIZE) $(LDFLAGS) \
@@ -174,10 +179,11 @@ $(PAYLOAD_TEST_OBJECTS): $(PAYLOADS)
 
 # Libraries that say they are libkrun, of several versions, and libkrunfw (tests/krun/fake.h).
 KRUN_FAKE_FOLDER := $(BUILD)/tests/krun
-KRUN_FAKES := $(addprefix $(KRUN_FAKE_FOLDER)/,libkrun.so.1.17.0 libkrun.so.1.16.0 libkrun-plain.so.1.17.0 \
+KRUN_FAKES := $(addprefix $(KRUN_FAKE_FOLDER)/,libkrun.so.1.17.0 libkrun.so.1.16.0 libkrun-plain.so.1.17.0 libkrun-alone.so.1.17.0 \
               libkrun.so.2.0.0 libkrun-still.so.2.0.0)
 $(KRUN_FAKE_FOLDER)/libkrun.so.1.16.0 $(KRUN_FAKE_FOLDER)/libkrun-still.so.2.0.0: FAKE_DEFINES := -DFAKE_OLD
 $(KRUN_FAKE_FOLDER)/libkrun-plain.so.1.17.0: FAKE_DEFINES := -DFAKE_PLAIN
+$(KRUN_FAKE_FOLDER)/libkrun-alone.so.1.17.0: FAKE_DEFINES := -DFAKE_NO_NET
 $(filter %.17.0 %.16.0,$(KRUN_FAKES)): tests/krun/fake_krun1.c
 $(filter %.2.0.0,$(KRUN_FAKES)): tests/krun/fake_krun2.c
 $(KRUN_FAKES): $(BUILD)/tests/krun/fake.o $(BUILD)/libkelpie.a tests/krun/fake.h
