@@ -74,7 +74,7 @@ static const struct kelpie_disk disks[] = {
 };
 static const struct kelpie_network network = {.kind = KELPIE_NETWORK_USER};
 
-/* libkrun has neither snapshots nor a network of ours, and boots its own kernel. */
+/* libkrun has no snapshots, and boots its own kernel. */
 static bool can_save(const char *backend) {
     return strcmp(backend, "libkrun") != 0;
 }
@@ -89,7 +89,7 @@ static bool can_diff(const char *backend) {
 
 /* Firecracker has a network of another kind. */
 static bool has_network(const char *backend) {
-    return can_save(backend) && strcmp(backend, "firecracker") != 0;
+    return strcmp(backend, "firecracker") != 0;
 }
 
 static struct kelpie_config config_of(const struct sweep *sweep, bool with_everything) {

@@ -218,12 +218,16 @@ void owned_revisit(struct scenario *scenario) {
 
 /* ---- At rest ---------------------------------------------------------------------------------- */
 
-static void await_clients(struct scenario *scenario) {
+/* One that hangs is left alone, unless `all` are to end. */
+static void await_clients(struct scenario *scenario, bool all) {
     ASSERT(scenario->world->faults.quiet);
     ASSERT(scenario->host);
     for (size_t i = 0; i < SCENARIO_CLIENT_COUNT_MAX; i++) {
         struct sim_process *process = scenario->clients[i].process;
-        if (process) {
+        if (process && (all || !process->hung)) {
+            if (process->hung) {
+                sim_process_kill(process, 9);
+            }
             sim_process_await(process);
             sim_process_forget(process);
             scenario->clients[i].process = NULL;
@@ -231,7 +235,18 @@ static void await_clients(struct scenario *scenario) {
     }
 }
 
-/* What is left can be removed, and was no VM that runs without an owner. */
+static bool some_client(const struct scenario *scenario) {
+    ASSERT(scenario->machine);
+    size_t count = 0;
+    for (size_t i = 0; i < SCENARIO_CLIENT_COUNT_MAX; i++) {
+        count += scenario->clients[i].process != NULL;
+    }
+    ASSERT(count <= SCENARIO_CLIENT_COUNT_MAX);
+    return count > 0;
+}
+
+/* What is left can be removed, and was no VM that runs without an owner. A client that was about to start an owner has the VM as long
+ * as it hangs. */
 static void remove_all(struct scenario *scenario) {
     struct kelpie_error err = {0};
     struct kelpie_vm_info *list = NULL;
@@ -253,7 +268,8 @@ static void remove_all(struct scenario *scenario) {
                            list[i].name, kelpie_state_name(list[i].state));
         }
         status = kelpie_vm_remove(scenario->host, list[i].name, true, &err);
-        if (status != KELPIE_OK && status != KELPIE_NOT_FOUND) {
+        bool held = status == KELPIE_BUSY && some_client(scenario);
+        if (status != KELPIE_OK && status != KELPIE_NOT_FOUND && !held) {
             sim_world_fail(scenario->world, "not at rest: remove of %.60s: %s: %.300s",
                            list[i].name, kelpie_status_name(status), err.message);
         }
@@ -300,11 +316,15 @@ void owned_rest(struct scenario *scenario) {
     const struct kelpie_prune_options options = {.vms = true};
     ASSERT(scenario->world->faults.quiet);
     ASSERT(scenario->host);
-    await_clients(scenario);
+    await_clients(scenario, false);
     if (scenario->name_last == 0) {
         return;
     }
     remove_all(scenario);
+    if (some_client(scenario)) {
+        await_clients(scenario, true);
+        remove_all(scenario);
+    }
     await_owners(scenario);
     if (scenario->world->faults.fired[SIM_FAULT_FILE_BAD_SECTOR] > 0) {
         /* A record that cannot be read is nobody's to remove. Bounded: each turn ends one. */

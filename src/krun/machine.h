@@ -27,7 +27,7 @@ struct krun_machine {
 /* The library's own log goes to stderr from now on. To be called once. */
 void krun_machine_log(const struct krun_library *library);
 
-/* Whether it makes a machine at all: nothing runs. */
+/* Whether it has a kernel and makes a machine at all: nothing runs. BACKEND_MISSING: it does not. */
 KELPIE_CHECKED enum kelpie_status krun_machine_try(const struct krun_library *library,
                                                    struct kelpie_error *err);
 

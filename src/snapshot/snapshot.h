@@ -19,6 +19,9 @@
  * type and size; verify() checks a checksum. Everything in a bundle is untrusted input: file names in the
  * manifest are not used as paths unless they are exactly the part's own name.
  *
+ * A checkpoint holds no machine: its one part, `files`, is an archive of a folder, of which this module knows no more than that
+ * it is a file.
+ *
  * A diff holds what changed since another bundle, its parent: the pages of memory whose bit is set in the part `pages`.
  * Its manifest has the parent's id and where it is. open() opens the parents too, up to SNAPSHOT_CHAIN_LENGTH_MAX
  * bundles, and checks that each is the one that was meant; nothing else is done with the path.
@@ -33,6 +36,7 @@ enum snapshot_part {
     SNAPSHOT_PART_STATE = 0,
     SNAPSHOT_PART_MEMORY, /* optional: a backend's state may carry the memory (`memory_in_state`) */
     SNAPSHOT_PART_PAGES,  /* of a diff: a bit for each page, set: it is in this bundle's memory */
+    SNAPSHOT_PART_FILES, /* of a checkpoint, whose only part it is: a pax archive of the workspace */
     SNAPSHOT_PART_DISK_0, /* … DISK_0 + KELPIE_DISK_COUNT_MAX - 1 */
     SNAPSHOT_PART_COUNT = SNAPSHOT_PART_DISK_0 + KELPIE_DISK_COUNT_MAX
 };
@@ -92,6 +96,7 @@ struct snapshot_manifest {
     char **env; /* env_count strings, owned by the manifest */
     size_t env_count;
     bool memory_in_state;
+    char workspace[KELPIE_PATH_SIZE_MAX + 1]; /* of a checkpoint: the guest's folder; else empty */
     char parent_path[KELPIE_PATH_SIZE_MAX + 1]; /* this is a diff to it; empty: it is none */
     struct snapshot_part_info parts[SNAPSHOT_PART_COUNT];
     struct snapshot_disk disks[KELPIE_DISK_COUNT_MAX];
@@ -115,6 +120,9 @@ KELPIE_CHECKED enum kelpie_status snapshot_manifest_add_env(struct host *host,
 KELPIE_CHECKED enum kelpie_status snapshot_manifest_add_feature(struct snapshot_manifest *manifest,
                                                                 const char *name, const char *value,
                                                                 struct kelpie_error *err);
+
+/* What a manifest may have as its workspace: absolute, not "/", and without parts that are empty, "." or "..". */
+bool snapshot_workspace_is_plain(const char *path);
 
 /* The feature's value, or NULL. */
 const char *snapshot_manifest_feature(const struct snapshot_manifest *manifest, const char *name);

@@ -471,7 +471,9 @@ static void test_a_handle_that_is_reclaimed(void **state) {
     write_attach(fixture, id);
     say(fixture);
     assert_int_equal(attached_error(fixture, id), 0);
+    uint64_t before_ns = host_monotonic_ns(fixture->vm->host);
     assert_false(vm_relay_reclaim(exec, 20));
+    assert_true(host_monotonic_ns(fixture->vm->host) - before_ns >= 20 * HOST_NS_PER_MS);
     protocol_encode_empty(&fixture->writer, PROTOCOL_DETACH, id);
     say(fixture);
     assert_true(vm_relay_reclaim(exec, WAIT_MS));
