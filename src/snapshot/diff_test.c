@@ -97,16 +97,11 @@ static struct kelpie_snapshot save(unsigned number, const uint8_t *bytes, bool s
     struct kelpie_snapshot snapshot = {0};
     struct snapshot_writer *writer = open_writer(number, 0);
     int fd = make_memory(bytes, sparse);
-    enum kelpie_status status =
-        number > 0
-            ? snapshot_writer_diff(writer, fd, MEMORY_SIZE, &forever, &err)
-            : snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, fd, MEMORY_SIZE, &forever, &err);
-    if (status != KELPIE_OK) {
+    snapshot_writer_take_memory(writer, fd, MEMORY_SIZE);
+    if (snapshot_writer_publish(writer, &forever, &snapshot, &err) != KELPIE_OK) {
         fail_msg("%s", err.message);
     }
-    assert_int_equal(snapshot_writer_publish(writer, &forever, &snapshot, &err), KELPIE_OK);
     snapshot_writer_destroy(writer);
-    host_close(host, fd);
     return snapshot;
 }
 
@@ -224,9 +219,9 @@ static void hazard_C8_each_of_a_chain_is_its_moment(void **state) {
 static enum kelpie_status try_diff(struct snapshot_writer *writer, const uint8_t *bytes,
                                    uint64_t size, const struct host_wait *wait,
                                    struct kelpie_error *err) {
-    int fd = make_memory(bytes, true);
-    enum kelpie_status status = snapshot_writer_diff(writer, fd, size, wait, err);
-    host_close(host, fd);
+    struct kelpie_snapshot snapshot;
+    snapshot_writer_take_memory(writer, make_memory(bytes, true), size);
+    enum kelpie_status status = snapshot_writer_publish(writer, wait, &snapshot, err);
     snapshot_writer_destroy(writer);
     return status;
 }
@@ -306,10 +301,11 @@ static enum kelpie_status save_and_merge(struct host *through, int memory_fd, in
         status = snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &fd, err);
     }
     if (status == KELPIE_OK) {
-        status = snapshot_writer_diff(writer, memory_fd, MEMORY_SIZE, &forever, err);
+        status = host_file_reopen(through, memory_fd, &fd, err);
     }
     if (status == KELPIE_OK) {
         struct kelpie_snapshot snapshot;
+        snapshot_writer_take_memory(writer, fd, MEMORY_SIZE);
         status = snapshot_writer_publish(writer, &forever, &snapshot, err);
     }
     snapshot_writer_destroy(writer);
