@@ -328,7 +328,8 @@ static enum kelpie_status begin(struct pack *pack, struct kelpie_error *err) {
     /* Names are bytes, whatever this process's language is. */
     bool opened =
         archive_write_set_format_pax(pack->archive) == ARCHIVE_OK &&
-        archive_write_set_options(pack->archive, "hdrcharset=BINARY") == ARCHIVE_OK &&
+        archive_write_set_options(pack->archive, "hdrcharset=BINARY,xattrheader=SCHILY") ==
+            ARCHIVE_OK &&
         archive_write_set_bytes_per_block(pack->archive, VM_COPY_CHUNK_SIZE) == ARCHIVE_OK &&
         archive_write_set_bytes_in_last_block(pack->archive, 1) == ARCHIVE_OK &&
         archive_write_open(pack->archive, pack, NULL, write_callback, NULL) == ARCHIVE_OK;
