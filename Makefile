@@ -193,9 +193,31 @@ $(KRUN_FAKE_FOLDER)/libkrunfw.so.5.0.0: tests/krun/fake_krunfw.c
 	@mkdir -p $(@D)
 	$(CC) -shared $(CFLAGS_ALL) -MF $@.d -Wl,-soname,libkrunfw.so.5 $< -o $@
 
-KRUN_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/krun/*_test.c src/backend/libkrun/*_test.c src/backend/vz/*_test.c))
+KRUN_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/krun/*_test.c src/backend/libkrun/*_test.c src/backend/vz/*_test.c tests/vz/*_test.c))
 $(KRUN_TEST_OBJECTS): CFLAGS_COMMON += -DKRUN_FAKE_FOLDER='"$(KRUN_FAKE_FOLDER)/"'
 $(KRUN_TEST_OBJECTS): $(KRUN_FAKES) $(KRUN_FAKE_FOLDER)/libkrunfw.so.5.0.0
+
+# The vz backend's Objective-C over a double of Apple's framework (tests/vz/framework.h), where there are GNUstep's classes, GCC's
+# runtime for Objective-C, and the blocks'; clang compiles it, whatever the rest is compiled with.
+GNUSTEP_LIBRARIES := $(foreach name,libBlocksRuntime.so.0 libgnustep-base.so.1.* libobjc.so.4,\
+                     $(firstword $(wildcard /usr/lib/$(name) /usr/lib/$(shell uname -m)-linux-gnu/$(name))))
+VZ_TEST_FOLDER := $(BUILD)/tests/vz
+ifeq ($(words $(GNUSTEP_LIBRARIES))$(if $(shell command -v $(CLANG)),,-),3)
+VZ_TEST_OBJECTS := $(addprefix $(VZ_TEST_FOLDER)/,vz_machine.o framework.o dispatch.o objc_glue.o)
+VZ_TEST_FLAGS := -x objective-c -fobjc-runtime=gnustep-1.8 -fobjc-legacy-dispatch -fobjc-arc -fblocks -fno-exceptions \
+                 -fno-objc-exceptions -std=gnu17 -O1 -g -fPIC -pthread -D_GNU_SOURCE -D__APPLE__ -D__arm64__ -DKELPIE_VZ_DOUBLE \
+                 -DVZ_END_TIMEOUT_MS=500 -Iinclude -Isrc -Itests -Itests/vz -MMD -MP -Wall -Wextra -Werror -Wshadow
+$(VZ_TEST_FOLDER)/%.o: src/backend/vz/%.m
+	@mkdir -p $(@D)
+	$(CLANG) $(VZ_TEST_FLAGS) -c $< -o $@
+$(VZ_TEST_FOLDER)/%.o: tests/vz/%.m
+	@mkdir -p $(@D)
+	$(CLANG) $(VZ_TEST_FLAGS) -c $< -o $@
+$(VZ_TEST_FOLDER)/vz_machine_test.o: CFLAGS_COMMON += -DKELPIE_VZ_DOUBLE
+$(VZ_TEST_FOLDER)/vz_machine_test: $(VZ_TEST_OBJECTS)
+$(VZ_TEST_FOLDER)/vz_machine_test: LDLIBS_ALL += -Wl,--wrap=__objc_exec_class $(GNUSTEP_LIBRARIES)
+-include $(VZ_TEST_OBJECTS:.o=.d)
+endif
 
 $(BUILD)/%_test: $(BUILD)/%_test.o $(SUPPORT_OBJECTS) $(GUEST_TEST_OBJECTS) $(BUILD)/libvmm.a \
 		$(BUILD)/libenter.a $(BUILD)/libkelpie.a
@@ -416,8 +438,8 @@ VZ_FLAGS := -x objective-c -fobjc-runtime=macosx-14 -fblocks -fobjc-arc -std=gnu
             -Wall -Wextra -Werror -Wshadow
 .PHONY: vz-syntax
 vz-syntax: ## check the syntax of what runs on macOS only
-	@$(CLANG) -fsyntax-only $(VZ_FLAGS) $(if $(filter Darwin,$(shell uname)),,-D__APPLE__ -Itests/vz) \
-		src/backend/vz/vz_machine.m
+	@$(foreach processor,-D__arm64__ -U__arm64__,$(CLANG) -fsyntax-only $(VZ_FLAGS) src/backend/vz/vz_machine.m \
+		$(if $(filter Darwin,$(shell uname)),,-D__APPLE__ $(processor) -Itests/vz) &&) true
 
 # ---- how the code looks --------------------------------------------------------------------------
 

@@ -127,6 +127,7 @@ static inline bool reencode(const struct protocol_frame *frame, struct cursor_wr
     case PROTOCOL_RELEASE:
     case PROTOCOL_DETACH:
     case PROTOCOL_STATUS:
+    case PROTOCOL_HOLD:
         if (!protocol_decode_empty(frame)) {
             return false;
         }

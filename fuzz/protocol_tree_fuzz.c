@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* A tree, whole and in pieces (the first byte says how large): both tell the same. What is told can be written again. */
+/* A tree, whole and in pieces (the first byte says how large, and whether the tree is exact): both tell the same. What is told can be written again. */
 #include <string.h>
 
 #include "base/assert.h"
@@ -25,7 +25,8 @@ static void take_entry(struct told *told, const struct protocol_tree_entry *entr
     protocol_encode_tree_entry(&writer, entry);
     ASSERT(!writer.failed);
     mix(told, bytes, writer.size);
-    if (entry->kind != PROTOCOL_TREE_END) {
+    if (entry->kind != PROTOCOL_TREE_END && entry->name[0] != '\0' &&
+        entry->kind != PROTOCOL_TREE_ATTRIBUTE) {
         ASSERT(protocol_tree_name_is_plain(entry->name));
     }
     if (entry->kind == PROTOCOL_TREE_LINK) {
@@ -33,10 +34,11 @@ static void take_entry(struct told *told, const struct protocol_tree_entry *entr
     }
 }
 
-static struct told tell(const uint8_t *data, size_t size, size_t piece) {
+static struct told tell(const uint8_t *data, size_t size, size_t piece, bool exact) {
     static struct protocol_tree_reader reader;
     struct told told = {0};
     protocol_tree_reader_init(&reader);
+    reader.exact = exact;
     for (size_t done = 0; done < size && !told.malformed; done += piece) {
         const uint8_t *bytes = data + done;
         size_t left = size - done < piece ? size - done : piece;
@@ -61,8 +63,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < 2) {
         return 0;
     }
-    struct told whole = tell(data + 1, size - 1, size - 1);
-    struct told pieces = tell(data + 1, size - 1, (size_t)data[0] + 1);
+    bool exact = (data[0] & 1) != 0;
+    struct told whole = tell(data + 1, size - 1, size - 1, exact);
+    struct told pieces = tell(data + 1, size - 1, (size_t)data[0] + 1, exact);
     ASSERT(whole.hash == pieces.hash);
     ASSERT(whole.content == pieces.content);
     ASSERT(whole.malformed == pieces.malformed);

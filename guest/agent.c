@@ -130,6 +130,7 @@ static void on_hello(struct agent *agent, const struct protocol_hello *hello) {
     for (uint32_t i = 0; i < agent->session_count; i++) {
         session_detach(agent->sessions[i]);
     }
+    agent->holding = false; /* whoever asked for it is gone */
     struct protocol_hello_ack ack = {.frozen = agent->frozen, .set_up = agent->set_up};
     memcpy(ack.nonce, hello->nonce, sizeof(ack.nonce));
     memcpy(ack.generation, agent->generation, sizeof(ack.generation));
@@ -184,7 +185,8 @@ static void on_status(struct agent *agent) {
     outbox_commit(&agent->outbox, &writer, true);
 }
 
-static void on_freeze(struct agent *agent) {
+/* FREEZE, and HOLD. */
+static void on_freeze(struct agent *agent, bool holding) {
     struct kelpie_error err = {0};
     struct protocol_frozen frozen = {0};
     if (system_freeze(agent, &err) != KELPIE_OK) {
@@ -192,6 +194,8 @@ static void on_freeze(struct agent *agent) {
         frozen.os_error = (uint32_t)err.os_error;
         system_log("%s", err.message);
     }
+    ASSERT(!holding || frozen.os_error != 0 || agent->frozen);
+    agent->holding = holding && frozen.os_error == 0;
     struct cursor_writer writer = outbox_writer(&agent->outbox);
     protocol_encode_frozen(&writer, &frozen);
     outbox_commit(&agent->outbox, &writer, true);
@@ -223,6 +227,7 @@ static void on_share(struct agent *agent, const struct protocol_share *share) {
 static void on_thaw(struct agent *agent, const struct protocol_thaw *thaw) {
     ASSERT(thaw);
     struct protocol_thawed thawed;
+    agent->holding = false;
     system_thaw(agent, thaw, &thawed);
     struct cursor_writer writer = outbox_writer(&agent->outbox);
     protocol_encode_thawed(&writer, &thawed);
@@ -323,7 +328,9 @@ static bool dispatch(struct agent *agent, const struct protocol_frame *frame) {
     case PROTOCOL_STATUS:
         WHEN(protocol_decode_empty(frame), on_status(agent));
     case PROTOCOL_FREEZE:
-        WHEN(protocol_decode_empty(frame), on_freeze(agent));
+        WHEN(protocol_decode_empty(frame), on_freeze(agent, false));
+    case PROTOCOL_HOLD:
+        WHEN(protocol_decode_empty(frame), on_freeze(agent, true));
     case PROTOCOL_NETWORK:
         WHEN(protocol_decode_network(frame, &message.network), on_network(agent, &message.network));
     case PROTOCOL_SHARE:
@@ -491,7 +498,7 @@ static void on_event(struct agent *agent, const struct epoll_event *event) {
 static bool pump(struct agent *agent) {
     ASSERT(!agent->channel_gone);
     uint32_t silent = 0;
-    ASSERT(!agent->frozen);
+    ASSERT(!agent->frozen || agent->holding);
     while (silent < agent->session_count) {
         if (outbox_room(&agent->outbox) < GUEST_FRAME_ROOM_MIN) {
             return true;
@@ -508,7 +515,8 @@ static void send_all(struct agent *agent) {
     ASSERT(!agent->channel_gone);
     struct outbox *outbox = &agent->outbox;
     for (uint32_t round = 0; round < GUEST_PUMP_ROUND_COUNT_MAX; round++) {
-        bool full = !agent->frozen && !agent->channel_gone && pump(agent);
+        bool speaks = !agent->frozen || agent->holding;
+        bool full = speaks && !agent->channel_gone && pump(agent);
         if (outbox->blocked || !(outbox->urgent || full)) {
             return;
         }

@@ -33,6 +33,7 @@ struct agent {
     bool is_init; /* process 1: the machine is ours */
     bool root_is_disk;
     bool frozen;
+    bool holding; /* frozen, but for sessions that are exact */
     bool set_up;
     bool finished; /* the loop ends */
     bool powering_off;

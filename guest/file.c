@@ -40,6 +40,12 @@ int file_open_in_root(int root_fd, const char *path, int flags) {
     return open_resolved(root_fd, path, flags, RESOLVE_IN_ROOT_FLAG);
 }
 
+int file_open_plain(int root_fd, const char *path, int flags) {
+    ASSERT(path[0] == '/');
+    ASSERT((flags & O_CREAT) == 0);
+    return open_resolved(root_fd, path, flags, RESOLVE_IN_ROOT_FLAG | RESOLVE_NO_SYMLINKS_FLAG);
+}
+
 int file_open_below(int folder_fd, const char *name, int flags) {
     return open_resolved(folder_fd, name, flags, RESOLVE_BENEATH_FLAG | RESOLVE_NO_SYMLINKS_FLAG);
 }
@@ -185,8 +191,9 @@ static enum kelpie_status get_prepare(struct agent *agent, struct session *sessi
                                       struct kelpie_error *err) {
     ASSERT(session->file_fd == -1);
     ASSERT(get->path[0] == '/');
-    session->file_fd =
-        file_open_in_root(agent->root_fd, get->path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+    const int flags = O_RDONLY | O_NONBLOCK | O_NOCTTY;
+    session->file_fd = session->exact ? file_open_plain(agent->root_fd, get->path, flags)
+                                      : file_open_in_root(agent->root_fd, get->path, flags);
     if (session->file_fd < 0) {
         return error_set_os(err, errno, "open %.100s", get->path);
     }

@@ -32,6 +32,9 @@ KELPIE_CHECKED enum kelpie_status file_temp_commit(struct session *session,
 /* Opens a relative name, following no link, as open(2) does with `folder_fd` as the current folder. Returns -1 and errno. */
 int file_open_below(int folder_fd, const char *name, int flags);
 
+/* The same, but a link anywhere in it is an error (ELOOP). */
+int file_open_plain(int root_fd, const char *path, int flags);
+
 /* Opens a path as if `root_fd` were "/": flags as for open(2). Returns -1 and errno. */
 int file_open_in_root(int root_fd, const char *path, int flags);
 

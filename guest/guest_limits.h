@@ -29,6 +29,10 @@
 #define GUEST_SPARE_CGROUP_COUNT_MAX 8
 #define GUEST_MOVE_ROUND_COUNT_MAX 8 /* passes over a cgroup whose processes are moved */
 #define GUEST_TEMP_TRY_COUNT_MAX 16
+#define GUEST_ATTRIBUTES_SIZE_MAX 32768 /* bytes of all extended attributes of one file */
+#define GUEST_ATTRIBUTES_COUNT_MAX 64
+#define GUEST_CLEAR_STEP_COUNT_MAX                                                                 \
+    16777216 /* twice the folders that a folder which is emptied may have */
 #define GUEST_ROWS_DEFAULT 24
 #define GUEST_COLUMNS_DEFAULT 80
 

@@ -87,7 +87,7 @@ static void refuse(struct agent *agent, uint32_t id, int os_error, const char *m
 struct session *session_open(struct agent *agent, uint32_t id, enum session_kind kind) {
     ASSERT(id != 0);
     ASSERT(!session_find(agent, id)); /* the dispatcher looked */
-    if (agent->frozen) {
+    if (agent->frozen && !(agent->holding && kind != SESSION_COMMAND)) {
         refuse(agent, id, EBUSY, "the guest stands still");
         return NULL;
     }
@@ -101,6 +101,7 @@ struct session *session_open(struct agent *agent, uint32_t id, enum session_kind
         return NULL;
     }
     session_init(session, id, kind);
+    session->exact = agent->holding;
     agent->sessions[agent->session_count++] = session;
     return session;
 }
@@ -600,9 +601,9 @@ static bool pump_ended(struct agent *agent, struct session *session) {
 }
 
 bool session_pump(struct agent *agent, struct session *session) {
-    ASSERT(!agent->frozen);
+    ASSERT(!agent->frozen || agent->holding);
     ASSERT(outbox_room(&agent->outbox) >= GUEST_FRAME_ROOM_MIN);
-    if (!session->attached) {
+    if (!session->attached || (agent->frozen && !session->exact)) {
         return false;
     }
     if (session->kind == SESSION_FILE_GET && !session->over) {

@@ -95,6 +95,7 @@ struct session {
     struct cgroup cgroup;
 
     /* files */
+    bool exact;  /* opened while HOLD has commands stand still: it goes on, and its tree is exact */
     int file_fd; /* -1: none */
     int dir_fd;  /* FILE_PUT: where it lies */
     uint32_t file_mode;

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent.h"
@@ -26,16 +26,7 @@ static const long pseudo_types[] = {
     0x1cd1,     /* devpts */
 };
 
-/* getdents64(2) */
-struct dirent64 {
-    uint64_t inode;
-    int64_t offset;
-    uint16_t size;
-    uint8_t type;
-    char name[];
-};
-
-static enum kelpie_status tree_create(struct session *session, struct kelpie_error *err) {
+enum kelpie_status tree_create(struct session *session, struct kelpie_error *err) {
     ASSERT(!session->tree);
     struct tree *tree =
         mmap(NULL, sizeof(*tree), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -43,7 +34,9 @@ static enum kelpie_status tree_create(struct session *session, struct kelpie_err
         return error_set_os(err, errno, "allocate a tree");
     }
     tree->root_fd = -1;
+    tree->exact.place_fd = -1;
     protocol_tree_reader_init(&tree->reader);
+    tree->reader.exact = session->exact;
     session->tree = tree;
     return KELPIE_OK;
 }
@@ -61,8 +54,23 @@ void tree_close(struct session *session) {
     if (tree->root_fd >= 0) {
         close(tree->root_fd);
     }
+    exact_close(&tree->exact);
     munmap(tree, sizeof(*tree));
     session->tree = NULL;
+}
+
+bool tree_is_pseudo(int fd) {
+    struct statfs info;
+    ASSERT(fd >= 0);
+    if (fstatfs(fd, &info) != 0) {
+        return false;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(pseudo_types); i++) {
+        if ((long)info.f_type == pseudo_types[i]) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* ---- In ----------------------------------------------------------------------------------------- */
@@ -109,6 +117,22 @@ static enum kelpie_status prefix_open(struct agent *agent, const char *path, siz
     return KELPIE_OK;
 }
 
+/* The folder is there; no link leads to it. What comes goes beside what is in it. */
+static enum kelpie_status begin_exact(struct agent *agent, struct session *session,
+                                      const char *path, struct kelpie_error *err) {
+    ASSERT(session->exact);
+    ASSERT(session->tree->root_fd == -1);
+    int fd = file_open_plain(agent->root_fd, path, O_RDONLY | O_DIRECTORY);
+    if (fd < 0) {
+        return error_set_os(err, errno, "open the folder %.100s", path);
+    }
+    if (tree_is_pseudo(fd)) {
+        close(fd);
+        return error_set_os(err, EINVAL, "write to %.100s, which has no files of its own", path);
+    }
+    return exact_begin(&session->tree->exact, fd, &session->tree->root_fd, err);
+}
+
 enum kelpie_status tree_put_prepare(struct agent *agent, struct session *session,
                                     const struct protocol_file_put *put, struct kelpie_error *err) {
     ASSERT(put->mode & PROTOCOL_MODE_FOLDER);
@@ -131,6 +155,10 @@ enum kelpie_status tree_put_prepare(struct agent *agent, struct session *session
         }
     }
     ASSERT(fd >= 0);
+    if (session->exact) {
+        close(fd);
+        return begin_exact(agent, session, put->path, err);
+    }
     session->tree->root_fd = fd;
     return KELPIE_OK;
 }
@@ -163,23 +191,132 @@ static int link_make(int dir_fd, const char *name, const char *target) {
     return removed && symlinkat(target, dir_fd, name) == 0 ? 0 : errno;
 }
 
+/* One more name for a file of this tree. */
+static int hard_link_make(struct session *session, int dir_fd, const char *target) {
+    char folder[PROTOCOL_PATH_SIZE_MAX + 1];
+    const char *slash = strrchr(target, '/');
+    ASSERT(session->exact);
+    ASSERT(target[0] != '/');
+    snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - target) : 1,
+             slash ? target : ".");
+    int target_fd = file_open_below(session->tree->root_fd, folder, O_PATH | O_DIRECTORY);
+    if (target_fd < 0) {
+        return errno;
+    }
+    bool made = linkat(target_fd, slash ? slash + 1 : target, dir_fd, session->file_name, 0) == 0;
+    int os_error = made ? 0 : errno;
+    close(target_fd);
+    return os_error;
+}
+
+/* What an exact tree says of a folder or link that was just made. */
+static int apply_exact(struct session *session, int dir_fd,
+                       const struct protocol_tree_entry *entry) {
+    const struct exact_meta *meta = &session->tree->exact.next;
+    const struct timespec times[2] = {
+        {.tv_nsec = UTIME_NOW},
+        {.tv_sec = (time_t)(entry->modified_ns / NS_PER_S),
+         .tv_nsec = (long)(entry->modified_ns % NS_PER_S)},
+    };
+    ASSERT(session->exact);
+    ASSERT(dir_fd >= 0);
+    if (entry->kind == PROTOCOL_TREE_LINK) {
+        bool done =
+            fchownat(dir_fd, session->file_name, meta->uid, meta->gid, AT_SYMLINK_NOFOLLOW) == 0 &&
+            (entry->modified_ns == 0 ||
+             utimensat(dir_fd, session->file_name, times, AT_SYMLINK_NOFOLLOW) == 0);
+        return done ? 0 : errno;
+    }
+    int fd = openat(dir_fd, session->file_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int os_error = fd < 0 ? errno : exact_apply(fd, meta, entry->mode, entry->modified_ns);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return os_error;
+}
+
+static enum kelpie_status file_begin(struct session *session,
+                                     const struct protocol_tree_entry *entry,
+                                     struct kelpie_error *err) {
+    ASSERT(session->file_fd == -1 && session->dir_fd == -1);
+    ASSERT(entry->name[0] != 0);
+    session->file_mode = entry->mode;
+    session->file_size = entry->size;
+    session->file_done = 0;
+    session->tree->exact.modified_ns = entry->modified_ns;
+    session->tree->exact.in_pieces = entry->kind == PROTOCOL_TREE_SPARSE;
+    TRY(entry_folder(session, entry->name, &session->dir_fd, err));
+    return file_temp_create(session, err);
+}
+
+/* What is said of the entry that follows, and of the folder itself. */
+static enum kelpie_status take_meta(struct exact *exact, const struct protocol_tree_entry *entry,
+                                    struct kelpie_error *err) {
+    ASSERT(entry->kind > PROTOCOL_TREE_END);
+    ASSERT(!exact->in_pieces);
+    if (entry->kind == PROTOCOL_TREE_OWNER) {
+        exact->next.uid = (uint32_t)entry->size;
+        exact->next.gid = (uint32_t)(entry->size >> 32);
+        return KELPIE_OK;
+    }
+    if (entry->kind == PROTOCOL_TREE_ATTRIBUTE) {
+        return exact_add_attribute(&exact->next, entry->name, entry->target, entry->target_size,
+                                   err);
+    }
+    ASSERT(entry->kind == PROTOCOL_TREE_ROOT);
+    exact->root_given = true;
+    exact->root_mode = entry->mode;
+    exact->root_modified_ns = entry->modified_ns;
+    exact->root = exact->next;
+    exact_meta_clear(&exact->next);
+    return KELPIE_OK;
+}
+
+/* The next piece of a file with holes. */
+static enum kelpie_status extent_begin(struct session *session,
+                                       const struct protocol_tree_entry *entry,
+                                       struct kelpie_error *err) {
+    uint64_t offset = entry->modified_ns;
+    ASSERT(session->exact);
+    if (!session->tree->exact.in_pieces || offset < session->file_done ||
+        offset > session->file_size || entry->size > session->file_size - offset) {
+        return error_set_os(err, EBADMSG, "read the tree: a piece of no file");
+    }
+    ASSERT(session->file_fd >= 0);
+    if (lseek(session->file_fd, (off_t)offset, SEEK_SET) < 0) {
+        return error_set_os(err, errno, "write %.100s", session->file_name);
+    }
+    session->file_done = offset;
+    return KELPIE_OK;
+}
+
 static enum kelpie_status entry_begin(struct session *session,
                                       const struct protocol_tree_entry *entry,
                                       struct kelpie_error *err) {
     ASSERT(entry->name);
-    ASSERT(session->file_fd == -1 && session->dir_fd == -1);
-    if (entry->kind == PROTOCOL_TREE_FILE) {
-        session->file_mode = entry->mode;
-        session->file_size = entry->size;
-        session->file_done = 0;
-        TRY(entry_folder(session, entry->name, &session->dir_fd, err));
-        return file_temp_create(session, err);
+    if (entry->kind == PROTOCOL_TREE_EXTENT) {
+        return extent_begin(session, entry, err);
+    }
+    if (session->tree->exact.in_pieces) {
+        return error_set_os(err, EBADMSG, "read the tree: a file's last piece is missing");
+    }
+    if (entry->kind == PROTOCOL_TREE_OWNER || entry->kind == PROTOCOL_TREE_ATTRIBUTE ||
+        entry->kind == PROTOCOL_TREE_ROOT) {
+        return take_meta(&session->tree->exact, entry, err);
+    }
+    if (entry->kind == PROTOCOL_TREE_FILE || entry->kind == PROTOCOL_TREE_SPARSE) {
+        return file_begin(session, entry, err);
     }
     int dir_fd = -1;
     TRY(entry_folder(session, entry->name, &dir_fd, err));
-    int os_error = entry->kind == PROTOCOL_TREE_FOLDER
-                       ? folder_make(dir_fd, session->file_name, entry->mode)
-                       : link_make(dir_fd, session->file_name, entry->target);
+    int os_error =
+        entry->kind == PROTOCOL_TREE_FOLDER ? folder_make(dir_fd, session->file_name, entry->mode)
+        : entry->kind == PROTOCOL_TREE_LINK ? link_make(dir_fd, session->file_name, entry->target)
+                                            : hard_link_make(session, dir_fd, entry->target);
+    if (os_error == 0 && session->exact && entry->kind != PROTOCOL_TREE_HARD_LINK) {
+        os_error = apply_exact(session, dir_fd, entry);
+    }
+    exact_meta_clear(&session->tree->exact.next);
     close(dir_fd);
     return os_error == 0 ? KELPIE_OK : error_set_os(err, os_error, "make %.100s", entry->name);
 }
@@ -196,6 +333,47 @@ static void set_modified(int fd, uint64_t modified_ns) {
     }
 }
 
+/* A file, or a piece of one, has come. */
+static enum kelpie_status file_end(struct session *session, struct kelpie_error *err) {
+    struct tree *tree = session->tree;
+    struct exact *exact = &tree->exact;
+    const struct protocol_tree_entry *entry = &tree->reader.entry;
+    ASSERT(session->file_fd >= 0);
+    ASSERT(session->file_done <= session->file_size);
+    if (exact->in_pieces && (entry->size > 0 || session->file_done != session->file_size)) {
+        return KELPIE_OK; /* the last one is empty, and at the end */
+    }
+    if (exact->in_pieces && ftruncate(session->file_fd, (off_t)session->file_size) != 0) {
+        return error_set_os(err, errno, "write %.100s", session->file_name);
+    }
+    exact->in_pieces = false;
+    if (session->exact) {
+        int os_error =
+            exact_apply(session->file_fd, &exact->next, session->file_mode, exact->modified_ns);
+        exact_meta_clear(&exact->next);
+        if (os_error != 0) {
+            return error_set_os(err, os_error, "set the attributes of %.100s", session->file_name);
+        }
+    } else {
+        set_modified(session->file_fd, entry->modified_ns);
+    }
+    TRY(file_temp_commit(session, err));
+    file_fds_close(session);
+    return KELPIE_OK;
+}
+
+/* All has come. */
+static enum kelpie_status tree_end(struct session *session, struct kelpie_error *err) {
+    struct tree *tree = session->tree;
+    ASSERT(!tree->ended);
+    ASSERT(tree->root_fd >= 0);
+    if (tree->exact.in_pieces) {
+        return error_set_os(err, EBADMSG, "read the tree: a file's last piece is missing");
+    }
+    tree->ended = true;
+    return session->exact ? exact_finish(&tree->exact, tree->root_fd, err) : KELPIE_OK;
+}
+
 static enum kelpie_status take_event(struct session *session,
                                      const struct protocol_tree_event *event,
                                      struct kelpie_error *err) {
@@ -209,13 +387,9 @@ static enum kelpie_status take_event(struct session *session,
     case PROTOCOL_TREE_EVENT_CONTENT:
         return file_temp_write(session, event->bytes, event->size, err);
     case PROTOCOL_TREE_EVENT_FILE_END:
-        set_modified(session->file_fd, tree->reader.entry.modified_ns);
-        TRY(file_temp_commit(session, err));
-        file_fds_close(session);
-        return KELPIE_OK;
+        return file_end(session, err);
     case PROTOCOL_TREE_EVENT_END:
-        tree->ended = true;
-        return KELPIE_OK;
+        return tree_end(session, err);
     case PROTOCOL_TREE_EVENT_MALFORMED:
         return error_set_os(err, EBADMSG, "read the tree that came");
     }
@@ -240,263 +414,5 @@ enum kelpie_status tree_put_bytes(struct session *session, const struct protocol
         return error_set_os(err, EBADMSG, "read the tree: %s came than was said",
                             size > 0 ? "more" : "less");
     }
-    return KELPIE_OK;
-}
-
-/* ---- Out ---------------------------------------------------------------------------------------- */
-
-/* The folder, whose name is the path in hand, is listed next. */
-static enum kelpie_status level_push(struct tree *tree, int fd, struct kelpie_error *err) {
-    ASSERT(fd >= 0);
-    ASSERT(tree->depth <= ARRAY_SIZE(tree->levels));
-    if (tree->depth == ARRAY_SIZE(tree->levels)) {
-        close(fd);
-        return error_set_os(err, ELOOP, "list %.100s: it lies too deep", tree->path);
-    }
-    struct tree_level *level = &tree->levels[tree->depth++];
-    level->fd = fd;
-    level->path_size = strlen(tree->path);
-    level->names_size = 0;
-    level->names_at = 0;
-    return KELPIE_OK;
-}
-
-enum kelpie_status tree_get_prepare(struct session *session, int folder_fd,
-                                    struct kelpie_error *err) {
-    ASSERT(folder_fd >= 0);
-    enum kelpie_status status = tree_create(session, err);
-    if (status != KELPIE_OK) {
-        close(folder_fd);
-        return status;
-    }
-    ASSERT(session->tree->path[0] == 0);
-    return level_push(session->tree, folder_fd, err);
-}
-
-static void send_entry(struct agent *agent, struct session *session,
-                       const struct protocol_tree_entry *entry) {
-    struct cursor_writer writer = cursor_writer_init(agent->scratch, sizeof(agent->scratch));
-    static_assert(sizeof(agent->scratch) >= PROTOCOL_TREE_ENTRY_SIZE_MAX, "an entry fits");
-    protocol_encode_tree_entry(&writer, entry);
-    ASSERT(!writer.failed);
-    size_t written =
-        protocol_sender_write(&session->outputs[0].sender, agent->scratch, writer.size);
-    ASSERT(written == writer.size);
-}
-
-static uint64_t modified_ns(const struct stat *info) {
-    ASSERT(info);
-    ASSERT(info->st_mtim.tv_nsec >= 0);
-    return info->st_mtim.tv_sec < 0
-               ? 0
-               : (uint64_t)info->st_mtim.tv_sec * NS_PER_S + (uint64_t)info->st_mtim.tv_nsec;
-}
-
-static void skip(struct tree *tree) {
-    ASSERT(tree->path[0] != 0);
-    ASSERT(tree->skipped_count < UINT64_MAX);
-    if (tree->skipped_count++ == 0) {
-        memcpy(tree->skipped, tree->path, strlen(tree->path) + 1);
-    }
-}
-
-static enum kelpie_status send_file(struct agent *agent, struct session *session, int fd,
-                                    struct kelpie_error *err) {
-    struct tree *tree = session->tree;
-    struct stat info;
-    ASSERT(session->file_fd == -1);
-    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-        close(fd);
-        return error_set_os(err, EIO, "read %.100s: it changed meanwhile", tree->path);
-    }
-    ASSERT(info.st_size >= 0);
-    session->file_fd = fd;
-    session->file_size = (uint64_t)info.st_size;
-    session->file_done = 0;
-    send_entry(agent, session,
-               &(struct protocol_tree_entry){.kind = PROTOCOL_TREE_FILE,
-                                             .name = tree->path,
-                                             .mode = info.st_mode & 07777,
-                                             .size = session->file_size,
-                                             .modified_ns = modified_ns(&info)});
-    return KELPIE_OK;
-}
-
-static bool is_pseudo(int fd) {
-    struct statfs info;
-    ASSERT(fd >= 0);
-    if (fstatfs(fd, &info) != 0) {
-        return false;
-    }
-    for (size_t i = 0; i < ARRAY_SIZE(pseudo_types); i++) {
-        if ((long)info.f_type == pseudo_types[i]) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static enum kelpie_status send_folder(struct agent *agent, struct session *session, int fd,
-                                      const struct stat *info, struct kelpie_error *err) {
-    struct tree *tree = session->tree;
-    ASSERT(fd >= 0);
-    ASSERT(S_ISDIR(info->st_mode));
-    if (is_pseudo(fd)) {
-        close(fd);
-        skip(tree);
-        return KELPIE_OK;
-    }
-    if (tree->depth == ARRAY_SIZE(tree->levels)) {
-        return level_push(tree, fd, err); /* which says why not */
-    }
-    send_entry(agent, session,
-               &(struct protocol_tree_entry){.kind = PROTOCOL_TREE_FOLDER,
-                                             .name = tree->path,
-                                             .mode = info->st_mode & 07777,
-                                             .modified_ns = modified_ns(info)});
-    return level_push(tree, fd, err);
-}
-
-static enum kelpie_status send_link(struct agent *agent, struct session *session, int dir_fd,
-                                    const char *name, struct kelpie_error *err) {
-    struct tree *tree = session->tree;
-    ASSERT(dir_fd >= 0);
-    ASSERT(name[0] != 0);
-    ssize_t size = readlinkat(dir_fd, name, tree->target, sizeof(tree->target));
-    if (size <= 0 || (size_t)size >= sizeof(tree->target)) {
-        return error_set_os(err, size < 0 ? errno : ENAMETOOLONG, "read the link %.100s",
-                            tree->path);
-    }
-    tree->target[size] = 0;
-    send_entry(agent, session,
-               &(struct protocol_tree_entry){
-                   .kind = PROTOCOL_TREE_LINK, .name = tree->path, .target = tree->target});
-    return KELPIE_OK;
-}
-
-/* The entry `name` of the top folder; its path is the one in hand. What is gone again is left out. */
-static enum kelpie_status send_name(struct agent *agent, struct session *session, const char *name,
-                                    struct kelpie_error *err) {
-    struct tree *tree = session->tree;
-    int dir_fd = tree->levels[tree->depth - 1].fd;
-    struct stat info;
-    ASSERT(tree->depth > 0);
-    if (fstatat(dir_fd, name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
-        return errno == ENOENT ? KELPIE_OK : error_set_os(err, errno, "look at %.100s", tree->path);
-    }
-    if (S_ISLNK(info.st_mode)) {
-        return send_link(agent, session, dir_fd, name, err);
-    }
-    if (!S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode)) {
-        skip(tree);
-        return KELPIE_OK;
-    }
-    int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
-    int fd = openat(dir_fd, name, flags | (S_ISDIR(info.st_mode) ? O_DIRECTORY : 0));
-    if (fd < 0) {
-        return errno == ENOENT ? KELPIE_OK : error_set_os(err, errno, "open %.100s", tree->path);
-    }
-    ASSERT(name[0] != 0);
-    return S_ISDIR(info.st_mode) ? send_folder(agent, session, fd, &info, err)
-                                 : send_file(agent, session, fd, err);
-}
-
-/* The next name of the top folder, whose path becomes the one in hand; *ret_name NULL: there is none any more. */
-static enum kelpie_status next_name(struct tree *tree, const char **ret_name,
-                                    struct kelpie_error *err) {
-    struct tree_level *level = &tree->levels[tree->depth - 1];
-    ASSERT(tree->depth > 0);
-    ASSERT(ret_name);
-    for (;;) {
-        if (level->names_at == level->names_size) {
-            tree->path[level->path_size] = 0;
-            long size = syscall(SYS_getdents64, level->fd, level->names, sizeof(level->names));
-            if (size < 0) {
-                return error_set_os(err, errno, "list %.100s", tree->path);
-            }
-            level->names_size = (size_t)size;
-            level->names_at = 0;
-        }
-        if (level->names_size == 0) {
-            *ret_name = NULL;
-            return KELPIE_OK;
-        }
-        const struct dirent64 *entry = (const void *)(level->names + level->names_at);
-        level->names_at += entry->size;
-        if (strcmp(entry->name, ".") == 0 || strcmp(entry->name, "..") == 0) {
-            continue;
-        }
-        size_t room = sizeof(tree->path) - level->path_size;
-        int length = snprintf(tree->path + level->path_size, room, "%s%s",
-                              level->path_size > 0 ? "/" : "", entry->name);
-        if (length < 0 || (size_t)length >= room) {
-            return error_set_os(err, ENAMETOOLONG, "list %.100s", tree->path);
-        }
-        *ret_name = entry->name;
-        return KELPIE_OK;
-    }
-}
-
-static enum kelpie_status send_content(struct agent *agent, struct session *session, size_t room,
-                                       struct kelpie_error *err) {
-    ASSERT(session->file_done <= session->file_size);
-    ASSERT(room > 0);
-    size_t wanted = (size_t)min_u64(min_size(room, sizeof(agent->scratch)),
-                                    session->file_size - session->file_done);
-    ssize_t count = wanted > 0 ? read(session->file_fd, agent->scratch, wanted) : 0;
-    if (count < 0 && errno == EINTR) {
-        return KELPIE_OK;
-    }
-    if (count <= 0 && wanted > 0) {
-        return error_set_os(err, count < 0 ? errno : EIO, "read %.100s%s", session->tree->path,
-                            count < 0 ? "" : ": it became shorter meanwhile");
-    }
-    (void)protocol_sender_write(&session->outputs[0].sender, agent->scratch, (size_t)count);
-    session->file_done += (size_t)count;
-    if (session->file_done == session->file_size) {
-        file_fds_close(session);
-    }
-    return KELPIE_OK;
-}
-
-/* The folder is done; behind the first comes the END. */
-static void level_pop(struct agent *agent, struct session *session) {
-    struct tree *tree = session->tree;
-    ASSERT(tree->depth > 0);
-    ASSERT(!tree->ended);
-    close(tree->levels[--tree->depth].fd);
-    if (tree->depth == 0) {
-        tree->ended = true;
-        send_entry(agent, session,
-                   &(struct protocol_tree_entry){.kind = PROTOCOL_TREE_END,
-                                                 .name = tree->skipped,
-                                                 .size = tree->skipped_count});
-    }
-}
-
-enum kelpie_status tree_get_fill(struct agent *agent, struct session *session, bool *ret_done,
-                                 struct kelpie_error *err) {
-    struct tree *tree = session->tree;
-    struct protocol_sender *sender = &session->outputs[0].sender;
-    ASSERT(tree);
-    ASSERT(ret_done);
-    while (!tree->ended) {
-        size_t room = protocol_sender_room(sender);
-        if (room < (session->file_fd >= 0 ? 1 : PROTOCOL_TREE_ENTRY_SIZE_MAX)) {
-            break;
-        }
-        if (session->file_fd >= 0) {
-            TRY(send_content(agent, session, room, err));
-            continue;
-        }
-        const char *name = NULL;
-        TRY(next_name(tree, &name, err));
-        if (name) {
-            TRY(send_name(agent, session, name, err));
-        } else {
-            level_pop(agent, session);
-        }
-    }
-    *ret_done = tree->ended;
     return KELPIE_OK;
 }

@@ -7,6 +7,7 @@
 #ifndef KELPIE_GUEST_TREE_H
 #define KELPIE_GUEST_TREE_H
 
+#include "exact.h"
 #include "protocol/tree.h"
 #include "session.h"
 
@@ -32,7 +33,12 @@ struct tree {
     char target[PROTOCOL_PATH_SIZE_MAX + 1];
     char skipped[PROTOCOL_PATH_SIZE_MAX + 1];
     uint64_t skipped_count;
+    struct exact exact; /* of a session that is exact */
 };
+
+/* For the files of tree.h: an empty one in the session; whether the folder is no folder of files (procfs and the like). */
+KELPIE_CHECKED enum kelpie_status tree_create(struct session *session, struct kelpie_error *err);
+bool tree_is_pseudo(int fd);
 
 /* FILE_PUT of a folder: makes it; takes bytes of its tree; at the tree's last byte sees that it was whole. */
 KELPIE_CHECKED enum kelpie_status tree_put_prepare(struct agent *agent, struct session *session,

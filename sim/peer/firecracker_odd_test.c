@@ -340,13 +340,12 @@ static const struct {
     {"architecture", KELPIE_SNAPSHOT_INCOMPATIBLE},
     {"cpu", KELPIE_SNAPSHOT_INCOMPATIBLE},
     {"cpu", KELPIE_SNAPSHOT_INCOMPATIBLE},
-    {"parent", KELPIE_SNAPSHOT_INCOMPATIBLE},
     {"memory", KELPIE_SNAPSHOT_CORRUPT},
     {"memory", KELPIE_SNAPSHOT_CORRUPT},
     {"backend_version", KELPIE_SNAPSHOT_INCOMPATIBLE},
     {"", KELPIE_RESTORE_FAILED},
 };
-#define MISFIT_VERSION 6 /* from here on it is Firecracker that refuses */
+#define MISFIT_VERSION 5 /* from here on it is Firecracker that refuses */
 
 static void spoil(struct snapshot_manifest *manifest, size_t which) {
     switch (which) {
@@ -360,12 +359,9 @@ static void spoil(struct snapshot_manifest *manifest, size_t which) {
         manifest->features[0].value[0] = '\0';
         break;
     case 3:
-        snprintf(manifest->parent_path, sizeof(manifest->parent_path), "/root/other");
-        break;
-    case 4:
         manifest->memory_in_state = true;
         break;
-    case 5:
+    case 4:
         manifest->parts[SNAPSHOT_PART_MEMORY].size++;
         break;
     case MISFIT_VERSION:

@@ -64,13 +64,13 @@ struct completion_value completion_of_value(const struct option_spec *spec) {
         return value;
     }
     ASSERT(spec->value_name[0] != 0);
-    bool in_guest = strcmp(spec->name, "workdir") == 0;
+    bool in_guest = strcmp(spec->name, "workdir") == 0 || strcmp(spec->name, "workspace") == 0;
     if (strcmp(spec->name, "backend") == 0) {
         list_backends(value.words, sizeof(value.words));
     } else if (strcmp(spec->name, "net") == 0) {
         snprintf(value.words, sizeof(value.words), "none user user,loopback");
     } else if (strcmp(spec->name, "kind") == 0) {
-        snprintf(value.words, sizeof(value.words), "suspend teleport");
+        snprintf(value.words, sizeof(value.words), "suspend teleport checkpoint");
     } else if (strcmp(spec->value_name, "SNAP") == 0) {
         value.operand = CLI_OPERAND_SNAPSHOT;
     } else if (strncmp(spec->value_name, "F[", 2) == 0 || strcmp(spec->value_name, "FILE") == 0 ||

@@ -14,6 +14,7 @@
 struct snapshot_options {
     enum kelpie_snapshot_kind kind;
     const char *parent;
+    const char *workspace;
     uint32_t size_max_mib;
     uint32_t timeout_ms;
     bool track;
@@ -23,8 +24,9 @@ struct snapshot_options {
 static option_setter set_kind;
 
 static enum kelpie_status set_kind(void *field, const char *value, struct kelpie_error *err) {
-    static const enum kelpie_snapshot_kind kinds[] = {KELPIE_SNAPSHOT_SUSPEND,
-                                                      KELPIE_SNAPSHOT_TELEPORT};
+    static const enum kelpie_snapshot_kind kinds[] = {
+        KELPIE_SNAPSHOT_SUSPEND, KELPIE_SNAPSHOT_TELEPORT, KELPIE_SNAPSHOT_CHECKPOINT};
+    static_assert(ARRAY_SIZE(kinds) == KELPIE_SNAPSHOT_KIND_COUNT, "each can be asked for");
     ASSERT(field);
     ASSERT(value);
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
@@ -33,7 +35,8 @@ static enum kelpie_status set_kind(void *field, const char *value, struct kelpie
             return KELPIE_OK;
         }
     }
-    return error_set(err, KELPIE_BAD_CONFIG, "\"%.100s\" is not suspend or teleport", value);
+    return error_set(err, KELPIE_BAD_CONFIG, "\"%.100s\" is not suspend, teleport or checkpoint",
+                     value);
 }
 
 #define OPTION(long_name, value, setter, member, config_field, text)                               \
@@ -43,8 +46,11 @@ static enum kelpie_status set_kind(void *field, const char *value, struct kelpie
     }
 
 static const struct option_spec snapshot_specs[] = {
-    OPTION("kind", "KIND", set_kind, kind, "kind",
-           "suspend (for this host, the default) or teleport (with every disk)"),
+    OPTION(
+        "kind", "KIND", set_kind, kind, "kind",
+        "suspend (for this host, the default), teleport (with every disk) or checkpoint (files)"),
+    OPTION("workspace", "DIR", option_set_text, workspace, "workspace",
+           "of a checkpoint: the guest's folder that is kept (the VM's working directory)"),
     OPTION("parent", "SNAP", option_set_text, parent, "parent",
            "a diff: only what was written since that snapshot"),
     OPTION("track", NULL, option_set_flag, track, NULL,
@@ -84,6 +90,7 @@ static enum kelpie_status take(const char *vm_name, const char *name,
         .timeout_ms = options->timeout_ms,
         .track = options->track,
         .parent = options->parent ? paths->parent : NULL,
+        .workspace = options->workspace,
     };
     enum kelpie_status status = kelpie_vm_snapshot(vm, paths->bundle, &wanted, ret_snapshot, err);
     kelpie_vm_close(vm);
@@ -137,12 +144,15 @@ static int snapshot_run(const struct cli_table *table, struct option_words *word
 
 const struct cli_command cli_snapshot = {
     .name = "snapshot",
-    .summary = "Writes a VM down: memory, devices and disks, under a name",
+    .summary =
+        "Writes a VM down: memory, devices and disks, or the files of a folder, under a name",
     .synopsis = "[OPTIONS] VM SNAP",
     .notes =
         "A VM that runs stands still meanwhile and then goes on; one that is paused stays so. The "
         "snapshot\n"
-        "is there whole or not at all. A name with a '/' is a path: the folder that is written.\n",
+        "is there whole or not at all. A name with a '/' is a path: the folder that is written.\n"
+        "A checkpoint is the files of one folder, and can be restored on any backend and "
+        "architecture.\n",
     .options = &snapshot_table,
     .run = snapshot_run,
     .group = CLI_GROUP_SNAPSHOTS,
@@ -156,6 +166,7 @@ const struct cli_command cli_snapshot = {
             "quiesced         user code stood still in the guest\n"
             "created_unix_ms  when\n"
             "bytes            on disk\n",
-    .examples = "kelpie snapshot web before-upgrade\nkelpie restore -f before-upgrade web\n",
+    .examples = "kelpie snapshot web before-upgrade\nkelpie restore -f before-upgrade web\n"
+                "kelpie snapshot --kind checkpoint --workspace /job web files\n",
     .rule = {2, 2, "a VM's name, or the snapshot's,"},
 };

@@ -31,6 +31,7 @@ bool message_header_is_valid(uint8_t type, uint32_t session) {
     case PROTOCOL_STATUS:
     case PROTOCOL_FIGURES:
     case PROTOCOL_FREEZE:
+    case PROTOCOL_HOLD:
     case PROTOCOL_THAW:
     case PROTOCOL_POWER_OFF:
     case PROTOCOL_NETWORK:

@@ -72,7 +72,8 @@ const char *protocol_strings_next(const char **cursor, const char *end) {
 void protocol_encode_empty(struct cursor_writer *writer, enum protocol_type type,
                            uint32_t session) {
     ASSERT(type == PROTOCOL_LIST || type == PROTOCOL_FREEZE || type == PROTOCOL_POWER_OFF ||
-           type == PROTOCOL_RELEASE || type == PROTOCOL_DETACH || type == PROTOCOL_STATUS);
+           type == PROTOCOL_RELEASE || type == PROTOCOL_DETACH || type == PROTOCOL_STATUS ||
+           type == PROTOCOL_HOLD);
     size_t header = message_begin(writer, type, session);
     message_end(writer, header, header);
     ASSERT(writer->failed || writer->size == header + PROTOCOL_HEADER_SIZE);
@@ -83,6 +84,7 @@ bool protocol_decode_empty(const struct protocol_frame *frame) {
     ASSERT(message_header_is_valid((uint8_t)frame->type, frame->session));
     bool carries_nothing = frame->type == PROTOCOL_LIST || frame->type == PROTOCOL_FREEZE ||
                            frame->type == PROTOCOL_POWER_OFF || frame->type == PROTOCOL_RELEASE ||
-                           frame->type == PROTOCOL_DETACH || frame->type == PROTOCOL_STATUS;
+                           frame->type == PROTOCOL_DETACH || frame->type == PROTOCOL_STATUS ||
+                           frame->type == PROTOCOL_HOLD;
     return carries_nothing && frame->payload_size == 0;
 }

@@ -129,15 +129,27 @@ void protocol_encode_ping(struct cursor_writer *writer, enum protocol_type type,
     message_end(writer, header, header);
 }
 
-void protocol_encode_status(struct cursor_writer *writer) {
+/* What guests of before take for malformed, with what lets them go on. */
+static void encode_with_sync(struct cursor_writer *writer, enum protocol_type type) {
     ASSERT(writer);
+    ASSERT(type == PROTOCOL_STATUS || type == PROTOCOL_HOLD);
     size_t start = writer->size;
-    protocol_encode_empty(writer, PROTOCOL_STATUS, 0);
+    protocol_encode_empty(writer, type, 0);
     cursor_write_bytes(writer, PROTOCOL_SYNC, PROTOCOL_SYNC_SIZE);
     if (writer->failed) {
         writer->size = start; /* all of it or nothing */
     }
     ASSERT(writer->size >= start);
+}
+
+void protocol_encode_status(struct cursor_writer *writer) {
+    ASSERT(writer);
+    encode_with_sync(writer, PROTOCOL_STATUS);
+}
+
+void protocol_encode_hold(struct cursor_writer *writer) {
+    ASSERT(writer);
+    encode_with_sync(writer, PROTOCOL_HOLD);
 }
 
 void protocol_encode_figures(struct cursor_writer *writer, const struct protocol_figures *message) {

@@ -162,16 +162,16 @@ static void encode_session_sample(struct cursor_writer *writer, size_t index) {
 
 #define CHANNEL_SAMPLE_COUNT 14
 #define SESSION_SAMPLE_COUNT 11
-#define EMPTY_SAMPLE_COUNT 6
+#define EMPTY_SAMPLE_COUNT 7
 #define SAMPLE_COUNT (CHANNEL_SAMPLE_COUNT + SESSION_SAMPLE_COUNT + EMPTY_SAMPLE_COUNT)
 
 static size_t encode_sample(uint8_t *buffer, size_t capacity, size_t index) {
     static const struct {
         enum protocol_type type;
         uint32_t session;
-    } empty[EMPTY_SAMPLE_COUNT] = {{PROTOCOL_LIST, 0},      {PROTOCOL_FREEZE, 0},
-                                   {PROTOCOL_POWER_OFF, 0}, {PROTOCOL_RELEASE, 3},
-                                   {PROTOCOL_DETACH, 3},    {PROTOCOL_STATUS, 0}};
+    } empty[EMPTY_SAMPLE_COUNT] = {
+        {PROTOCOL_LIST, 0},   {PROTOCOL_FREEZE, 0}, {PROTOCOL_POWER_OFF, 0}, {PROTOCOL_RELEASE, 3},
+        {PROTOCOL_DETACH, 3}, {PROTOCOL_STATUS, 0}, {PROTOCOL_HOLD, 0}};
     struct cursor_writer writer = cursor_writer_init(buffer, capacity);
     if (index < CHANNEL_SAMPLE_COUNT) {
         encode_channel_sample(&writer, index);
@@ -496,6 +496,7 @@ static bool is_taken_as(enum protocol_type type, const struct protocol_frame *fr
     case PROTOCOL_RELEASE:
     case PROTOCOL_DETACH:
     case PROTOCOL_STATUS:
+    case PROTOCOL_HOLD:
         return protocol_decode_empty(frame);
     default:
         fail_msg("%d is no type", (int)type);
@@ -508,7 +509,8 @@ static bool is_of_a_kind(enum protocol_type a, enum protocol_type b) {
     bool both_ping =
         (a == PROTOCOL_PING || a == PROTOCOL_PONG) && (b == PROTOCOL_PING || b == PROTOCOL_PONG);
     uint64_t empty = 1ull << PROTOCOL_LIST | 1ull << PROTOCOL_FREEZE | 1ull << PROTOCOL_POWER_OFF |
-                     1ull << PROTOCOL_RELEASE | 1ull << PROTOCOL_DETACH | 1ull << PROTOCOL_STATUS;
+                     1ull << PROTOCOL_RELEASE | 1ull << PROTOCOL_DETACH | 1ull << PROTOCOL_STATUS |
+                     1ull << PROTOCOL_HOLD;
     bool both_empty = (a < 64 && empty >> a & 1) && (b < 64 && empty >> b & 1);
     return a == b || both_ping || both_empty;
 }

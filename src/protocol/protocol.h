@@ -48,6 +48,10 @@
  * and after a restore (PROTOCOL_THAW_RESTORED) credits entropy, changes generation, hostname and machine-id,
  * all before a user process runs again; THAWED reports each. A frozen guest answers HELLO, PING and LIST.
  *
+ * HOLD does the same, or takes up a guest that stands still already, and yet files go on moving: FILE_PUT and FILE_GET may be said, and their
+ * sessions speak; those that were there before do not have to be listened to. What they move is exact (tree.h), and a FILE_PUT of a folder
+ * replaces what is in it, when all has come. A FREEZE makes it silent, a THAW ends it. As STATUS, it is followed by a SYNC.
+ *
  * Figures. STATUS asks what the guest has now. Guests of before do not know it, and live on in bundles: to them it is a
  * malformed frame, after which they scan. That is why a SYNC follows it: they find it at once, have missed nothing, and only do not
  * answer.
@@ -94,6 +98,7 @@ enum protocol_type {
     PROTOCOL_STATUS = 17,  /* answered by FIGURES; a SYNC follows it */
     PROTOCOL_DETACH = 16,  /* to a relay (vm/relay.h), never to a guest: the session is let go of */
     PROTOCOL_SHARE = 18,   /* answered by SHARED */
+    PROTOCOL_HOLD = 19,    /* answered by FROZEN; a SYNC follows it */
     /* both ways */
     PROTOCOL_DATA = 32,
     PROTOCOL_ACK = 33,
@@ -366,7 +371,7 @@ struct protocol_figures { /* FIGURES: what the guest has now */
     uint64_t memory_available_bytes;
 };
 
-/* LIST, FREEZE, POWER_OFF, RELEASE, DETACH, STATUS have no payload. */
+/* LIST, FREEZE, HOLD, POWER_OFF, RELEASE, DETACH, STATUS have no payload. */
 
 /* The next string of an EXEC's list, or NULL behind the last: start with *cursor = argv. */
 const char *protocol_strings_next(const char **cursor, const char *end);
@@ -385,6 +390,7 @@ void protocol_encode_hello(struct cursor_writer *writer,
 void protocol_encode_hello_ack(struct cursor_writer *writer,
                                const struct protocol_hello_ack *message); /* with SYNC */
 void protocol_encode_status(struct cursor_writer *writer);                /* with SYNC behind it */
+void protocol_encode_hold(struct cursor_writer *writer);                  /* the same */
 void protocol_encode_figures(struct cursor_writer *writer, const struct protocol_figures *message);
 void protocol_encode_ping(struct cursor_writer *writer, enum protocol_type type,
                           const struct protocol_ping *message);

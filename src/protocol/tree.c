@@ -73,27 +73,70 @@ bool protocol_tree_link_stays(const char *name, const char *target) {
 
 /* ---- Writing ---------------------------------------------------------------------------------- */
 
+static bool target_is_path(const struct protocol_tree_entry *entry) {
+    ASSERT(entry);
+    ASSERT(entry->name);
+    return entry->target && entry->target[0] != '\0' &&
+           strnlen(entry->target, PROTOCOL_PATH_SIZE_MAX + 1) <= PROTOCOL_PATH_SIZE_MAX;
+}
+
+/* What only an exact tree has. */
+static bool exact_entry_is_valid(const struct protocol_tree_entry *entry) {
+    bool named = protocol_tree_name_is_plain(entry->name);
+    bool bare = entry->name[0] == '\0' && !entry->target;
+    ASSERT(entry->kind > PROTOCOL_TREE_END);
+    ASSERT(entry->mode <= MESSAGE_FILE_MODE_MAX);
+    switch ((int)entry->kind) {
+    case PROTOCOL_TREE_OWNER:
+        return bare && entry->mode == 0;
+    case PROTOCOL_TREE_ATTRIBUTE:
+        return entry->name[0] != '\0' && entry->mode == 0 && entry->size == 0 &&
+               entry->modified_ns == 0 && entry->target &&
+               strnlen(entry->name, PROTOCOL_NAME_SIZE_MAX + 1) <= PROTOCOL_NAME_SIZE_MAX &&
+               entry->target_size <= PROTOCOL_TREE_ATTRIBUTE_SIZE_MAX;
+    case PROTOCOL_TREE_SPARSE:
+        return named && !entry->target;
+    case PROTOCOL_TREE_EXTENT:
+        return bare && entry->mode == 0 && entry->modified_ns <= MESSAGE_FILE_SIZE_MAX;
+    case PROTOCOL_TREE_HARD_LINK:
+        return named && entry->mode == 0 && entry->size == 0 && entry->modified_ns == 0 &&
+               target_is_path(entry) && protocol_tree_name_is_plain(entry->target);
+    case PROTOCOL_TREE_ROOT:
+        return bare && entry->size == 0;
+    default:
+        return false;
+    }
+}
+
 static bool entry_is_valid(const struct protocol_tree_entry *entry) {
     ASSERT(entry);
     ASSERT(entry->name);
     bool named = protocol_tree_name_is_plain(entry->name);
-    if (entry->mode > MESSAGE_FILE_MODE_MAX || entry->size > MESSAGE_FILE_SIZE_MAX) {
+    bool is_number = entry->kind == PROTOCOL_TREE_OWNER; /* and no size */
+    if (entry->mode > MESSAGE_FILE_MODE_MAX ||
+        (entry->size > MESSAGE_FILE_SIZE_MAX && !is_number)) {
         return false;
     }
-    switch (entry->kind) {
+    switch ((int)entry->kind) {
     case PROTOCOL_TREE_FILE:
         return named && !entry->target;
     case PROTOCOL_TREE_FOLDER:
         return named && !entry->target && entry->size == 0;
     case PROTOCOL_TREE_LINK:
-        return named && entry->size == 0 && entry->mode == 0 && entry->target &&
-               entry->target[0] != '\0' &&
-               strnlen(entry->target, PROTOCOL_PATH_SIZE_MAX + 1) <= PROTOCOL_PATH_SIZE_MAX;
+        return named && entry->size == 0 && entry->mode == 0 && target_is_path(entry);
     case PROTOCOL_TREE_END:
         return (named || entry->name[0] == '\0') && !entry->target && entry->mode == 0 &&
                entry->modified_ns == 0;
+    default:
+        return entry->kind > PROTOCOL_TREE_END && exact_entry_is_valid(entry);
     }
-    return false;
+}
+
+static bool has_target(enum protocol_tree_kind kind) {
+    ASSERT((unsigned)kind < 256);
+    static_assert(PROTOCOL_TREE_KIND_COUNT < 256, "a kind is a byte");
+    return kind == PROTOCOL_TREE_LINK || kind == PROTOCOL_TREE_ATTRIBUTE ||
+           kind == PROTOCOL_TREE_HARD_LINK;
 }
 
 void protocol_encode_tree_entry(struct cursor_writer *writer,
@@ -105,7 +148,9 @@ void protocol_encode_tree_entry(struct cursor_writer *writer,
     if (writer->failed) {
         return;
     }
-    size_t target_size = entry->target ? strlen(entry->target) : 0;
+    ASSERT(entry->name);
+    bool is_value = entry->kind == PROTOCOL_TREE_ATTRIBUTE;
+    size_t target_size = is_value ? entry->target_size : entry->target ? strlen(entry->target) : 0;
     cursor_write_u8(writer, (uint8_t)entry->kind);
     cursor_write_u8(writer, 0);
     cursor_write_u16(writer, (uint16_t)strlen(entry->name));
@@ -131,6 +176,7 @@ void protocol_tree_reader_init(struct protocol_tree_reader *reader) {
     reader->in_file = false;
     reader->ended = false;
     reader->malformed = false;
+    reader->exact = false;
 }
 
 static size_t name_size_of(const struct protocol_tree_reader *reader) {
@@ -151,9 +197,10 @@ static bool take_header(struct protocol_tree_reader *reader) {
     entry->mode = cursor_read_u32(&cursor);
     entry->size = cursor_read_u64(&cursor);
     entry->modified_ns = cursor_read_u64(&cursor);
-    bool is_link = entry->kind == PROTOCOL_TREE_LINK;
-    if (!zero || !cursor_reader_finished(&cursor) || name_size > PROTOCOL_PATH_SIZE_MAX ||
-        (is_link && entry->size > PROTOCOL_PATH_SIZE_MAX)) {
+    bool is_known = entry->kind <= PROTOCOL_TREE_END || reader->exact;
+    bool is_link = has_target(entry->kind);
+    if (!zero || !is_known || !cursor_reader_finished(&cursor) ||
+        name_size > PROTOCOL_PATH_SIZE_MAX || (is_link && entry->size > PROTOCOL_PATH_SIZE_MAX)) {
         return false;
     }
     reader->head_size = PROTOCOL_TREE_HEADER_SIZE + name_size + (is_link ? (size_t)entry->size : 0);
@@ -172,10 +219,10 @@ static bool take_entry(struct protocol_tree_reader *reader) {
     if (strlen(entry->name) != name_size) {
         return false;
     }
-    if (entry->kind == PROTOCOL_TREE_LINK) {
-        size_t target_size = (size_t)entry->size;
-        target[target_size] = '\0';
-        if (strlen(target) != target_size) {
+    if (has_target(entry->kind)) {
+        entry->target_size = (size_t)entry->size;
+        target[entry->target_size] = '\0';
+        if (entry->kind != PROTOCOL_TREE_ATTRIBUTE && strlen(target) != entry->target_size) {
             return false;
         }
         entry->target = target;
@@ -224,7 +271,8 @@ static enum protocol_tree_event_kind head_done(struct protocol_tree_reader *read
     reader->used = 0;
     reader->head_size = 0;
     reader->ended = reader->entry.kind == PROTOCOL_TREE_END;
-    reader->in_file = reader->entry.kind == PROTOCOL_TREE_FILE;
+    reader->in_file =
+        reader->entry.kind == PROTOCOL_TREE_FILE || reader->entry.kind == PROTOCOL_TREE_EXTENT;
     reader->content_left = reader->in_file ? reader->entry.size : 0;
     return reader->ended ? PROTOCOL_TREE_EVENT_END : PROTOCOL_TREE_EVENT_ENTRY;
 }

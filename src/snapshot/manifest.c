@@ -9,8 +9,8 @@
 #include "base/cleanup.h"
 
 static const char *const part_names[] = {
-    "state",  "memory", "pages",  "disk-0", "disk-1", "disk-2",
-    "disk-3", "disk-4", "disk-5", "disk-6", "disk-7",
+    "state",  "memory", "pages",  "files",  "disk-0", "disk-1",
+    "disk-2", "disk-3", "disk-4", "disk-5", "disk-6", "disk-7",
 };
 _Static_assert(ARRAY_SIZE(part_names) == SNAPSHOT_PART_COUNT, "each part has a name");
 
@@ -117,4 +117,23 @@ const char *snapshot_manifest_feature(const struct snapshot_manifest *manifest, 
         }
     }
     return NULL;
+}
+
+bool snapshot_workspace_is_plain(const char *path) {
+    ASSERT(path);
+    if (path[0] != '/') {
+        return false;
+    }
+    const char *part = path;
+    while (*part == '/') {
+        part++;
+        size_t size = strcspn(part, "/");
+        bool is_dots = size > 0 && size <= 2 && strspn(part, ".") >= size;
+        if (size == 0 || is_dots) {
+            return false;
+        }
+        part += size;
+    }
+    ASSERT(*part == '\0');
+    return true;
 }

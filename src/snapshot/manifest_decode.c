@@ -411,6 +411,19 @@ static enum kelpie_status decode_parent_path(const struct scope *root,
     return KELPIE_OK;
 }
 
+/* Absolute, in plain parts, and not the root. */
+static enum kelpie_status decode_workspace(const struct scope *root,
+                                           struct snapshot_manifest *manifest) {
+    ASSERT(manifest);
+    ASSERT(manifest->workspace[0] == '\0');
+    TRY(take_guest_path(root, "workspace", manifest->workspace, sizeof(manifest->workspace)));
+    if (!snapshot_workspace_is_plain(manifest->workspace)) {
+        return wrong(root->err, "", "workspace",
+                     "is no absolute path of plain parts below the root");
+    }
+    return KELPIE_OK;
+}
+
 /* A diff has a parent, memory, and the bits that say which pages of it count; another bundle has none. */
 static enum kelpie_status check_diff(const struct scope *root,
                                      const struct snapshot_manifest *manifest) {
@@ -435,6 +448,28 @@ static enum kelpie_status check_diff(const struct scope *root,
     return KELPIE_OK;
 }
 
+/* A checkpoint has files and their place, and nothing of a machine; another bundle has no files. */
+static enum kelpie_status check_checkpoint(const struct scope *root,
+                                           const struct snapshot_manifest *manifest) {
+    bool is_one = manifest->info.kind == KELPIE_SNAPSHOT_CHECKPOINT;
+    ASSERT(manifest);
+    ASSERT(root->name[0] == '\0');
+    for (unsigned i = 0; i < SNAPSHOT_PART_COUNT; i++) {
+        bool allowed = is_one == (i == SNAPSHOT_PART_FILES);
+        bool needed = is_one && i == SNAPSHOT_PART_FILES;
+        if ((manifest->parts[i].present && !allowed) || (needed && !manifest->parts[i].present)) {
+            return wrong(root->err, "parts", snapshot_part_name(i),
+                         needed ? "is missing" : "does not fit the kind");
+        }
+    }
+    if (is_one && (manifest->memory_in_state || manifest->disk_count > 0 ||
+                   manifest->session_count > 0 || !manifest->info.quiesced)) {
+        return wrong(root->err, "", "kind",
+                     "is one of files, and there is something of a machine, or it ran");
+    }
+    return KELPIE_OK;
+}
+
 /* What must hold between the members. */
 static enum kelpie_status check_whole(const struct scope *root,
                                       const struct snapshot_manifest *manifest) {
@@ -442,18 +477,20 @@ static enum kelpie_status check_whole(const struct scope *root,
     bool memory = manifest->parts[SNAPSHOT_PART_MEMORY].present;
     ASSERT(manifest);
     ASSERT(root->name[0] == '\0');
+    TRY(check_diff(root, manifest));
+    TRY(check_checkpoint(root, manifest));
     if (manifest->info.kind != KELPIE_SNAPSHOT_CHECKPOINT && !state) {
         return wrong(root->err, "parts", "state", "is missing");
     }
-    if (manifest->memory_in_state && (memory || !state)) {
+    if (manifest->memory_in_state && memory) {
         return wrong(root->err, "", "memory_in_state", "and parts contradict each other");
     }
-    return check_diff(root, manifest);
+    return KELPIE_OK;
 }
 
 /* ---- The whole -------------------------------------------------------------------------------- */
 
-static enum kelpie_status check_version(const struct scope *root, bool *ret_diff) {
+static enum kelpie_status check_version(const struct scope *root, int *ret_version) {
     json_t *version = json_object_get(root->object, "format_version");
     ASSERT(json_is_object(root->object));
     ASSERT(root->name[0] == '\0');
@@ -461,13 +498,13 @@ static enum kelpie_status check_version(const struct scope *root, bool *ret_diff
         return wrong(root->err, "", "format_version", "is not an integer");
     }
     json_int_t number = json_integer_value(version);
-    if (number != SNAPSHOT_FORMAT_VERSION && number != SNAPSHOT_FORMAT_VERSION_DIFF) {
+    if (number < SNAPSHOT_FORMAT_VERSION || number > SNAPSHOT_FORMAT_VERSION_CHECKPOINT) {
         return error_set_field(root->err, KELPIE_SNAPSHOT_INCOMPATIBLE, "format_version",
-                               "the bundle has format version %lld; this library reads %d and %d",
+                               "the bundle has format version %lld; this library reads %d to %d",
                                (long long)number, SNAPSHOT_FORMAT_VERSION,
-                               SNAPSHOT_FORMAT_VERSION_DIFF);
+                               SNAPSHOT_FORMAT_VERSION_CHECKPOINT);
     }
-    *ret_diff = number == SNAPSHOT_FORMAT_VERSION_DIFF;
+    *ret_version = (int)number;
     return KELPIE_OK;
 }
 
@@ -488,38 +525,47 @@ static enum kelpie_status check_checksum(const struct scope *root) {
 
 static enum kelpie_status decode_root(struct host *host, const struct scope *root,
                                       struct snapshot_manifest *manifest) {
-    static const char *const keys[] = {"parent_path", /* the first: a diff alone has it */
-                                       "format_version",
-                                       "id",
-                                       "parent_id",
-                                       "kind",
-                                       "created_unix_ms",
-                                       "quiesced",
-                                       "backend",
-                                       "backend_version",
-                                       "architecture",
-                                       "vm_id",
-                                       "vm_name",
-                                       "config",
-                                       "kernel_sha256",
-                                       "parts",
-                                       "initramfs_sha256",
-                                       "disks",
-                                       "sessions",
-                                       "features",
-                                       "checksum",
-                                       "memory_in_state",
-                                       NULL};
-    bool diff = false;
+    const char *keys[] = {NULL, /* what a diff or a checkpoint alone has */
+                          "format_version",
+                          "id",
+                          "parent_id",
+                          "kind",
+                          "created_unix_ms",
+                          "quiesced",
+                          "backend",
+                          "backend_version",
+                          "architecture",
+                          "vm_id",
+                          "vm_name",
+                          "config",
+                          "kernel_sha256",
+                          "parts",
+                          "initramfs_sha256",
+                          "disks",
+                          "sessions",
+                          "features",
+                          "checksum",
+                          "memory_in_state",
+                          NULL};
+    int version = 0;
     ASSERT(manifest);
     ASSERT(json_is_object(root->object));
-    TRY(check_version(root, &diff));
+    TRY(check_version(root, &version));
     TRY(check_checksum(root));
-    TRY(take_keys(root, diff ? keys : keys + 1, true));
+    bool checkpoint = version == SNAPSHOT_FORMAT_VERSION_CHECKPOINT;
+    bool diff = version == SNAPSHOT_FORMAT_VERSION_DIFF;
+    keys[0] = diff ? "parent_path" : "workspace";
+    TRY(take_keys(root, diff || checkpoint ? keys : keys + 1, true));
     if (diff) {
         TRY(decode_parent_path(root, manifest));
     }
     TRY(decode_info(root, manifest));
+    if (!diff && checkpoint != (manifest->info.kind == KELPIE_SNAPSHOT_CHECKPOINT)) {
+        return wrong(root->err, "", "kind", "and format_version contradict each other");
+    }
+    if (checkpoint) {
+        TRY(decode_workspace(root, manifest));
+    }
     TRY(decode_machine(root, manifest));
     TRY(decode_config(host, root, manifest));
     TRY(decode_parts(root, manifest));

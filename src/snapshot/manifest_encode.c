@@ -115,12 +115,17 @@ static json_t *encode_root(const struct snapshot_manifest *manifest) {
     ASSERT((unsigned)info->kind < KELPIE_SNAPSHOT_KIND_COUNT);
     ASSERT(info->created_unix_ms <= INT64_MAX);
     bool diff = manifest->parent_path[0] != '\0';
+    bool checkpoint = info->kind == KELPIE_SNAPSHOT_CHECKPOINT;
+    int version = diff         ? SNAPSHOT_FORMAT_VERSION_DIFF
+                  : checkpoint ? SNAPSHOT_FORMAT_VERSION_CHECKPOINT
+                               : SNAPSHOT_FORMAT_VERSION;
     return json_pack(
-        "{s:i, s:s*, s:s, s:s, s:s, s:I, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:o, "
+        "{s:i, s:s*, s:s*, s:s, s:s, s:s, s:I, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o, "
+        "s:o, "
         "s:o, s:o, s:o}",
-        "format_version", diff ? SNAPSHOT_FORMAT_VERSION_DIFF : SNAPSHOT_FORMAT_VERSION,
-        "parent_path", diff ? manifest->parent_path : NULL, "id", info->id, "parent_id",
-        info->parent_id, "kind", manifest_kind_names[info->kind], "created_unix_ms",
+        "format_version", version, "parent_path", diff ? manifest->parent_path : NULL, "workspace",
+        version == SNAPSHOT_FORMAT_VERSION_CHECKPOINT ? manifest->workspace : NULL, "id", info->id,
+        "parent_id", info->parent_id, "kind", manifest_kind_names[info->kind], "created_unix_ms",
         (json_int_t)info->created_unix_ms, "quiesced", info->quiesced, "architecture",
         info->architecture, "backend", info->backend, "backend_version", info->backend_version,
         "vm_id", manifest->vm_id, "vm_name", manifest->vm_name, "kernel_sha256",
@@ -147,7 +152,9 @@ enum kelpie_status snapshot_manifest_encode(const struct snapshot_manifest *mani
     ASSERT(ret_text);
     AUTO_JSON json_t *root = encode_root(manifest);
     bool diff = manifest->parent_path[0] != '\0';
+    bool files = !diff && manifest->info.kind == KELPIE_SNAPSHOT_CHECKPOINT;
     if (!root || diff != (json_object_get(root, "parent_path") != NULL) ||
+        files != (json_object_get(root, "workspace") != NULL) ||
         !manifest_checksum(root, checksum) ||
         json_object_set_new(root, MANIFEST_CHECKSUM_KEY, json_string(checksum)) != 0) {
         return error_set(err, KELPIE_SNAPSHOT_FAILED,

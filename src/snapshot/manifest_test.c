@@ -251,7 +251,7 @@ static void change_extension(json_t *root) {
 }
 
 static void change_version(json_t *root) {
-    json_object_set_new(root, "format_version", json_integer(3));
+    json_object_set_new(root, "format_version", json_integer(4));
     json_object_del(root, "sessions"); /* A later version may lack anything. */
 }
 
@@ -296,12 +296,93 @@ static void change_memory_twice(json_t *root) {
     json_object_set(parts, "memory", json_object_get(parts, "state"));
 }
 
-/* A checkpoint needs no state, but memory in it does. */
-static void change_state_dropped(json_t *root) {
+/* ---- Checkpoints ---- */
+
+static void change_to_checkpoint(json_t *root) {
+    json_t *parts = json_object_get(root, "parts");
+    json_object_set_new(root, "format_version", json_integer(SNAPSHOT_FORMAT_VERSION_CHECKPOINT));
     json_object_set_new(root, "kind", json_string("checkpoint"));
+    json_object_set_new(root, "workspace", json_string("/job/a b"));
+    json_object_set_new(root, "memory_in_state", json_false());
+    json_object_set(parts, "files", json_object_get(parts, "state"));
+    json_object_del(parts, "state");
+    json_object_del(parts, "disk-0");
+    json_array_clear(json_object_get(root, "disks"));
+    json_array_clear(json_object_get(root, "sessions"));
+}
+
+static void change_kind_alone(json_t *root) {
+    json_object_set_new(root, "kind", json_string("checkpoint"));
+}
+
+static void change_checkpoint_kind(json_t *root) {
+    change_to_checkpoint(root);
+    json_object_set_new(root, "kind", json_string("suspend"));
+}
+
+static void change_checkpoint_version(json_t *root) {
+    change_to_checkpoint(root);
+    json_object_set_new(root, "format_version", json_integer(SNAPSHOT_FORMAT_VERSION));
+}
+
+static void change_checkpoint_nowhere(json_t *root) {
+    change_to_checkpoint(root);
+    json_object_del(root, "workspace");
+}
+
+static void change_workspace(json_t *root, const char *workspace) {
+    change_to_checkpoint(root);
+    json_object_set_new(root, "workspace", json_string(workspace));
+}
+
+static void change_workspace_root(json_t *root) {
+    change_workspace(root, "/");
+}
+
+static void change_workspace_empty(json_t *root) {
+    change_workspace(root, "");
+}
+
+static void change_workspace_relative(json_t *root) {
+    change_workspace(root, "work");
+}
+
+static void change_workspace_up(json_t *root) {
+    change_workspace(root, "/job/../etc");
+}
+
+static void change_workspace_slash(json_t *root) {
+    change_workspace(root, "/job/");
+}
+
+static void change_checkpoint_empty(json_t *root) {
+    change_to_checkpoint(root);
+    json_object_clear(json_object_get(root, "parts"));
+}
+
+static void change_checkpoint_memory(json_t *root) {
+    change_to_checkpoint(root);
+    json_t *parts = json_object_get(root, "parts");
+    json_object_set(parts, "memory", json_object_get(parts, "files"));
+}
+
+static void change_checkpoint_running(json_t *root) {
+    change_to_checkpoint(root);
+    json_object_set_new(root, "quiesced", json_false());
+}
+
+static void change_checkpoint_in_state(json_t *root) {
+    change_to_checkpoint(root);
     json_object_set_new(root, "memory_in_state", json_true());
-    json_object_del(json_object_get(root, "parts"), "memory");
-    json_object_del(json_object_get(root, "parts"), "state");
+}
+
+static void change_files_beside(json_t *root) {
+    json_t *parts = json_object_get(root, "parts");
+    json_object_set(parts, "files", json_object_get(parts, "state"));
+}
+
+static void change_workspace_beside(json_t *root) {
+    json_object_set_new(root, "workspace", json_string("/job"));
 }
 
 static void change_parent_path_empty(json_t *root) {
@@ -401,7 +482,7 @@ static void hazard_B3_wrong_members_with_a_right_checksum(void **state) {
     } cases[] = {
         {change_nothing, KELPIE_OK, NULL},
         {change_extension, KELPIE_OK, NULL},
-        {change_version, KELPIE_SNAPSHOT_INCOMPATIBLE, "format version 3"},
+        {change_version, KELPIE_SNAPSHOT_INCOMPATIBLE, "format version 4"},
         {change_unknown, KELPIE_SNAPSHOT_CORRUPT, "surprise is unknown"},
         {change_nested_unknown, KELPIE_SNAPSHOT_CORRUPT, "config.x-note is unknown"},
         {change_missing, KELPIE_SNAPSHOT_CORRUPT, "quiesced is missing"},
@@ -411,7 +492,22 @@ static void hazard_B3_wrong_members_with_a_right_checksum(void **state) {
         {change_part_real, KELPIE_SNAPSHOT_CORRUPT, "parts.size is not an integer"},
         {change_state_missing, KELPIE_SNAPSHOT_CORRUPT, "parts.state is missing"},
         {change_memory_twice, KELPIE_SNAPSHOT_CORRUPT, "memory_in_state"},
-        {change_state_dropped, KELPIE_SNAPSHOT_CORRUPT, "memory_in_state and parts contradict"},
+        {change_to_checkpoint, KELPIE_OK, NULL},
+        {change_kind_alone, KELPIE_SNAPSHOT_CORRUPT, "kind and format_version contradict"},
+        {change_checkpoint_kind, KELPIE_SNAPSHOT_CORRUPT, "kind and format_version contradict"},
+        {change_checkpoint_version, KELPIE_SNAPSHOT_CORRUPT, "workspace is unknown"},
+        {change_checkpoint_nowhere, KELPIE_SNAPSHOT_CORRUPT, "workspace is missing"},
+        {change_workspace_root, KELPIE_SNAPSHOT_CORRUPT, "workspace is no absolute path"},
+        {change_workspace_empty, KELPIE_SNAPSHOT_CORRUPT, "workspace is no absolute path"},
+        {change_workspace_relative, KELPIE_SNAPSHOT_CORRUPT, "workspace is not an absolute path"},
+        {change_workspace_up, KELPIE_SNAPSHOT_CORRUPT, "workspace is no absolute path"},
+        {change_workspace_slash, KELPIE_SNAPSHOT_CORRUPT, "workspace is no absolute path"},
+        {change_checkpoint_empty, KELPIE_SNAPSHOT_CORRUPT, "parts.files is missing"},
+        {change_checkpoint_memory, KELPIE_SNAPSHOT_CORRUPT, "parts.memory does not fit the kind"},
+        {change_checkpoint_running, KELPIE_SNAPSHOT_CORRUPT, "kind is one of files"},
+        {change_checkpoint_in_state, KELPIE_SNAPSHOT_CORRUPT, "kind is one of files"},
+        {change_files_beside, KELPIE_SNAPSHOT_CORRUPT, "parts.files does not fit the kind"},
+        {change_workspace_beside, KELPIE_SNAPSHOT_CORRUPT, "workspace is unknown"},
         {change_parent_path_empty, KELPIE_SNAPSHOT_CORRUPT, "parent_path is empty"},
         {change_disk_dropped, KELPIE_SNAPSHOT_CORRUPT, "contradict"},
         {change_disk_resized, KELPIE_SNAPSHOT_CORRUPT, "contradict"},

@@ -19,6 +19,9 @@
  * type and size; verify() checks a checksum. Everything in a bundle is untrusted input: file names in the
  * manifest are not used as paths unless they are exactly the part's own name.
  *
+ * A checkpoint holds no machine: its one part, `files`, is an archive of a folder, of which this module knows no more than that
+ * it is a file.
+ *
  * A diff holds what changed since another bundle, its parent: the pages of memory whose bit is set in the part `pages`.
  * Its manifest has the parent's id and where it is. open() opens the parents too, up to SNAPSHOT_CHAIN_LENGTH_MAX
  * bundles, and checks that each is the one that was meant; nothing else is done with the path.
@@ -33,6 +36,7 @@ enum snapshot_part {
     SNAPSHOT_PART_STATE = 0,
     SNAPSHOT_PART_MEMORY, /* optional: a backend's state may carry the memory (`memory_in_state`) */
     SNAPSHOT_PART_PAGES,  /* of a diff: a bit for each page, set: it is in this bundle's memory */
+    SNAPSHOT_PART_FILES, /* of a checkpoint, whose only part it is: a pax archive of the workspace */
     SNAPSHOT_PART_DISK_0, /* … DISK_0 + KELPIE_DISK_COUNT_MAX - 1 */
     SNAPSHOT_PART_COUNT = SNAPSHOT_PART_DISK_0 + KELPIE_DISK_COUNT_MAX
 };
@@ -92,6 +96,7 @@ struct snapshot_manifest {
     char **env; /* env_count strings, owned by the manifest */
     size_t env_count;
     bool memory_in_state;
+    char workspace[KELPIE_PATH_SIZE_MAX + 1]; /* of a checkpoint: the guest's folder; else empty */
     char parent_path[KELPIE_PATH_SIZE_MAX + 1]; /* this is a diff to it; empty: it is none */
     struct snapshot_part_info parts[SNAPSHOT_PART_COUNT];
     struct snapshot_disk disks[KELPIE_DISK_COUNT_MAX];
@@ -115,6 +120,9 @@ KELPIE_CHECKED enum kelpie_status snapshot_manifest_add_env(struct host *host,
 KELPIE_CHECKED enum kelpie_status snapshot_manifest_add_feature(struct snapshot_manifest *manifest,
                                                                 const char *name, const char *value,
                                                                 struct kelpie_error *err);
+
+/* What a manifest may have as its workspace: absolute, not "/", and without parts that are empty, "." or "..". */
+bool snapshot_workspace_is_plain(const char *path);
 
 /* The feature's value, or NULL. */
 const char *snapshot_manifest_feature(const struct snapshot_manifest *manifest, const char *name);
@@ -184,6 +192,18 @@ KELPIE_CHECKED enum kelpie_status snapshot_writer_merge(struct snapshot_writer *
                                                         uint64_t size, const struct host_wait *wait,
                                                         struct kelpie_error *err);
 
+/* For backends whose monitor only hands over all of memory: the parts `memory` and `pages` of a diff (set_parent), from a
+ * file with `size` bytes of memory. What of it differs from the parent's is the diff, whatever was written meanwhile. */
+KELPIE_CHECKED enum kelpie_status snapshot_writer_diff(struct snapshot_writer *writer,
+                                                       int memory_fd, uint64_t size,
+                                                       const struct host_wait *wait,
+                                                       struct kelpie_error *err);
+
+/* A file without a name on the disk that the bundle is written to, or, where that cannot be, in memory; the caller's to
+ * close. For what is to become a part, but is not yet in its form. */
+KELPIE_CHECKED enum kelpie_status snapshot_writer_scratch(struct snapshot_writer *writer,
+                                                          int *ret_fd, struct kelpie_error *err);
+
 /* Publishes the bundle and fills ret_snapshot. NO_SPACE, SNAPSHOT_FAILED, SNAPSHOT_TOO_LARGE. After a failure only
  * snapshot_writer_destroy() is left. */
 KELPIE_CHECKED enum kelpie_status snapshot_writer_publish(struct snapshot_writer *writer,
@@ -245,6 +265,12 @@ struct snapshot_reader *snapshot_reader_parent(const struct snapshot_reader *rea
 
 /* How many bundles the reader's chain has, itself among them. */
 size_t snapshot_reader_chain_length(const struct snapshot_reader *reader);
+
+/* Copies the memory of the reader's bundle, and of those that it is a diff to, into one file, which is empty, sparsely. */
+KELPIE_CHECKED enum kelpie_status snapshot_reader_merge(struct host *host,
+                                                        const struct snapshot_reader *reader,
+                                                        int target_fd, const struct host_wait *wait,
+                                                        struct kelpie_error *err);
 
 /* The part's descriptor, open for reading, owned by the reader; HOST_FD_NONE when the bundle has no such part. */
 int snapshot_reader_part(const struct snapshot_reader *reader, enum snapshot_part part);

@@ -2,10 +2,11 @@
 #ifndef KELPIE_SNAPSHOT_SNAPSHOT_LIMITS_H
 #define KELPIE_SNAPSHOT_SNAPSHOT_LIMITS_H
 
-#define SNAPSHOT_FORMAT_VERSION 1      /* of a bundle that stands for itself */
-#define SNAPSHOT_FORMAT_VERSION_DIFF 2 /* of one that is a diff to its parent */
-#define SNAPSHOT_CHAIN_LENGTH_MAX 8    /* bundles: a diff, its parent, and so on */
-#define SNAPSHOT_PAGE_SIZE 4096        /* of memory: what a bit of the part `pages` stands for */
+#define SNAPSHOT_FORMAT_VERSION 1            /* of a bundle that stands for itself */
+#define SNAPSHOT_FORMAT_VERSION_DIFF 2       /* of one that is a diff to its parent */
+#define SNAPSHOT_FORMAT_VERSION_CHECKPOINT 3 /* of one that is files and no machine */
+#define SNAPSHOT_CHAIN_LENGTH_MAX 8          /* bundles: a diff, its parent, and so on */
+#define SNAPSHOT_PAGE_SIZE 4096 /* of memory: what a bit of the part `pages` stands for */
 #define SNAPSHOT_MANIFEST_SIZE_MAX 4194304
 #define SNAPSHOT_CHECKSUM_SIZE 33 /* 32 hexadecimal digits and a zero */
 #define SNAPSHOT_DIGEST_SIZE 65   /* 64 hexadecimal digits and a zero */

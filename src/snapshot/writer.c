@@ -267,7 +267,7 @@ enum kelpie_status snapshot_writer_merge(struct snapshot_writer *writer, enum sn
         return writer_failed(writer, status, err);
     }
     TRY(snapshot_writer_part(writer, part, &fd, err));
-    const struct snapshot_copy copy = {*source, fd, size, writer->bytes_max - used};
+    const struct snapshot_copy copy = {*source, fd, size, writer->bytes_max - used, NULL};
     /* The VM may stand still now: publish has the time to hash what is mostly holes. */
     bool later = snapshot_is_mostly_holes(writer->host, source->fd, size);
     status = snapshot_copy_limited(writer->host, &copy, wait, later ? NULL : info->checksum, err);
@@ -286,6 +286,66 @@ enum kelpie_status snapshot_writer_copy(struct snapshot_writer *writer, enum sna
     ASSERT(writer);
     ASSERT(source_fd != HOST_FD_NONE);
     return snapshot_writer_merge(writer, part, &source, size, wait, err);
+}
+
+enum kelpie_status snapshot_writer_scratch(struct snapshot_writer *writer, int *ret_fd,
+                                           struct kelpie_error *err) {
+    ASSERT(writer->state == WRITER_OPEN);
+    ASSERT(ret_fd);
+    const uint32_t flags = HOST_OPEN_READ | HOST_OPEN_WRITE | HOST_OPEN_UNNAMED;
+    if (!snapshot_writer_is_in_memory(writer) &&
+        host_file_open(writer->host, writer->partial.folder.text, flags, FILE_MODE, ret_fd, NULL) ==
+            KELPIE_OK) {
+        return KELPIE_OK;
+    }
+    return host_memory_file(writer->host, "kelpie-scratch", 0, ret_fd, err);
+}
+
+/* The bundle that this one is to be a diff to; by now, another may be in its place. */
+static enum kelpie_status open_parent(struct snapshot_writer *writer,
+                                      struct snapshot_reader **ret_reader,
+                                      struct kelpie_error *err) {
+    const struct snapshot_manifest *manifest = writer->manifest;
+    struct snapshot_reader *reader = NULL;
+    struct snapshot_path path;
+    ASSERT(manifest->parent_path[0] != '\0');
+    ASSERT(!snapshot_writer_is_in_memory(writer));
+    TRY(snapshot_parent_path(writer->partial.folder.text, manifest->parent_path, &path, err));
+    TRY(snapshot_reader_open(writer->host, path.text, &reader, err));
+    if (strcmp(snapshot_reader_manifest(reader)->info.id, manifest->info.parent_id) != 0) {
+        snapshot_reader_close(reader);
+        return error_set_field(err, KELPIE_BAD_CONFIG, "parent",
+                               "another bundle has taken the place of %.512s", path.text);
+    }
+    *ret_reader = reader;
+    return KELPIE_OK;
+}
+
+static enum kelpie_status write_diff(struct snapshot_writer *writer, struct snapshot_diff *diff,
+                                     const struct host_wait *wait, struct kelpie_error *err) {
+    uint64_t used = 0;
+    ASSERT(diff->parent);
+    ASSERT(writer->state == WRITER_OPEN);
+    TRY(count_bytes(writer, &used, err));
+    diff->bytes_max = writer->bytes_max - used;
+    TRY(snapshot_writer_part(writer, SNAPSHOT_PART_MEMORY, &diff->target_fd, err));
+    TRY(snapshot_writer_part(writer, SNAPSHOT_PART_PAGES, &diff->pages_fd, err));
+    return snapshot_diff_write(writer->host, diff, wait, err);
+}
+
+enum kelpie_status snapshot_writer_diff(struct snapshot_writer *writer, int memory_fd,
+                                        uint64_t size, const struct host_wait *wait,
+                                        struct kelpie_error *err) {
+    struct snapshot_reader *parent = NULL;
+    ASSERT(writer);
+    ASSERT(memory_fd != HOST_FD_NONE);
+    enum kelpie_status status = open_parent(writer, &parent, err);
+    if (status == KELPIE_OK) {
+        struct snapshot_diff diff = {.source_fd = memory_fd, .size = size, .parent = parent};
+        status = write_diff(writer, &diff, wait, err);
+    }
+    snapshot_reader_close(parent);
+    return status == KELPIE_OK ? status : writer_failed(writer, status, err);
 }
 
 /* Size, checksum unless the copy made it, and everything on the disk. */

@@ -86,6 +86,7 @@ static const struct json_field snapshot_option_fields[] = {
     SNAPSHOT_OPTION(timeout_ms, JSON_U32, 0),
     SNAPSHOT_OPTION(track, JSON_BOOL, 0),
     SNAPSHOT_OPTION(parent, JSON_TEXT, 0),
+    SNAPSHOT_OPTION(workspace, JSON_TEXT, 0),
 };
 
 #define RESTORE_OPTION(member, kind, max)                                                          \

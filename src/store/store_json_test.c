@@ -240,7 +240,8 @@ static void an_error_comes_back_whatever_it_quotes(void **state) {
 
 static void the_texts_of_options_lie_in_the_json(void **state) {
     (void)state;
-    const struct kelpie_snapshot_options options = {.parent = "/a/" ODD_TEXT, .track = true};
+    const struct kelpie_snapshot_options options = {
+        .parent = "/a/" ODD_TEXT, .workspace = "/w/" ODD_TEXT, .track = true};
     struct kelpie_snapshot_options back = {0};
     json_t *json = NULL;
     assert_int_equal(store_json_of(STORE_JSON_SNAPSHOT_OPTIONS, &options, &json, &err), KELPIE_OK);
@@ -250,6 +251,7 @@ static void the_texts_of_options_lie_in_the_json(void **state) {
     /* Once more: the text is in its place by now. */
     assert_int_equal(store_json_to(STORE_JSON_SNAPSHOT_OPTIONS, json, &back, &err), KELPIE_OK);
     assert_string_equal(back.parent, options.parent);
+    assert_string_equal(back.workspace, options.workspace);
     json_decref(json);
 }
 

@@ -291,7 +291,8 @@ static void test_snapshots(void **state) {
         const char *field;
     } cases[] = {
         {{.kind = KELPIE_SNAPSHOT_KIND_COUNT}, KELPIE_BAD_CONFIG, "kind"},
-        {{.kind = KELPIE_SNAPSHOT_CHECKPOINT}, KELPIE_UNSUPPORTED, "kind"},
+        {{.kind = KELPIE_SNAPSHOT_CHECKPOINT}, KELPIE_BAD_CONFIG, "workspace"},
+        {{.workspace = "/job"}, KELPIE_BAD_CONFIG, "workspace"},
         {{.timeout_ms = DAY_AND_MORE_MS}, KELPIE_BAD_CONFIG, "timeout_ms"},
         {{.reserved = {1}}, KELPIE_BAD_CONFIG, "reserved"},
         {{.track = true}, KELPIE_UNSUPPORTED, "track"},

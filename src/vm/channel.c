@@ -22,6 +22,7 @@ void vm_channel_open(struct kelpie_vm *vm) {
     channel->open = true;
     channel->connected = false;
     channel->held = false;
+    channel->holding = false;
     channel->ended = false;
     channel->broken[0] = 0;
     channel->answers = (struct vm_answers){0};
@@ -37,6 +38,7 @@ void vm_channel_close(struct kelpie_vm *vm) {
     vm->channel.open = false;
     vm->channel.connected = false;
     vm->channel.held = false;
+    vm->channel.holding = false;
     vm_relays_lose(vm);
     vm_sessions_lose(vm);
     host_condition_broadcast(vm->changed);
@@ -142,7 +144,7 @@ static bool out_write(struct kelpie_vm *vm) {
 static bool sessions_speak(struct kelpie_vm *vm) {
     ASSERT(vm->locked);
     ASSERT(vm->session_count <= KELPIE_EXEC_COUNT_MAX);
-    ASSERT(vm->channel.connected && !vm->channel.held);
+    ASSERT(vm->channel.connected && (!vm->channel.held || vm->channel.holding));
     struct vm_channel *channel = &vm->channel;
     bool said = false;
     for (size_t i = 0; i < vm->session_count; i++) {
@@ -152,6 +154,9 @@ static bool sessions_speak(struct kelpie_vm *vm) {
             return said;
         }
         struct kelpie_exec *exec = vm->sessions[(vm->session_turn + i) % vm->session_count];
+        if (vm->channel.held && !exec->still) {
+            continue;
+        }
         if (vm_session_speak(exec, &writer)) {
             ASSERT(!writer.failed);
             channel->out_end += writer.size;
@@ -170,7 +175,7 @@ void vm_channel_flush(struct kelpie_vm *vm) {
     /* Each round either queues a piece of a bounded window or writes bytes of a bounded queue. */
     while (again) {
         again = false;
-        if (channel->open && channel->connected && !channel->held) {
+        if (channel->open && channel->connected && (!channel->held || channel->holding)) {
             again = sessions_speak(vm);
         }
         again = out_write(vm) ||

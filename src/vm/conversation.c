@@ -168,6 +168,7 @@ enum kelpie_status vm_say_freeze(struct kelpie_vm *vm, const struct vm_wait *wai
     vm_channel_flush(vm);
     vm_relays_catch_up(vm, wait);
     vm->channel.held = true;
+    vm->channel.holding = false;
     TRY(say_empty(vm, PROTOCOL_FREEZE, wait, err));
     while (answers->frozen_count == before) {
         TRY(vm_wait_step(vm, wait, "the guest's commands to stand still", err));
@@ -176,6 +177,38 @@ enum kelpie_status vm_say_freeze(struct kelpie_vm *vm, const struct vm_wait *wai
         return error_set_os(err, (int)(answers->frozen.os_error & 0xfff),
                             "the guest could not stop its commands");
     }
+    return KELPIE_OK;
+}
+
+enum kelpie_status vm_say_hold(struct kelpie_vm *vm, const struct vm_wait *wait,
+                               struct kelpie_error *err) {
+    ASSERT(vm->locked);
+    ASSERT(vm->busy);
+    struct vm_channel *channel = &vm->channel;
+    uint64_t before = channel->answers.frozen_count;
+    vm_sessions_want_acks(vm);
+    vm_channel_flush(vm);
+    vm_relays_catch_up(vm, wait);
+    channel->held = true;
+    struct cursor_writer writer;
+    TRY(vm_channel_reserve(vm, SMALL_FRAME_SIZE, wait, &writer, err));
+    struct protocol_ping ping = {.token = ++channel->ping_token};
+    protocol_encode_hold(&writer);
+    protocol_encode_ping(&writer, PROTOCOL_PING, &ping); /* which every guest answers */
+    vm_channel_commit(vm, &writer);
+    while (channel->answers.frozen_count == before && channel->answers.pong_token < ping.token) {
+        TRY(vm_wait_step(vm, wait, "the guest's commands to stand still", err));
+    }
+    if (channel->answers.frozen_count == before) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, "guest",
+                               "the guest's agent is of an earlier version, which cannot keep a "
+                               "folder while its commands stand still");
+    }
+    if (channel->answers.frozen.os_error != 0) {
+        return error_set_os(err, (int)(channel->answers.frozen.os_error & 0xfff),
+                            "the guest could not stop its commands");
+    }
+    channel->holding = true;
     return KELPIE_OK;
 }
 
@@ -217,6 +250,7 @@ enum kelpie_status vm_say_thaw(struct kelpie_vm *vm, bool restored, const struct
         };
     }
     vm->channel.held = false;
+    vm->channel.holding = false;
     vm_channel_flush(vm);
     vm_relays_wake(vm);
     host_condition_broadcast(vm->changed);

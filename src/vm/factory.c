@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/assert.h"
-#include "vm/vm.h"
+#include "vm/checkpoint.h"
 
 #define TEXT_(value) #value
 #define TEXT(value) TEXT_(value)
@@ -132,7 +132,7 @@ config_of_bundle(const struct snapshot_manifest *manifest, const struct kelpie_c
     return KELPIE_OK;
 }
 
-enum kelpie_status vm_create_of_bundle(const struct snapshot_reader *reader,
+enum kelpie_status vm_create_of_bundle(struct host *host, const struct snapshot_reader *reader,
                                        const struct kelpie_config *wanted,
                                        struct kelpie_vm **ret_vm, struct kelpie_error *err) {
     ASSERT(reader);
@@ -140,8 +140,14 @@ enum kelpie_status vm_create_of_bundle(const struct snapshot_reader *reader,
     struct kelpie_disk disks[KELPIE_DISK_COUNT_MAX] = {0};
     struct kelpie_network network = {0};
     struct kelpie_config config;
-    TRY(config_of_bundle(snapshot_reader_manifest(reader), wanted, disks, &network, &config, err));
-    const struct vm_origin origin = {.config = &config, .for_bundle = true};
+    const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
+    bool checkpoint = manifest->info.kind == KELPIE_SNAPSHOT_CHECKPOINT;
+    if (checkpoint) {
+        TRY(vm_checkpoint_config(host, manifest, wanted, &network, &config, err));
+    } else {
+        TRY(config_of_bundle(manifest, wanted, disks, &network, &config, err));
+    }
+    const struct vm_origin origin = {.config = &config, .for_bundle = !checkpoint};
     return vm_create(&origin, ret_vm, err);
 }
 
@@ -163,7 +169,7 @@ enum kelpie_status kelpie_vm_create_from_snapshot(const char *directory,
     struct kelpie_vm *vm = NULL;
     enum kelpie_status status = snapshot_reader_open(host, directory, &reader, err);
     if (status == KELPIE_OK) {
-        status = vm_create_of_bundle(reader, config, &vm, err);
+        status = vm_create_of_bundle(host, reader, config, &vm, err);
     }
     if (status == KELPIE_OK) {
         status = vm_restore_from(vm, reader, options, err);
@@ -191,7 +197,8 @@ size_t kelpie_backend_list(struct kelpie_backend *backends, size_t capacity) {
         }
         if (shown < capacity) {
             struct kelpie_backend *backend = &backends[shown];
-            *backend = (struct kelpie_backend){.capabilities = table[i]->capabilities};
+            *backend =
+                (struct kelpie_backend){.capabilities = vm_capabilities_of(table[i]->capabilities)};
             snprintf(backend->name, sizeof(backend->name), "%s", table[i]->name);
             snprintf(backend->description, sizeof(backend->description), "%s",
                      table[i]->description);

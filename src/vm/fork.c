@@ -71,7 +71,7 @@ enum kelpie_status vm_create_child(const struct snapshot_reader *reader,
     config.name = name;
     config.hostname = NULL; /* the name */
     config.host = host;
-    TRY(vm_create_of_bundle(reader, &config, ret_vm, err));
+    TRY(vm_create_of_bundle(host, reader, &config, ret_vm, err));
     vm_share_host(*ret_vm);
     return KELPIE_OK;
 }
@@ -255,6 +255,9 @@ enum kelpie_status kelpie_snapshot_fork(const char *directory,
     TRY(vm_host_open(options->config, &host, &owned, err));
     struct snapshot_reader *reader = NULL;
     enum kelpie_status status = snapshot_reader_open(host, directory, &reader, err);
+    if (status == KELPIE_OK) {
+        status = vm_refuse_checkpoint(reader, err);
+    }
     if (status == KELPIE_OK) {
         status = bear(host, reader, options, count, children, err);
     }

@@ -102,6 +102,19 @@ static enum kelpie_status greet_guest(struct kelpie_vm *vm, const struct host_wa
     return status;
 }
 
+void vm_forget_machine(struct kelpie_vm *vm) {
+    ASSERT(vm->busy);
+    ASSERT(!vm->io_thread);
+    vm_lock(vm);
+    vm->restored = false;
+    vm->fresh_wanted = false;
+    vm->quiesced = false;
+    vm->parent_id[0] = 0;
+    vm->bundle_directory[0] = 0;
+    vm->saved_session_count = 0;
+    vm_unlock(vm);
+}
+
 void vm_starting(struct kelpie_vm *vm) {
     ASSERT(vm->busy);
     ASSERT(!vm->io_thread);
@@ -159,15 +172,8 @@ enum kelpie_status kelpie_vm_start(struct kelpie_vm *vm, struct kelpie_error *er
     }
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_START, vm->config->boot_timeout_ms, &wait, err));
-    vm_lock(vm);
-    enum kelpie_state before = vm->state;
-    vm->restored = false;
-    vm->fresh_wanted = false;
-    vm->quiesced = false;
-    vm->parent_id[0] = 0;
-    vm->bundle_directory[0] = 0;
-    vm->saved_session_count = 0;
-    vm_unlock(vm);
+    enum kelpie_state before = kelpie_vm_state(vm);
+    vm_forget_machine(vm);
     vm_starting(vm);
     enum kelpie_status status = vm_populate_prepare(vm, err);
     if (status == KELPIE_OK) {
@@ -321,6 +327,94 @@ enum kelpie_status vm_stay_still(struct kelpie_vm *vm, const struct host_wait *w
         vm_unlock(vm);
     }
     return KELPIE_OK;
+}
+
+/* Of a VM that was not paused: the guest goes on, on its own time. */
+static enum kelpie_status let_go(struct kelpie_vm *vm, const struct host_wait *wait,
+                                 struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(vm->state != KELPIE_STATE_PAUSED);
+    enum kelpie_status status = wake_guest(vm, wait, err);
+    if (status != KELPIE_OK && vm_machine_is_alive(vm)) {
+        vm_lock(vm);
+        vm_channel_break(vm, "the guest stood still and did not go on");
+        vm_unlock(vm);
+    }
+    return status;
+}
+
+/* Of a VM that was paused: the guest is silent, then the vCPUs stand still. */
+static enum kelpie_status still_again(struct kelpie_vm *vm, const struct host_wait *wait,
+                                      struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(vm->state != KELPIE_STATE_RUNNING);
+    struct kelpie_error ignored;
+    vm_lock(vm);
+    struct vm_wait until = wait_until(vm, wait);
+    /* Its commands stand still whatever it answers: HOLD, or the FREEZE before, saw to that. */
+    if (vm->channel.connected && vm_say_freeze(vm, &until, &ignored) != KELPIE_OK) {
+        vm->channel.holding = false;
+    }
+    bool alive = vm->machine_alive;
+    vm_unlock(vm);
+    if (!alive) {
+        return error_set(err, KELPIE_CRASHED, "the VM crashed: %s", vm->exit_text);
+    }
+    enum kelpie_status status = vm->ops->pause(vm->instance, wait, err);
+    vm_lock(vm);
+    vm->may_run = status != KELPIE_OK;
+    vm_unlock(vm);
+    return status;
+}
+
+enum kelpie_status vm_hold_end(struct kelpie_vm *vm, const struct host_wait *wait,
+                               struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(wait);
+    vm_lock(vm);
+    bool paused = vm->state == KELPIE_STATE_PAUSED;
+    bool alive = vm->machine_alive;
+    vm_unlock(vm);
+    if (!alive) {
+        return error_set(err, KELPIE_CRASHED, "the VM crashed: %s", vm->exit_text);
+    }
+    return paused ? still_again(vm, wait, err) : let_go(vm, wait, err);
+}
+
+enum kelpie_status vm_hold(struct kelpie_vm *vm, const struct host_wait *wait,
+                           struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(wait);
+    bool paused = kelpie_vm_state(vm) == KELPIE_STATE_PAUSED;
+    if (paused && !vm->quiesced) {
+        return error_set_field(err, KELPIE_SNAPSHOT_FAILED, "quiesced",
+                               "the guest's commands do not stand still, and would run on: resume "
+                               "the VM first");
+    }
+    if (paused) {
+        enum kelpie_status resumed = vm->ops->resume(vm->instance, wait, err);
+        if (resumed != KELPIE_OK) {
+            undo_resume(vm, vm_machine_is_alive(vm));
+            return resumed;
+        }
+    }
+    vm_lock(vm);
+    struct vm_wait until = wait_until(vm, wait);
+    enum kelpie_status status = vm->channel.connected ? KELPIE_OK : meet_again(vm, &until, err);
+    if (status == KELPIE_OK) {
+        status = vm_say_hold(vm, &until, err);
+    }
+    if (!paused) {
+        vm->quiesced = status == KELPIE_OK;
+        vm->paused_ns = host_monotonic_ns(vm->host);
+    }
+    vm_unlock(vm);
+    if (status != KELPIE_OK) {
+        struct host_wait own = host_wait_ms(vm->host, VM_FREEZE_TIMEOUT_MS, HOST_FD_NONE);
+        struct kelpie_error ignored;
+        (void)!vm_hold_end(vm, &own, &ignored); /* what it failed with first is told */
+    }
+    return status;
 }
 
 /* The state after an operation, unless the machine ended meanwhile. */

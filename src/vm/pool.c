@@ -103,6 +103,7 @@ static enum kelpie_status init(struct kelpie_pool *pool, const char *directory,
     ASSERT(pool->host);
     ASSERT(directory);
     TRY(snapshot_reader_open(pool->host, directory, &pool->reader, err));
+    TRY(vm_refuse_checkpoint(pool->reader, err));
     const char *prefix = options->name_prefix;
     snprintf(pool->name_prefix, sizeof(pool->name_prefix), "%s",
              prefix ? prefix : snapshot_reader_manifest(pool->reader)->vm_name);

@@ -8,7 +8,7 @@
 
 #include "base/assert.h"
 #include "snapshot/working_set.h"
-#include "vm/vm.h"
+#include "vm/checkpoint.h"
 
 /* ---- Restore ---------------------------------------------------------------------------------- */
 
@@ -173,7 +173,8 @@ enum kelpie_status vm_restore_machine(struct kelpie_vm *vm, struct snapshot_read
 static enum kelpie_status restore_status(enum kelpie_status status, struct kelpie_error *err) {
     ASSERT(status != KELPIE_OK);
     ASSERT((unsigned)status < KELPIE_STATUS_COUNT);
-    bool other = status == KELPIE_IO_FAILED || status == KELPIE_INTERNAL ||
+    bool other = status == KELPIE_BOOT_TIMED_OUT || status == KELPIE_COPY_FAILED ||
+                 status == KELPIE_IO_FAILED || status == KELPIE_INTERNAL ||
                  status == KELPIE_TIMED_OUT || status == KELPIE_CRASHED ||
                  status == KELPIE_BOOT_FAILED;
     return other ? error_wrap(err, KELPIE_RESTORE_FAILED, "the VM was not restored") : status;
@@ -190,10 +191,28 @@ enum kelpie_status vm_check_restore_options(const struct kelpie_restore_options 
                              err);
 }
 
+static bool is_checkpoint(const struct snapshot_reader *reader) {
+    ASSERT(reader);
+    ASSERT(snapshot_reader_manifest(reader));
+    return snapshot_reader_manifest(reader)->info.kind == KELPIE_SNAPSHOT_CHECKPOINT;
+}
+
+enum kelpie_status vm_refuse_checkpoint(const struct snapshot_reader *reader,
+                                        struct kelpie_error *err) {
+    ASSERT(reader);
+    if (!is_checkpoint(reader)) {
+        return KELPIE_OK;
+    }
+    return error_set_field(err, KELPIE_UNSUPPORTED, "kind",
+                           "a checkpoint has files and no machine: forks, pools and diffs are of "
+                           "other kinds");
+}
+
 enum kelpie_status vm_prepare(struct kelpie_vm *vm, struct snapshot_reader *reader,
                               struct kelpie_error *err) {
     vm_check(vm);
     ASSERT(reader);
+    ASSERT(!is_checkpoint(reader)); /* of pools, which have none */
     struct host_wait wait;
     TRY(vm_begin(vm, VM_OPERATION_RESTORE, vm->config->boot_timeout_ms, &wait, err));
     enum kelpie_status status = KELPIE_OK;
@@ -212,7 +231,17 @@ static enum kelpie_status restore(struct kelpie_vm *vm, struct snapshot_reader *
     ASSERT(reader && options);
     enum kelpie_state before = vm->state;
     vm_starting(vm);
-    enum kelpie_status status = vm_restore_machine(vm, reader, options, wait, err);
+    enum kelpie_status status = KELPIE_OK;
+    if (is_checkpoint(reader)) {
+        vm_forget_machine(vm);
+        status = vm_checkpoint_restore(vm, reader, options, wait, err);
+    } else if (vm_capabilities(vm) & KELPIE_CAN_SUSPEND_SNAPSHOT) {
+        status = vm_restore_machine(vm, reader, options, wait, err);
+    } else {
+        status = error_set_field(err, KELPIE_UNSUPPORTED, "kind",
+                                 "backend %s cannot restore a machine, only checkpoints",
+                                 vm_backend_name(vm));
+    }
     if (status != KELPIE_OK) {
         status = restore_status(status, err);
     }
@@ -291,7 +320,8 @@ static enum kelpie_status inspect(void *wanted_host, const char *directory, bool
         struct host_wait wait = host_wait_ms(host, KELPIE_TIMEOUT_MS_MAX, HOST_FD_NONE);
         status = verify_parts(reader, true, &wait, err);
         if (status == KELPIE_OK) {
-            status = verify_parents(reader, true, &wait, err);
+            status = is_checkpoint(reader) ? vm_checkpoint_verify(host, reader, &wait, err)
+                                           : verify_parents(reader, true, &wait, err);
         }
     }
     if (status == KELPIE_OK && ret_snapshot) {

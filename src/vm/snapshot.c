@@ -9,8 +9,8 @@
 
 #include "base/assert.h"
 #include "base/cleanup.h"
+#include "vm/checkpoint.h"
 #include "vm/populate.h"
-#include "vm/vm.h"
 
 uint64_t vm_snapshot_timeout(uint32_t timeout_ms) {
     ASSERT(timeout_ms <= KELPIE_TIMEOUT_MS_MAX);
@@ -29,8 +29,11 @@ static enum kelpie_status check_diff_options(struct kelpie_vm *vm,
     if (!options->parent && !options->track) {
         return KELPIE_OK;
     }
-    if (!(vm_capabilities(vm) & KELPIE_CAN_DIFF_SNAPSHOT) ||
-        options->kind == KELPIE_SNAPSHOT_CHECKPOINT) {
+    if (options->kind == KELPIE_SNAPSHOT_CHECKPOINT) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, field,
+                               "a checkpoint has no memory, and so no diffs");
+    }
+    if (!(vm_capabilities(vm) & KELPIE_CAN_DIFF_SNAPSHOT)) {
         return error_set_field(err, KELPIE_UNSUPPORTED, field,
                                "backend %s cannot make diffs of this kind", vm_backend_name(vm));
     }
@@ -59,6 +62,13 @@ static enum kelpie_status check_snapshot_options(struct kelpie_vm *vm, const cha
         return error_set_field(err, KELPIE_UNSUPPORTED, "kind",
                                "backend %s cannot make snapshots of this kind",
                                vm_backend_name(vm));
+    }
+    if (options->kind == KELPIE_SNAPSHOT_CHECKPOINT) {
+        char workspace[KELPIE_PATH_SIZE_MAX + 1];
+        TRY(vm_checkpoint_workspace(options->workspace, vm->config->working_dir, workspace, err));
+    } else if (options->workspace) {
+        return error_set_field(err, KELPIE_BAD_CONFIG, "workspace",
+                               "a workspace is of a checkpoint, and of no other kind");
     }
     return check_diff_options(vm, options, err);
 }
@@ -115,8 +125,10 @@ static enum kelpie_status describe(struct kelpie_vm *vm, enum kelpie_snapshot_ki
         snprintf(info->parent_id, sizeof(info->parent_id), "%s", vm->parent_id);
     }
     vm_lock(vm);
-    info->quiesced = vm->quiesced;
-    describe_sessions(vm, manifest);
+    info->quiesced = vm->quiesced || kind == KELPIE_SNAPSHOT_CHECKPOINT;
+    if (kind != KELPIE_SNAPSHOT_CHECKPOINT) {
+        describe_sessions(vm, manifest);
+    }
     vm_unlock(vm);
     return describe_config(vm, manifest, err);
 }
@@ -146,7 +158,13 @@ static enum kelpie_status name_parent(struct kelpie_vm *vm, const char *parent,
         }
         return status;
     }
-    status = snapshot_writer_set_parent(writer, parent, reader, err);
+    if (vm_refuse_checkpoint(reader, NULL) != KELPIE_OK) {
+        status =
+            error_set_field(err, KELPIE_BAD_CONFIG, "parent",
+                            "%.512s is a checkpoint, and has no memory to make a diff to", parent);
+    } else {
+        status = snapshot_writer_set_parent(writer, parent, reader, err);
+    }
     snapshot_reader_close(reader);
     return status;
 }
@@ -212,6 +230,22 @@ enum kelpie_status vm_capture(struct kelpie_vm *vm, enum kelpie_snapshot_kind ki
     return saved;
 }
 
+/* A folder of the VM's, which stands still meanwhile. */
+static enum kelpie_status capture_workspace(struct kelpie_vm *vm,
+                                            const struct kelpie_snapshot_options *options,
+                                            struct snapshot_writer *writer,
+                                            const struct host_wait *wait,
+                                            struct kelpie_error *err) {
+    char workspace[KELPIE_PATH_SIZE_MAX + 1];
+    struct snapshot_manifest *manifest = snapshot_writer_manifest(writer);
+    ASSERT(options->kind == KELPIE_SNAPSHOT_CHECKPOINT);
+    ASSERT(vm->busy);
+    TRY(vm_checkpoint_workspace(options->workspace, vm->config->working_dir, workspace, err));
+    TRY(vm_checkpoint_capture(vm, workspace, options->bytes_max, writer, wait, err));
+    snprintf(manifest->info.architecture, sizeof(manifest->info.architecture), "any");
+    return describe(vm, KELPIE_SNAPSHOT_CHECKPOINT, manifest, err);
+}
+
 enum kelpie_status kelpie_vm_snapshot(struct kelpie_vm *vm, const char *directory,
                                       const struct kelpie_snapshot_options *options,
                                       struct kelpie_snapshot *ret_snapshot,
@@ -229,7 +263,8 @@ enum kelpie_status kelpie_vm_snapshot(struct kelpie_vm *vm, const char *director
 
     struct kelpie_snapshot snapshot = {0};
     struct snapshot_writer *writer = NULL;
-    enum kelpie_status status = vm_check_shares_for_save(vm, err);
+    bool files = options->kind == KELPIE_SNAPSHOT_CHECKPOINT;
+    enum kelpie_status status = files ? KELPIE_OK : vm_check_shares_for_save(vm, err);
     if (status == KELPIE_OK) {
         status = snapshot_writer_create(vm->host, directory, options->bytes_max, &writer, err);
     }
@@ -237,7 +272,8 @@ enum kelpie_status kelpie_vm_snapshot(struct kelpie_vm *vm, const char *director
         status = name_parent(vm, options->parent, writer, err);
     }
     if (status == KELPIE_OK) {
-        status = vm_capture(vm, options->kind, options->track, writer, &wait, err);
+        status = files ? capture_workspace(vm, options, writer, &wait, err)
+                       : vm_capture(vm, options->kind, options->track, writer, &wait, err);
     }
     if (status == KELPIE_OK) {
         status = snapshot_writer_publish(writer, &wait, &snapshot, err);

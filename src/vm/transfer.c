@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/checked.h"
 
 enum kelpie_status vm_transfer_create(struct kelpie_vm *vm, const char *host_path,
                                       const char *guest_path, struct vm_transfer **ret_transfer,
@@ -58,7 +59,12 @@ enum kelpie_status vm_transfer_status(const struct vm_transfer *transfer, enum k
 static struct vm_wait transfer_wait(const struct vm_transfer *transfer) {
     ASSERT(transfer->vm->locked);
     ASSERT(transfer->exec);
-    return vm_session_wait_start(transfer->exec, transfer->vm->config->operation_timeout_ms);
+    struct vm_wait wait =
+        vm_session_wait_start(transfer->exec, transfer->vm->config->operation_timeout_ms);
+    if (transfer->still) {
+        wait.deadline_ns = min_u64(wait.deadline_ns, transfer->deadline_ns);
+    }
+    return wait;
 }
 
 static enum kelpie_status open_session(struct vm_transfer *transfer, struct kelpie_error *err) {
@@ -66,6 +72,13 @@ static enum kelpie_status open_session(struct vm_transfer *transfer, struct kelp
     ASSERT(vm->locked);
     ASSERT(!transfer->exec);
     struct vm_wait wait = vm_wait_start(vm, vm->config->operation_timeout_ms);
+    if (transfer->still) {
+        TRY(vm_check_alive(vm, "talk to the guest", err));
+        TRY(vm_session_create(vm, VM_SESSION_FILE, 0, &transfer->exec, err));
+        transfer->exec->still = true;
+        transfer->exec->cancel_count = vm->begun_cancel_count;
+        return KELPIE_OK;
+    }
     if (!transfer->at_start && !vm_state_allows(VM_OPERATION_COPY, vm->state)) {
         return vm_state_error(VM_OPERATION_COPY, vm->state, err);
     }

@@ -19,7 +19,9 @@ struct vm_transfer {
     struct kelpie_vm *vm;
     const char *host_path; /* for messages; the caller's */
     const char *guest_path;
-    bool at_start; /* the VM is starting, and only its start uses the guest */
+    bool at_start;        /* the VM is starting, and only its start uses the guest */
+    bool still;           /* the guest stands still (vm_hold()), and folders are exact trees */
+    uint64_t deadline_ns; /* still: of all waits together */
     struct kelpie_exec *exec;
     uint8_t chunk[VM_COPY_CHUNK_SIZE]; /* the user's */
 };

@@ -384,7 +384,7 @@ static uint32_t capability_of(enum vm_operation operation) {
         return KELPIE_CAN_PAUSE;
     case VM_OPERATION_SNAPSHOT:
     case VM_OPERATION_RESTORE:
-        return KELPIE_CAN_SUSPEND_SNAPSHOT;
+        return KELPIE_CAN_CHECKPOINT; /* other kinds are looked at where the kind is known */
     case VM_OPERATION_FORK:
         return KELPIE_CAN_FORK;
     case VM_OPERATION_EXEC:
@@ -511,8 +511,14 @@ uint32_t vm_capabilities(const struct kelpie_vm *vm) {
         return vm->ops->owner->capabilities(vm->instance);
     }
     bool all = !vm->instance || !vm->ops->instance_capabilities;
-    return vm->ops->capabilities &
-           (all ? UINT32_MAX : vm->ops->instance_capabilities(vm->instance));
+    return vm_capabilities_of(vm->ops->capabilities &
+                              (all ? UINT32_MAX : vm->ops->instance_capabilities(vm->instance)));
+}
+
+uint32_t vm_capabilities_of(uint32_t backend) {
+    const uint32_t needed = KELPIE_CAN_EXEC | KELPIE_CAN_COPY;
+    ASSERT((backend & KELPIE_CAN_CHECKPOINT) == 0); /* is no backend's to say */
+    return (backend & needed) == needed ? backend | KELPIE_CAN_CHECKPOINT : backend;
 }
 
 const struct kelpie_config *kelpie_vm_config(const struct kelpie_vm *vm) {

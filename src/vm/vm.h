@@ -127,6 +127,7 @@ struct vm_channel {
     bool ended;       /* a VM with an owner: there is nothing more to read */
     bool connected;   /* HELLO was answered */
     bool held;        /* the guest stands still: sessions say nothing */
+    bool holding;     /* but for those that are `still` */
     char broken[192]; /* why the channel was given up; empty: it was not */
     uint8_t nonce[PROTOCOL_NONCE_SIZE];
     uint64_t ping_token; /* the last one sent */
@@ -174,6 +175,8 @@ struct kelpie_exec {
     struct protocol_resize resize;
     uint64_t deadline_ns;  /* when we stop waiting for the guest to enforce the timeout; 0: none */
     uint64_t cancel_count; /* of the VM, when the session was made */
+
+    bool still; /* it moves files while the guest stands still (HOLD) */
 
     bool yields;        /* a relay may take the session over from this handle (relay.h) */
     bool reclaimed;     /* but no more */
@@ -462,6 +465,9 @@ KELPIE_CHECKED enum kelpie_status vm_network_fits(const struct kelpie_config *co
 
 /* ---- Coming up (lifecycle.c): busy, mutex not held -------------------------------------------- */
 
+/* What was known of the machine before: the next one is new. */
+void vm_forget_machine(struct kelpie_vm *vm);
+
 /* -> starting. */
 void vm_starting(struct kelpie_vm *vm);
 
@@ -492,6 +498,15 @@ KELPIE_CHECKED enum kelpie_status vm_stand_still(struct kelpie_vm *vm, const str
 KELPIE_CHECKED enum kelpie_status vm_stay_still(struct kelpie_vm *vm, const struct host_wait *wait,
                                                 struct kelpie_error *err);
 
+/* Of a VM that runs, is paused, or is coming up: commands stand still while files move (VM_SESSION_FILE, `still`). The vCPUs of one that
+ * is paused run meanwhile. A failure leaves the VM as it was. */
+KELPIE_CHECKED enum kelpie_status vm_hold(struct kelpie_vm *vm, const struct host_wait *wait,
+                                          struct kelpie_error *err);
+
+/* Afterwards the VM is as it was before vm_hold(). One that was paused, and does not stand still again, may run (may_run). */
+KELPIE_CHECKED enum kelpie_status vm_hold_end(struct kelpie_vm *vm, const struct host_wait *wait,
+                                              struct kelpie_error *err);
+
 /* vCPUs go on, the guest is made fresh if it was restored, then commands go on. On failure the vCPUs
  * stand still again, or vm->may_run says that it is not known. */
 KELPIE_CHECKED enum kelpie_status vm_go_on(struct kelpie_vm *vm, const struct host_wait *wait,
@@ -509,6 +524,10 @@ KELPIE_CHECKED enum kelpie_status vm_restore_from(struct kelpie_vm *vm,
                                                   struct snapshot_reader *reader,
                                                   const struct kelpie_restore_options *options,
                                                   struct kelpie_error *err);
+
+/* UNSUPPORTED, field "kind", for a bundle without a machine. */
+KELPIE_CHECKED enum kelpie_status vm_refuse_checkpoint(const struct snapshot_reader *reader,
+                                                       struct kelpie_error *err);
 
 /* What can be done ahead of a restore of this bundle, in state created or stopped. */
 KELPIE_CHECKED enum kelpie_status vm_prepare(struct kelpie_vm *vm, struct snapshot_reader *reader,
@@ -542,10 +561,14 @@ enum kelpie_status vm_snapshot_status(struct kelpie_vm *vm, enum kelpie_status s
                                       struct kelpie_error *err);
 
 /* factory.c: a VM with the bundle's config, which is to be restored from it. */
-KELPIE_CHECKED enum kelpie_status vm_create_of_bundle(const struct snapshot_reader *reader,
+KELPIE_CHECKED enum kelpie_status vm_create_of_bundle(struct host *host,
+                                                      const struct snapshot_reader *reader,
                                                       const struct kelpie_config *wanted,
                                                       struct kelpie_vm **ret_vm,
                                                       struct kelpie_error *err);
+
+/* What every backend that runs commands and copies files can do beside. */
+uint32_t vm_capabilities_of(uint32_t backend);
 
 /* What a snapshot or a restore may take, in milliseconds: timeout_ms, or the default for 0. */
 uint64_t vm_snapshot_timeout(uint32_t timeout_ms);
@@ -614,6 +637,9 @@ KELPIE_CHECKED enum kelpie_status vm_say_share(struct kelpie_vm *vm,
                                                struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status vm_say_freeze(struct kelpie_vm *vm, const struct vm_wait *wait,
                                                 struct kelpie_error *err);
+/* As FREEZE, and sessions that are `still` go on. UNSUPPORTED, field "guest": it does not know that. */
+KELPIE_CHECKED enum kelpie_status vm_say_hold(struct kelpie_vm *vm, const struct vm_wait *wait,
+                                              struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status vm_say_thaw(struct kelpie_vm *vm, bool restored,
                                               const struct vm_wait *wait, struct kelpie_error *err);
 /* Afterwards channel.answers.sessions is of now. */

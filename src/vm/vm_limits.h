@@ -25,6 +25,8 @@
 #define VM_TREE_LIST_COUNT_MIN 1024    /* entries of one folder, at first */
 #define VM_TREE_LIST_COUNT_MAX 1048576 /* … and at most */
 #define VM_TREE_DRAFT_DIGITS 8
+#define VM_CHECKPOINT_BLOCK_SIZE 4096 /* zeros that fill so much of a file are a hole */
+#define VM_CHECKPOINT_ATTRIBUTE_COUNT_MAX 64
 #define VM_CONSOLE_IN_ERROR_SIZE 400 /* last bytes of the console quoted in an error */
 #define VM_SIGNAL_MAX 64
 #define VM_SIGNAL_KILL 9

@@ -78,7 +78,9 @@ static const struct {
     {{"ls", "--fo"}, "^--format\n$", "^--format\t"},
     {{"create", "--backend", "mo"}, "^mock\n$", "^mock\t"},
     {{"create", "--mem"}, "^--memory\n$", "^--memory\t"}, /* of an included table */
-    {{"snapshot", "--kind", ""}, "^suspend\nteleport\n$", "^suspend\t.*\nteleport\t"},
+    {{"snapshot", "--kind", ""},
+     "^suspend\nteleport\ncheckpoint\n$",
+     "^checkpoint\t.*\nsuspend\t.*\nteleport\t"},
     {{"stop", ""}, "^web\nworker\n$", NULL},
     {{"stop", "web", "wo"}, "^worker\n$", NULL},
     {{"stop", "-t", "5s", "we"}, "^web\n$", NULL},

@@ -199,7 +199,8 @@ static void test_wrong_words(void **state) {
         {{"snapshot"}, "is missing: kelpie snapshot "},
         {{"snapshot", "a"}, "is missing: kelpie snapshot "},
         {{"snapshot", "a", "b", "c"}, "a word too many: \"c\""},
-        {{"snapshot", "a", "b", "--kind", "c"}, "--kind: \"c\" is not suspend or teleport"},
+        {{"snapshot", "a", "b", "--kind", "c"},
+         "--kind: \"c\" is not suspend, teleport or checkpoint"},
         {{"restore"}, "a snapshot's name is missing"},
         {{"restore", "a", "b", "c"}, "a word too many: \"c\""},
         {{"snapshots", "a"}, "\"rm\" is the only word that can stand here, not a"},
@@ -575,6 +576,39 @@ static void snapshot_and_restore(void) {
     expect(WORDS("snapshots", "-q"), 0, NULL, NULL);
 }
 
+static void checkpoint_and_restore(void) {
+    expect(WORDS("exec", "life", "mkdir", "/job"), 0, NULL, NULL);
+    struct kelpie_result result = kelpie_run(WORDS("cp", "-", "life:/job/file"), "kept");
+    assert_int_equal(result.code, 0);
+    expect(WORDS("snapshot", "life", "files", "--kind", "checkpoint"), 125, NULL,
+           ONE_ERROR "--workspace: ");
+    expect(WORDS("snapshot", "life", "files", "--kind", "checkpoint", "--workspace", "/run"), 125,
+           NULL, ONE_ERROR "--workspace: ");
+    expect(WORDS("snapshot", "life", "files", "--workspace", "/job"), 125, NULL,
+           ONE_ERROR "--workspace: ");
+    json_t *snapshot = expect_json(
+        WORDS("snapshot", "life", "files", "--kind=checkpoint", "--workspace=/job", "--json"));
+    assert_string_equal(text_at(snapshot, "kind"), "checkpoint");
+    assert_string_equal(text_at(snapshot, "architecture"), "any");
+    json_decref(snapshot);
+    check_states("life", "running");
+    expect(WORDS("verify", "files"), 0, "^files\n$", NULL);
+    expect(WORDS("snapshots"), 0, "files +life +checkpoint", NULL);
+    expect(WORDS("exec", "life", "rm", "/job/file"), 0, NULL, NULL);
+    expect(WORDS("restore", "-f", "files", "life"), 0, "^life\n$", NULL);
+    expect(WORDS("exec", "life", "cat", "/job/file"), 0, "^kept$", NULL);
+    json_t *restored = expect_json(WORDS("restore", "files", "other", "--json"));
+    assert_string_equal(text_at(restored, "state"), "running");
+    assert_string_equal(text_at(json_object_get(restored, "restore"), "entropy"), "done");
+    json_decref(restored);
+    expect(WORDS("exec", "other", "cat", "/job/file"), 0, "^kept$", NULL);
+    expect(WORDS("prune", "-a"), 0, "removed nothing", NULL);
+    expect(WORDS("rm", "-f", "other"), 0, "", NULL);
+    expect(WORDS("snapshots", "rm", "files"), 0, "^files\n$", NULL);
+    result = kelpie_run(WORDS("cp", "-", "life:/tmp/note"), "noted"); /* it has booted since */
+    assert_int_equal(result.code, 0);
+}
+
 static void test_a_whole_life(void **state) {
     (void)state;
     create("life");
@@ -593,6 +627,7 @@ static void test_a_whole_life(void **state) {
     expect(WORDS("stats"), 0, "^NAME +CPU +MEMORY +RESIDENT +DISK +COMMANDS +UP\nlife ", NULL);
     fork_and_look();
     snapshot_and_restore();
+    checkpoint_and_restore();
     expect(WORDS("restart", "life"), 0, "^life\n$", NULL);
     expect(WORDS("exec", "life", "cat", "/tmp/note"), 1, NULL, "/tmp/note"); /* memory is gone */
     expect(WORDS("kill", "life"), 0, "^life\n$", NULL);

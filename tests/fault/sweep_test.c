@@ -33,6 +33,7 @@ struct sweep {
     struct host *host; /* fails as told */
     char folder[64];
     char bundle[96]; /* made once, of a VM that ran */
+    char files[96];  /* the same, a checkpoint */
     char target[96]; /* what an operation may make */
     char source[96]; /* a file to copy in */
     struct kelpie_vm *vm;
@@ -169,6 +170,34 @@ static enum kelpie_status run_snapshot(struct sweep *sweep, struct kelpie_error 
     return status;
 }
 
+static const struct kelpie_snapshot_options checkpoint = {.kind = KELPIE_SNAPSHOT_CHECKPOINT,
+                                                          .workspace = "/tmp"};
+
+static enum kelpie_status run_checkpoint(struct sweep *sweep, struct kelpie_error *err) {
+    struct kelpie_snapshot snapshot = {0};
+    enum kelpie_status status =
+        kelpie_vm_snapshot(sweep->vm, sweep->target, &checkpoint, &snapshot, err);
+    struct kelpie_error broken = {0};
+    if (status == KELPIE_OK && kelpie_snapshot_verify(sweep->target, &broken) != KELPIE_OK) {
+        fail_msg("the bundle is not whole: %s", broken.message);
+    }
+    return status;
+}
+
+static enum kelpie_status run_restore_files_paused(struct sweep *sweep, struct kelpie_error *err) {
+    const struct kelpie_restore_options options = {.paused = true};
+    return kelpie_vm_restore(sweep->vm, sweep->files, &options, err);
+}
+
+static enum kelpie_status run_verify_files(struct sweep *sweep, struct kelpie_error *err) {
+    return kelpie_snapshot_verify_on(sweep->host, sweep->files, err);
+}
+
+static enum kelpie_status run_create_from_files(struct sweep *sweep, struct kelpie_error *err) {
+    const struct kelpie_config config = config_of(sweep);
+    return kelpie_vm_create_from_snapshot(sweep->files, &config, NULL, &sweep->vm, err);
+}
+
 static enum kelpie_status run_restore(struct sweep *sweep, struct kelpie_error *err) {
     return kelpie_vm_restore(sweep->vm, sweep->bundle, NULL, err);
 }
@@ -269,6 +298,11 @@ static const struct operation operations[] = {
     {"restore", BIT(CREATED), BIT(RUNNING), run_restore},
     {"restore paused", BIT(CREATED), BIT(PAUSED), run_restore_paused},
     {"create from snapshot", 0, BIT(RUNNING), run_create_from_snapshot},
+    {"checkpoint", BIT(RUNNING), 0, run_checkpoint},
+    {"checkpoint while paused", BIT(PAUSED), 0, run_checkpoint},
+    {"restore a checkpoint paused", BIT(CREATED), BIT(PAUSED), run_restore_files_paused},
+    {"verify a checkpoint", 0, 0, run_verify_files},
+    {"create from a checkpoint", 0, BIT(RUNNING), run_create_from_files},
     {"fork", BIT(RUNNING), BIT(PAUSED), run_fork},
     {"fork a bundle", 0, 0, run_fork_bundle},
     {"pool", 0, 0, run_pool},
@@ -346,7 +380,8 @@ static void expect_nothing_left(struct sweep *sweep, bool removing_fails) {
         KELPIE_OK);
     for (size_t i = 0; i < count; i++) {
         const char *name = entries[i].name;
-        if (strcmp(name, "bundle") == 0 || strcmp(name, "source") == 0) {
+        if (strcmp(name, "bundle") == 0 || strcmp(name, "files") == 0 ||
+            strcmp(name, "source") == 0) {
             continue;
         }
         if (!removing_fails || strncmp(name, "target.", strlen("target.")) != 0) {
@@ -413,6 +448,9 @@ static void make_inputs(struct sweep *sweep) {
        &err);
     prepare(sweep, BIT(RUNNING));
     ok(kelpie_vm_snapshot(sweep->vm, sweep->bundle, NULL, &snapshot, &err), "snapshot", &err);
+    ok(kelpie_copy_in(sweep->vm, sweep->source, "/tmp/file", NULL, &err), "copy", &err);
+    ok(kelpie_vm_snapshot(sweep->vm, sweep->files, &checkpoint, &snapshot, &err), "checkpoint",
+       &err);
     destroy(sweep);
 }
 
@@ -422,6 +460,7 @@ static int setup(void **state) {
     snprintf(sweep->folder, sizeof(sweep->folder), "/tmp/kelpie-sweep-XXXXXX");
     assert_non_null(mkdtemp(sweep->folder));
     snprintf(sweep->bundle, sizeof(sweep->bundle), "%s/bundle", sweep->folder);
+    snprintf(sweep->files, sizeof(sweep->files), "%s/files", sweep->folder);
     snprintf(sweep->target, sizeof(sweep->target), "%s/target", sweep->folder);
     snprintf(sweep->source, sizeof(sweep->source), "%s/source", sweep->folder);
     assert_int_equal(host_linux_create(&sweep->inner, NULL), KELPIE_OK);
@@ -434,6 +473,7 @@ static int setup(void **state) {
 static int teardown(void **state) {
     struct sweep *sweep = *state;
     (void)!host_path_remove_folder(sweep->inner, sweep->bundle, NULL);
+    (void)!host_path_remove_folder(sweep->inner, sweep->files, NULL);
     (void)!host_path_remove_folder(sweep->inner, sweep->folder, NULL);
     host_destroy(sweep->host);
     host_destroy(sweep->inner);

@@ -40,6 +40,7 @@ static bool on_hello(struct mock_guest *guest, const struct protocol_frame *fram
         return false;
     }
     ring_drop(&guest->send, guest->send.size);
+    guest->holding = false; /* whoever asked for it is gone */
     for (size_t i = 0; i < guest->session_count; i++) {
         mock_session_detach(guest->sessions[i]);
     }
@@ -182,6 +183,7 @@ static bool on_freeze(struct mock_guest *guest, const struct protocol_frame *fra
         return false;
     }
     guest->frozen = true;
+    guest->holding = frame->type == PROTOCOL_HOLD;
     struct cursor_writer writer = frame_writer(guest);
     protocol_encode_frozen(&writer, &(struct protocol_frozen){0});
     mock_guest_send(guest, &writer);
@@ -214,6 +216,7 @@ static bool on_thaw(struct mock_guest *guest, const struct protocol_frame *frame
         answer.machine_id = outcome_of(machine_id);
     }
     guest->frozen = false;
+    guest->holding = false;
     struct cursor_writer writer = frame_writer(guest);
     protocol_encode_thawed(&writer, &answer);
     mock_guest_send(guest, &writer);
@@ -231,6 +234,7 @@ static struct mock_session *session_open(struct mock_guest *guest, uint32_t id,
         session = mock_session_create(guest, id, kind);
     }
     if (session) {
+        session->exact = guest->holding;
         guest->sessions[guest->session_count++] = session;
         return session;
     }
@@ -406,6 +410,7 @@ bool mock_guest_frame(struct mock_guest *guest, const struct protocol_frame *fra
     case PROTOCOL_STATUS:
         return on_status(guest, frame);
     case PROTOCOL_FREEZE:
+    case PROTOCOL_HOLD:
         return on_freeze(guest, frame);
     case PROTOCOL_THAW:
         return on_thaw(guest, frame);

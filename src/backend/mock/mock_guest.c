@@ -170,16 +170,25 @@ static bool frames_handle(struct mock_guest *guest) {
     return true;
 }
 
+/* While commands stand still, only files move that were asked for since. */
+static bool may_go_on(const struct mock_guest *guest, const struct mock_session *session) {
+    ASSERT(guest);
+    ASSERT(session);
+    return !guest->frozen || (session->exact && session->kind != MOCK_SESSION_EXEC);
+}
+
 /* Sends what the sessions have, one frame of each in turn, while there is room. */
 static void sessions_send(struct mock_guest *guest) {
     mock_guest_check(guest);
     size_t idle = 0;
+    ASSERT(!guest->holding || guest->frozen);
     while (idle < guest->session_count &&
            ring_room(&guest->send) >= MOCK_SEND_RESERVE_SIZE + PROTOCOL_HEADER_SIZE +
                                           PROTOCOL_DATA_SIZE_MAX + MOCK_SEND_RESERVE_SIZE) {
         guest->next_session = (guest->next_session + 1) % guest->session_count;
         struct cursor_writer writer = cursor_writer_init(guest->frame, PROTOCOL_FRAME_SIZE_MAX);
-        if (mock_session_send(guest->sessions[guest->next_session], &writer)) {
+        struct mock_session *session = guest->sessions[guest->next_session];
+        if (may_go_on(guest, session) && mock_session_send(session, &writer)) {
             mock_guest_send(guest, &writer);
             idle = 0;
         } else {
@@ -191,11 +200,12 @@ static void sessions_send(struct mock_guest *guest) {
 bool mock_guest_turn(struct mock_guest *guest) {
     mock_guest_check(guest);
     bool more = frames_handle(guest);
-    if (guest->frozen || guest->powered_off) {
+    if ((guest->frozen && !guest->holding) || guest->powered_off) {
         return more;
     }
     for (size_t i = 0; i < guest->session_count; i++) {
-        more = mock_session_run(guest->sessions[i]) || more;
+        more =
+            (may_go_on(guest, guest->sessions[i]) && mock_session_run(guest->sessions[i])) || more;
     }
     sessions_send(guest);
     return more;

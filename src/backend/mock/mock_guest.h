@@ -36,6 +36,7 @@ struct mock_guest {
     uint64_t random[4];
     bool set_up;
     bool frozen;
+    bool holding; /* frozen, but for sessions that are exact */
     bool powered_off;
     uint32_t fail_exec_count; /* the next commands that fail */
     uint8_t generation[PROTOCOL_GENERATION_SIZE];

@@ -366,7 +366,7 @@ void mock_session_get(struct mock_session *session, const struct protocol_file_g
     if (failure == 0) {
         session->path = host_duplicate(session->guest->host, path, NULL);
         if (is_tree) {
-            mock_tree_pack(&session->guest->files, path, &session->content);
+            mock_tree_pack(&session->guest->files, path, session->exact, &session->content);
         } else {
             mock_bytes_append(&session->content, file->content.data, file->content.size);
         }
@@ -403,7 +403,8 @@ static void put_run(struct mock_session *session) {
     }
     int failure = is_tree || session->content.size == session->file_size ? 0 : EINVAL;
     if (is_tree) {
-        failure = mock_tree_unpack(&session->guest->files, session->path, &session->content);
+        failure = mock_tree_unpack(&session->guest->files, session->path, session->exact,
+                                   &session->content);
     } else if (failure == 0) {
         failure = mock_files_replace(&session->guest->files, session->path, session->mode,
                                      &session->content);

@@ -62,6 +62,7 @@ struct mock_session {
     uint32_t mode;
     uint64_t file_size;
     uint64_t file_offset;
+    bool exact; /* opened while HOLD has commands stand still: it goes on, and its tree is exact */
     struct mock_bytes content; /* PUT: what came; GET: the file as it was opened */
 };
 

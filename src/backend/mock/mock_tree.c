@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/mock/mock_limits.h"
 #include "base/assert.h"
+#include "base/checked.h"
 #include "base/cleanup.h"
 #include "protocol/tree.h"
 
@@ -42,10 +44,16 @@ static void pack_link(struct mock_bytes *bytes, const struct mock_file *file, co
 }
 
 /* A folder stands in the table before what is in it. */
-void mock_tree_pack(const struct mock_files *files, const char *path, struct mock_bytes *bytes) {
+void mock_tree_pack(const struct mock_files *files, const char *path, bool exact,
+                    struct mock_bytes *bytes) {
     struct protocol_tree_entry end = {.kind = PROTOCOL_TREE_END, .name = ""};
-    mock_files_check(files);
+    const struct mock_file *folder = mock_files_find(files, path);
     mock_bytes_check(bytes);
+    ASSERT(folder && folder->type == MOCK_FILE_FOLDER);
+    if (exact) {
+        pack_entry(bytes, &(struct protocol_tree_entry){
+                              .kind = PROTOCOL_TREE_ROOT, .name = "", .mode = folder->mode});
+    }
     for (size_t i = 0; i < files->count && !bytes->failed; i++) {
         const struct mock_file *file = &files->entries[i];
         const char *name = name_below(file->path, path);
@@ -102,7 +110,10 @@ int mock_tree_make_folder(struct mock_files *files, const char *path, uint32_t m
 struct unpack {
     struct mock_files *files;
     const char *folder;
-    struct mock_bytes content; /* of the file under way */
+    struct mock_bytes content;         /* of the file under way */
+    uint64_t size;                     /* of a sparse one: its pieces are not all there yet */
+    char path[MOCK_PATH_SIZE_MAX + 1]; /* of that one */
+    uint32_t mode;
     bool ended;
     struct protocol_tree_reader reader;
 };
@@ -116,22 +127,112 @@ static int path_of(const struct unpack *unpack, const char *name,
     return length <= MOCK_PATH_SIZE_MAX ? 0 : ENAMETOOLONG;
 }
 
+static int put_folder(struct unpack *unpack, const char *path, uint32_t mode) {
+    int failure = make_one(unpack->files, path, mode);
+    ASSERT(unpack->files);
+    if (failure == 0 && unpack->reader.exact) { /* it may come again, with its last word */
+        struct mock_file *file = mock_files_find(unpack->files, path);
+        ASSERT(file);
+        file->mode = mode;
+    }
+    return failure;
+}
+
+/* One more name is one more file. */
+static int put_hard_link(struct unpack *unpack, const char *path, const char *target) {
+    char target_path[MOCK_PATH_SIZE_MAX + 1];
+    struct mock_file *file = NULL;
+    int failure = path_of(unpack, target, target_path);
+    ASSERT(unpack->content.size == 0);
+    failure = failure ? failure : mock_files_lookup(unpack->files, target_path, &file);
+    if (failure != 0 || file->type != MOCK_FILE_REGULAR) {
+        return failure ? failure : EBADMSG;
+    }
+    uint32_t mode = file->mode;
+    mock_bytes_append(&unpack->content, file->content.data, file->content.size);
+    failure = unpack->content.failed
+                  ? ENOSPC
+                  : mock_files_replace(unpack->files, path, mode, &unpack->content);
+    mock_bytes_deinit(&unpack->content);
+    return failure;
+}
+
+/* A hole, or nothing, up to the piece's offset. */
+static int take_extent(struct unpack *unpack, const struct protocol_tree_entry *entry) {
+    static const uint8_t zeros[4096];
+    uint64_t offset = entry->modified_ns;
+    ASSERT(unpack->reader.exact);
+    if (unpack->path[0] == '\0' || offset < unpack->content.size || offset > unpack->size ||
+        entry->size > unpack->size - offset) {
+        return EBADMSG;
+    }
+    if (unpack->size > MOCK_FILE_BYTES_MAX) {
+        return ENOSPC;
+    }
+    while (unpack->content.size < offset && !unpack->content.failed) {
+        mock_bytes_append(&unpack->content, zeros,
+                          (size_t)min_u64(sizeof(zeros), offset - unpack->content.size));
+    }
+    return unpack->content.failed ? ENOSPC : 0;
+}
+
 static int take_entry(struct unpack *unpack, const struct protocol_tree_entry *entry) {
     char path[MOCK_PATH_SIZE_MAX + 1];
-    int failure = path_of(unpack, entry->name, path);
     ASSERT(!unpack->ended);
+    if (entry->kind == PROTOCOL_TREE_EXTENT) {
+        return take_extent(unpack, entry);
+    }
+    if (unpack->path[0] != '\0') {
+        return EBADMSG; /* the end of the file that comes in pieces is missing */
+    }
+    if (entry->kind == PROTOCOL_TREE_OWNER || entry->kind == PROTOCOL_TREE_ATTRIBUTE) {
+        return 0;
+    }
+    if (entry->kind == PROTOCOL_TREE_ROOT) {
+        return put_folder(unpack, unpack->folder, entry->mode);
+    }
+    int failure = path_of(unpack, entry->name, path);
     ASSERT(unpack->content.size == 0);
     if (failure != 0 || entry->kind == PROTOCOL_TREE_FILE) {
         return failure;
     }
+    if (entry->kind == PROTOCOL_TREE_SPARSE) {
+        snprintf(unpack->path, sizeof(unpack->path), "%s", path);
+        unpack->size = entry->size;
+        unpack->mode = entry->mode;
+        return 0;
+    }
+    if (entry->kind == PROTOCOL_TREE_HARD_LINK) {
+        return put_hard_link(unpack, path, entry->target);
+    }
     return entry->kind == PROTOCOL_TREE_FOLDER
-               ? make_one(unpack->files, path, entry->mode)
+               ? put_folder(unpack, path, entry->mode)
                : mock_files_link(unpack->files, path, entry->target, strlen(entry->target));
+}
+
+/* The last piece of a file is the empty one at its end. */
+static int take_extent_end(struct unpack *unpack) {
+    const struct protocol_tree_entry *entry = &unpack->reader.entry;
+    ASSERT(entry->kind == PROTOCOL_TREE_EXTENT);
+    if (unpack->content.failed) {
+        return ENOSPC;
+    }
+    ASSERT(unpack->content.size == entry->modified_ns + entry->size);
+    if (entry->size > 0 || entry->modified_ns != unpack->size) {
+        return 0;
+    }
+    int failure = mock_files_replace(unpack->files, unpack->path, unpack->mode, &unpack->content);
+    mock_bytes_deinit(&unpack->content);
+    unpack->path[0] = '\0';
+    return failure;
 }
 
 static int take_file(struct unpack *unpack) {
     const struct protocol_tree_entry *entry = &unpack->reader.entry;
     char path[MOCK_PATH_SIZE_MAX + 1];
+    if (entry->kind == PROTOCOL_TREE_EXTENT) {
+        return take_extent_end(unpack);
+    }
     int failure = path_of(unpack, entry->name, path);
     ASSERT(entry->kind == PROTOCOL_TREE_FILE);
     ASSERT(unpack->content.failed || unpack->content.size == entry->size);
@@ -158,14 +259,28 @@ static int take_event(struct unpack *unpack, const struct protocol_tree_event *e
         return take_file(unpack);
     case PROTOCOL_TREE_EVENT_END:
         unpack->ended = true;
-        return 0;
+        return unpack->path[0] == '\0' ? 0 : EBADMSG;
     case PROTOCOL_TREE_EVENT_MALFORMED:
         return EBADMSG;
     }
     UNREACHABLE();
 }
 
-int mock_tree_unpack(struct mock_files *files, const char *path, const struct mock_bytes *bytes) {
+/* What is below the folder goes. A folder stands in the table before what is in it. */
+static void clear(struct mock_files *files, const char *folder) {
+    mock_files_check(files);
+    ASSERT(folder[0] == '/');
+    for (size_t i = files->count; i > 0; i--) {
+        const char *path = files->entries[i - 1].path;
+        if (name_below(path, folder)) {
+            int failure = mock_files_remove(files, path);
+            ASSERT(failure == 0);
+        }
+    }
+}
+
+int mock_tree_unpack(struct mock_files *files, const char *path, bool exact,
+                     const struct mock_bytes *bytes) {
     struct unpack *unpack = host_allocate(files->host, sizeof(*unpack), NULL);
     const uint8_t *data = (const uint8_t *)bytes->data;
     size_t size = bytes->size;
@@ -179,6 +294,10 @@ int mock_tree_unpack(struct mock_files *files, const char *path, const struct mo
     unpack->folder = path;
     unpack->content = mock_bytes_init(files->host);
     protocol_tree_reader_init(&unpack->reader);
+    unpack->reader.exact = exact;
+    if (exact) {
+        clear(files, path);
+    }
     struct protocol_tree_event event = {.kind = PROTOCOL_TREE_EVENT_ENTRY};
     while (failure == 0 && event.kind != PROTOCOL_TREE_EVENT_NONE) {
         protocol_tree_read(&unpack->reader, &data, &size, &event);

@@ -9,9 +9,12 @@
 int mock_tree_make_folder(struct mock_files *files, const char *path, uint32_t mode);
 
 /* Appends the folder's tree: devices and programs are left out. Without memory the bytes have failed. */
-void mock_tree_pack(const struct mock_files *files, const char *path, struct mock_bytes *bytes);
+void mock_tree_pack(const struct mock_files *files, const char *path, bool exact,
+                    struct mock_bytes *bytes);
 
-/* Puts what is in the tree below the folder. */
-int mock_tree_unpack(struct mock_files *files, const char *path, const struct mock_bytes *bytes);
+/* Puts what is in the tree below the folder. exact: in the place of what is there. Owners and attributes are forgotten, and each name of
+ * a file gets a file of its own. */
+int mock_tree_unpack(struct mock_files *files, const char *path, bool exact,
+                     const struct mock_bytes *bytes);
 
 #endif

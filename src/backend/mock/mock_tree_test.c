@@ -48,10 +48,10 @@ static void test_what_went_out_comes_in(void **state) {
         struct mock_bytes bytes = mock_bytes_init(harness.host);
         char path[64];
         make_folder(files);
-        mock_tree_pack(files, "/from", &bytes);
+        mock_tree_pack(files, "/from", false, &bytes);
         assert_false(bytes.failed);
         assert_int_equal(mock_tree_make_folder(files, targets[i], 0700), 0);
-        assert_int_equal(mock_tree_unpack(files, targets[i], &bytes), 0);
+        assert_int_equal(mock_tree_unpack(files, targets[i], false, &bytes), 0);
         const char *base = i == 0 ? "/to" : "";
         snprintf(path, sizeof(path), "%s/file", base);
         expect_file(files, path, MOCK_FILE_REGULAR, "content");
@@ -61,7 +61,7 @@ static void test_what_went_out_comes_in(void **state) {
         snprintf(path, sizeof(path), "%s/sub/empty", base);
         expect_file(files, path, MOCK_FILE_REGULAR, "");
         /* Once more, over what is there now. */
-        assert_int_equal(mock_tree_unpack(files, targets[i], &bytes), 0);
+        assert_int_equal(mock_tree_unpack(files, targets[i], false, &bytes), 0);
         mock_bytes_deinit(&bytes);
         harness_stop(&harness);
     }
@@ -73,7 +73,7 @@ static void expect_left_out(struct mock_files *files, const char *folder, const 
     static struct protocol_tree_reader reader;
     struct protocol_tree_event event = {.kind = PROTOCOL_TREE_EVENT_ENTRY};
     struct mock_bytes bytes = mock_bytes_init(files->host);
-    mock_tree_pack(files, folder, &bytes);
+    mock_tree_pack(files, folder, false, &bytes);
     const uint8_t *data = bytes.data;
     size_t size = bytes.size;
     protocol_tree_reader_init(&reader);
@@ -123,10 +123,10 @@ static void test_what_is_in_the_way_stays(void **state) {
         struct mock_files *files = &harness.guest->files;
         struct mock_bytes bytes = mock_bytes_init(harness.host);
         make_folder(files);
-        mock_tree_pack(files, "/from", &bytes);
+        mock_tree_pack(files, "/from", false, &bytes);
         make(files, "/to", MOCK_FILE_FOLDER, NULL);
         make(files, cases[i].path, cases[i].type, NULL);
-        assert_int_equal(mock_tree_unpack(files, "/to", &bytes), cases[i].failure);
+        assert_int_equal(mock_tree_unpack(files, "/to", false, &bytes), cases[i].failure);
         assert_int_equal(mock_files_find(files, cases[i].path)->type, cases[i].type);
         mock_bytes_deinit(&bytes);
         harness_stop(&harness);
@@ -139,15 +139,15 @@ static void test_a_tree_that_is_cut_or_wrong_is_refused(void **state) {
     struct mock_files *files = &harness.guest->files;
     struct mock_bytes bytes = mock_bytes_init(harness.host);
     make_folder(files);
-    mock_tree_pack(files, "/from", &bytes);
+    mock_tree_pack(files, "/from", false, &bytes);
     make(files, "/to", MOCK_FILE_FOLDER, NULL);
     const size_t whole = bytes.size;
     for (bytes.size = 0; bytes.size < whole; bytes.size++) {
-        assert_int_equal(mock_tree_unpack(files, "/to", &bytes), EBADMSG);
+        assert_int_equal(mock_tree_unpack(files, "/to", false, &bytes), EBADMSG);
     }
-    assert_int_equal(mock_tree_unpack(files, "/to", &bytes), 0);
+    assert_int_equal(mock_tree_unpack(files, "/to", false, &bytes), 0);
     bytes.data[0] ^= 0xff;
-    assert_int_equal(mock_tree_unpack(files, "/to", &bytes), EBADMSG);
+    assert_int_equal(mock_tree_unpack(files, "/to", false, &bytes), EBADMSG);
     mock_bytes_deinit(&bytes);
     harness_stop(&harness);
 }
@@ -160,7 +160,7 @@ static void test_a_path_that_is_too_long_is_refused(void **state) {
     struct mock_bytes bytes = mock_bytes_init(harness.host);
     char path[MOCK_PATH_SIZE_MAX + 1] = "";
     make_folder(files);
-    mock_tree_pack(files, "/from", &bytes);
+    mock_tree_pack(files, "/from", false, &bytes);
     for (size_t size = 0; size + 100 <= MOCK_PATH_SIZE_MAX; size += 100) {
         path[size] = '/';
         memset(path + size + 1, 'd', 99);
@@ -170,7 +170,7 @@ static void test_a_path_that_is_too_long_is_refused(void **state) {
     memset(path + size, 'd', MOCK_PATH_SIZE_MAX - 2 - size);
     path[MOCK_PATH_SIZE_MAX - 2] = '\0';
     assert_int_equal(mock_tree_make_folder(files, path, 0700), 0);
-    assert_int_equal(mock_tree_unpack(files, path, &bytes), ENAMETOOLONG);
+    assert_int_equal(mock_tree_unpack(files, path, false, &bytes), ENAMETOOLONG);
     assert_non_null(mock_files_find(files, path));
     mock_bytes_deinit(&bytes);
     harness_stop(&harness);
@@ -193,8 +193,8 @@ static void test_any_allocation_may_fail(void **state) {
         make_folder(&guest->files);
         make(&guest->files, "/to", MOCK_FILE_FOLDER, NULL);
         fault_host_arm(faulty, &(struct fault_plan){.nth = nth, .only = "allocate"});
-        mock_tree_pack(&guest->files, "/from", &bytes);
-        int failure = bytes.failed ? ENOMEM : mock_tree_unpack(&guest->files, "/to", &bytes);
+        mock_tree_pack(&guest->files, "/from", false, &bytes);
+        int failure = bytes.failed ? ENOMEM : mock_tree_unpack(&guest->files, "/to", false, &bytes);
         fired = fault_host_fired(faulty);
         fault_host_disarm(faulty);
         assert_int_equal(failure == 0, !fired);
