@@ -160,6 +160,26 @@ static void test_create_and_doctor_say_what_is_missing(void **state) {
     }
 }
 
+static void test_a_jailer_that_is_asked_for_is_refused(void **state) {
+    (void)state;
+    struct kelpie_probe probe = {0};
+    struct kelpie_vm *vm = NULL;
+    struct kelpie_error err = {0};
+    const struct kelpie_config config = {.backend = "firecracker"};
+    write_program("#!/bin/sh\necho Firecracker v1.17.0\n");
+    assert_int_equal(setenv("KELPIE_JAILER", "/usr/bin/jailer", 1), 0);
+    assert_int_equal(kelpie_backend_probe("firecracker", &probe, &err), KELPIE_OK);
+    assert_false(probe.usable);
+    assert_int_equal(kelpie_vm_create(&config, &vm, &err), KELPIE_UNSUPPORTED);
+    assert_null(vm);
+    assert_non_null(strstr(err.message, "unset it"));
+    assert_string_equal(probe.install, "unset KELPIE_JAILER");
+    assert_string_equal(probe.reason, err.message);
+    assert_int_equal(setenv("KELPIE_JAILER", "", 1), 0);
+    struct firecracker_probe found;
+    assert_int_equal(firecracker_probe_run(host, NULL, HOST_FD_NONE, &found, &err), KELPIE_OK);
+}
+
 static void test_versions_know_what_they_can(void **state) {
     (void)state;
     struct firecracker_probe probe = {0};
@@ -505,6 +525,7 @@ int main(void) {
         cmocka_unit_test(test_a_program_that_is_none_is_missing),
         cmocka_unit_test(test_a_program_that_does_not_end_can_be_given_up),
         cmocka_unit_test(test_create_and_doctor_say_what_is_missing),
+        cmocka_unit_test(test_a_jailer_that_is_asked_for_is_refused),
         cmocka_unit_test(test_versions_know_what_they_can),
         cmocka_unit_test(test_processors_are_told_apart),
         cmocka_unit_test(hazard_e4_the_folder_is_ours_alone),
