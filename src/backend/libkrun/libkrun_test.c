@@ -25,6 +25,12 @@
 #define SHORT_MS 200
 #define LOG_SIZE_MAX 65536
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FILTERS_APPLY false
+#else
+#define FILTERS_APPLY true
+#endif
+
 #define V1 KRUN_FAKE_FOLDER "libkrun.so.1.17.0"
 #define V1_OLD KRUN_FAKE_FOLDER "libkrun.so.1.16.0"
 #define V1_ALONE KRUN_FAKE_FOLDER "libkrun-alone.so.1.17.0"
@@ -320,6 +326,26 @@ static void what_it_cannot_do_is_unsupported(void **state) {
                          (KELPIE_CAN_SUSPEND_SNAPSHOT | KELPIE_CAN_TELEPORT_SNAPSHOT |
                           KELPIE_CAN_FORK | KELPIE_CAN_CHECKPOINT),
                      0);
+}
+
+/* What krun/confine.h says, of the process that runs it; a build with sanitizers has no filter. */
+static void a_running_machine_is_confined(void **state) {
+    struct fixture *fixture = *state;
+    struct backend_vm *vm = &fixture->vm;
+    char path[64];
+    char *status = NULL;
+    size_t size = 0;
+    use(V1, "");
+    boot(vm);
+    snprintf(path, sizeof(path), "/proc/%d/status", vm->ops->process_id(vm->instance));
+    assert_int_equal(host_file_load(fixture->host, path, LOG_SIZE_MAX - 1, &status, &size, NULL),
+                     KELPIE_OK);
+    char text[LOG_SIZE_MAX];
+    memcpy(text, status, size);
+    text[size] = '\0';
+    free(status);
+    assert_has(text, "NoNewPrivs:\t1\n");
+    assert_has(text, FILTERS_APPLY ? "Seccomp:\t2\n" : "Seccomp:");
 }
 
 /* A passt that answers when it is asked, and goes with its machine. */
@@ -665,6 +691,7 @@ int main(void) {
         CASE(guest_of_libkrun_1_runs_and_powers_off),
         CASE(guest_of_libkrun_2_runs_pauses_and_powers_off),
         CASE(what_it_cannot_do_is_unsupported),
+        CASE(a_running_machine_is_confined),
         CASE(a_network_of_kind_user_goes_to_passt),
         CASE(a_tap_that_is_not_there_is_told),
         CASE(a_network_that_a_library_has_not_is_refused_at_create),
