@@ -242,9 +242,14 @@ static void tap(void) {
     vm = NULL;
     config.network = &none;
     OK(kelpie_vm_create(&config, &vm, &err));
-    FAILS(kelpie_vm_start(vm, &err), KELPIE_BOOT_FAILED);
+    FAILS(kelpie_vm_start(vm, &err), KELPIE_NOT_FOUND); /* root's Firecracker would make it */
+    assert_string_equal(err.field, "network.tap");
     assert_non_null(strstr(err.message, "tap9"));
     kelpie_vm_destroy(vm);
+    vm = NULL;
+    config = (struct kelpie_config){.network = &none, .host = host};
+    FAILS(kelpie_vm_create_from_snapshot(BUNDLE, &config, NULL, &vm, &err), KELPIE_NOT_FOUND);
+    assert_string_equal(err.field, "network.tap");
 }
 
 static void test_a_guest_is_connected_to_a_tap(void **state) {
@@ -602,6 +607,32 @@ static void test_a_channel_of_no_process_ends_too(void **state) {
 
 /* ---- Probes ----------------------------------------------------------------------------------- */
 
+/* Both have waited for it as long as they wait for a version, and say the same. */
+static void program_that_hangs(void) {
+    struct kelpie_error err = {0};
+    struct kelpie_probe probe = {0};
+    struct backend_instance *instance = NULL;
+    const struct kelpie_config config = config_make();
+    world->faults.ppm[SIM_FAULT_PEER_SILENT] = SIM_PPM;
+    OK(kelpie_backend_probe_on(host, "firecracker", &probe, &err));
+    assert_false(probe.usable);
+    assert_non_null(strstr(probe.install, "KELPIE_FIRECRACKER"));
+    const uint64_t before_ns = host_monotonic_ns(host);
+    FAILS(make(&config, false, &instance, &err), KELPIE_BACKEND_MISSING);
+    assert_true(host_monotonic_ns(host) - before_ns >=
+                FIRECRACKER_VERSION_TIMEOUT_MS * HOST_NS_PER_MS);
+    assert_string_equal(probe.reason, err.message);
+    assert_non_null(strstr(err.message, "cannot run"));
+    world->faults.ppm[SIM_FAULT_PEER_SILENT] = 0;
+    OK(make(&config, false, &instance, &err));
+    ops->destroy(instance);
+}
+
+static void test_a_program_that_hangs_is_as_good_as_missing(void **state) {
+    (void)state;
+    run_world(1, program_that_hangs);
+}
+
 static uint32_t slow_count;
 
 static void kvm_that_interprets(void) {
@@ -642,6 +673,7 @@ int main(void) {
         cmocka_unit_test(test_free_memory_is_reported_where_that_is_known),
         cmocka_unit_test(test_a_guest_that_lets_go_is_ended),
         cmocka_unit_test(test_a_channel_of_no_process_ends_too),
+        cmocka_unit_test(test_a_program_that_hangs_is_as_good_as_missing),
         cmocka_unit_test(test_a_kvm_that_interprets_is_of_no_use),
     };
     return cmocka_run_group_tests_name("sim/peer/firecracker_odd", tests, NULL, NULL);
