@@ -28,12 +28,13 @@ CFLAGS_ALL = $(CFLAGS_COMMON) -fPIC -fvisibility=hidden -pthread \
              $(shell pkg-config --cflags $(PACKAGES)) $(TEST_INCLUDES) $(SANITIZE) $(CFLAGS)
 LDLIBS_ALL = $(shell pkg-config --libs $(PACKAGES)) -pthread $(SANITIZE) $(LDFLAGS)
 
-KRUN_SOURCES := $(filter-out %_test.c,$(wildcard src/krun/*.c))
-VMM_SOURCES := $(filter-out %_test.c,$(shell find src/vmm -name '*.c' | sort))
+CONFINE_SOURCES := $(filter-out %_test.c,$(wildcard src/confine/*.c))
+KRUN_SOURCES := $(filter-out %_test.c,$(wildcard src/krun/*.c)) $(CONFINE_SOURCES)
+VMM_SOURCES := $(filter-out %_test.c,$(shell find src/vmm -name '*.c' | sort)) $(CONFINE_SOURCES)
 SIM_SOURCES := $(filter-out %_test.c,$(wildcard sim/*.c) $(wildcard sim/peer/*.c))
 SIM_ASSEMBLY := $(wildcard sim/*.S)
 SIM_RUN_SOURCES := $(filter-out %_test.c,$(wildcard sim/run/*.c))
-LIB_SOURCES := $(filter-out %_test.c src/cli/% src/vmm/% src/krun/%,$(shell find src -name '*.c' | sort)) \
+LIB_SOURCES := $(filter-out %_test.c src/cli/% src/vmm/% src/krun/% src/confine/%,$(shell find src -name '*.c' | sort)) \
                src/vmm/control.c src/krun/control.c $(SIM_SOURCES)
 CLI_SOURCES := $(filter-out %_test.c,$(wildcard src/cli/*.c))
 GUEST_SOURCES := $(filter-out %_test.c,$(wildcard guest/*.c) $(wildcard src/protocol/*.c) \
@@ -110,16 +111,20 @@ $(BUILD)/libvmm.a: $(filter-out %/main.o,$(VMM_OBJECTS))
 	rm -f $@
 	$(AR) rcs $@ $^
 
-# The monitor's system call filters, made once (src/vmm/confine.h).
-$(BUILD)/make-filters: tools/make-filters.c src/vmm/confine_calls.h
+# The monitors' system call filters, made once (src/vmm/confine.h, src/krun/confine.h).
+$(BUILD)/make-filters: tools/make-filters.c src/vmm/confine_calls.h src/krun/confine_calls.h
 	@mkdir -p $(@D)
 	$(CC) -std=gnu17 -O2 -Isrc $(WARNINGS) $< -lseccomp -o $@
 
 $(BUILD)/confine_filters.h: $(BUILD)/make-filters
 	$< > $@
 
-$(BUILD)/src/vmm/confine.o: CFLAGS_COMMON += -I$(BUILD)
+$(BUILD)/krun_filter.h: $(BUILD)/make-filters
+	$< --krun > $@
+
+$(BUILD)/src/vmm/confine.o $(BUILD)/src/krun/confine.o: CFLAGS_COMMON += -I$(BUILD)
 $(BUILD)/src/vmm/confine.o: $(BUILD)/confine_filters.h
+$(BUILD)/src/krun/confine.o: $(BUILD)/krun_filter.h
 
 $(BUILD)/kelpie-vmm: $(BUILD)/src/vmm/main.o $(BUILD)/libvmm.a $(BASE_OBJECTS)
 	$(CC) $(if $(SANITIZE),,-static) $< $(BUILD)/libvmm.a $(BASE_OBJECTS) $(SANITIZE) $(LDFLAGS) \
@@ -174,10 +179,11 @@ $(PAYLOAD_TEST_OBJECTS): $(PAYLOADS)
 
 # Libraries that say they are libkrun, of several versions, and libkrunfw (tests/krun/fake.h).
 KRUN_FAKE_FOLDER := $(BUILD)/tests/krun
-KRUN_FAKES := $(addprefix $(KRUN_FAKE_FOLDER)/,libkrun.so.1.17.0 libkrun.so.1.16.0 libkrun-plain.so.1.17.0 \
+KRUN_FAKES := $(addprefix $(KRUN_FAKE_FOLDER)/,libkrun.so.1.17.0 libkrun.so.1.16.0 libkrun-plain.so.1.17.0 libkrun-alone.so.1.17.0 \
               libkrun.so.2.0.0 libkrun-still.so.2.0.0)
 $(KRUN_FAKE_FOLDER)/libkrun.so.1.16.0 $(KRUN_FAKE_FOLDER)/libkrun-still.so.2.0.0: FAKE_DEFINES := -DFAKE_OLD
 $(KRUN_FAKE_FOLDER)/libkrun-plain.so.1.17.0: FAKE_DEFINES := -DFAKE_PLAIN
+$(KRUN_FAKE_FOLDER)/libkrun-alone.so.1.17.0: FAKE_DEFINES := -DFAKE_NO_NET
 $(filter %.17.0 %.16.0,$(KRUN_FAKES)): tests/krun/fake_krun1.c
 $(filter %.2.0.0,$(KRUN_FAKES)): tests/krun/fake_krun2.c
 $(KRUN_FAKES): $(BUILD)/tests/krun/fake.o $(BUILD)/libkelpie.a tests/krun/fake.h
@@ -187,9 +193,31 @@ $(KRUN_FAKE_FOLDER)/libkrunfw.so.5.0.0: tests/krun/fake_krunfw.c
 	@mkdir -p $(@D)
 	$(CC) -shared $(CFLAGS_ALL) -MF $@.d -Wl,-soname,libkrunfw.so.5 $< -o $@
 
-KRUN_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/krun/*_test.c src/backend/libkrun/*_test.c src/backend/vz/*_test.c))
+KRUN_TEST_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/krun/*_test.c src/backend/libkrun/*_test.c src/backend/vz/*_test.c tests/vz/*_test.c))
 $(KRUN_TEST_OBJECTS): CFLAGS_COMMON += -DKRUN_FAKE_FOLDER='"$(KRUN_FAKE_FOLDER)/"'
 $(KRUN_TEST_OBJECTS): $(KRUN_FAKES) $(KRUN_FAKE_FOLDER)/libkrunfw.so.5.0.0
+
+# The vz backend's Objective-C over a double of Apple's framework (tests/vz/framework.h), where there are GNUstep's classes, GCC's
+# runtime for Objective-C, and the blocks'; clang compiles it, whatever the rest is compiled with.
+GNUSTEP_LIBRARIES := $(foreach name,libBlocksRuntime.so.0 libgnustep-base.so.1.* libobjc.so.4,\
+                     $(firstword $(wildcard /usr/lib/$(name) /usr/lib/$(shell uname -m)-linux-gnu/$(name))))
+VZ_TEST_FOLDER := $(BUILD)/tests/vz
+ifeq ($(words $(GNUSTEP_LIBRARIES))$(if $(shell command -v $(CLANG)),,-),3)
+VZ_TEST_OBJECTS := $(addprefix $(VZ_TEST_FOLDER)/,vz_machine.o framework.o dispatch.o objc_glue.o)
+VZ_TEST_FLAGS := -x objective-c -fobjc-runtime=gnustep-1.8 -fobjc-legacy-dispatch -fobjc-arc -fblocks -fno-exceptions \
+                 -fno-objc-exceptions -std=gnu17 -O1 -g -fPIC -pthread -D_GNU_SOURCE -D__APPLE__ -D__arm64__ -DKELPIE_VZ_DOUBLE \
+                 -DVZ_END_TIMEOUT_MS=500 -Iinclude -Isrc -Itests -Itests/vz -MMD -MP -Wall -Wextra -Werror -Wshadow
+$(VZ_TEST_FOLDER)/%.o: src/backend/vz/%.m
+	@mkdir -p $(@D)
+	$(CLANG) $(VZ_TEST_FLAGS) -c $< -o $@
+$(VZ_TEST_FOLDER)/%.o: tests/vz/%.m
+	@mkdir -p $(@D)
+	$(CLANG) $(VZ_TEST_FLAGS) -c $< -o $@
+$(VZ_TEST_FOLDER)/vz_machine_test.o: CFLAGS_COMMON += -DKELPIE_VZ_DOUBLE
+$(VZ_TEST_FOLDER)/vz_machine_test: $(VZ_TEST_OBJECTS)
+$(VZ_TEST_FOLDER)/vz_machine_test: LDLIBS_ALL += -Wl,--wrap=__objc_exec_class $(GNUSTEP_LIBRARIES)
+-include $(VZ_TEST_OBJECTS:.o=.d)
+endif
 
 $(BUILD)/%_test: $(BUILD)/%_test.o $(SUPPORT_OBJECTS) $(GUEST_TEST_OBJECTS) $(BUILD)/libvmm.a \
 		$(BUILD)/libenter.a $(BUILD)/libkelpie.a
@@ -410,8 +438,8 @@ VZ_FLAGS := -x objective-c -fobjc-runtime=macosx-14 -fblocks -fobjc-arc -std=gnu
             -Wall -Wextra -Werror -Wshadow
 .PHONY: vz-syntax
 vz-syntax: ## check the syntax of what runs on macOS only
-	@$(CLANG) -fsyntax-only $(VZ_FLAGS) $(if $(filter Darwin,$(shell uname)),,-D__APPLE__ -Itests/vz) \
-		src/backend/vz/vz_machine.m
+	@$(foreach processor,-D__arm64__ -U__arm64__,$(CLANG) -fsyntax-only $(VZ_FLAGS) src/backend/vz/vz_machine.m \
+		$(if $(filter Darwin,$(shell uname)),,-D__APPLE__ $(processor) -Itests/vz) &&) true
 
 # ---- how the code looks --------------------------------------------------------------------------
 

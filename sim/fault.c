@@ -5,6 +5,8 @@
 
 #include "base/assert.h"
 
+#define RATES_STREAM 0x7261746573 /* "rates" */
+
 static const struct sim_fault_info infos[] = {
     [SIM_FAULT_MEMORY_NONE] = {"memory-none", "allocate", "there is no memory",
                                "NO_MEMORY, nothing changed", 90, 2700},
@@ -168,6 +170,9 @@ static const struct sim_fault_info infos[] = {
                                    "crashed at once, its folder can be removed", 5, 200},
     [SIM_FAULT_CLIENT_KILLED] = {"client-killed", "a host call of one of a VM's users", "kill -9",
                                  "the VM and its other users go on", 200, 8000},
+    [SIM_FAULT_CLIENT_HANGS] = {"client-hangs", "a host call of one of a VM's users",
+                                "it does nothing any more", "the VM and its other users go on", 200,
+                                8000},
 };
 static_assert(ARRAY_SIZE(infos) == SIM_FAULT_COUNT, "each fault has a row");
 
@@ -209,7 +214,8 @@ void sim_faults_draw(struct sim_faults *faults, uint32_t intensity_ppm) {
     ASSERT(faults);
     ASSERT(intensity_ppm <= SIM_PPM);
     struct sim_choices choices;
-    sim_choices_init(&choices, sim_mix(faults->seed, SIM_FAULT_COUNT, 0));
+    /* Not of how many faults there are: a new one, at the end, leaves the rates of the others as they were. */
+    sim_choices_init(&choices, sim_mix(faults->seed, RATES_STREAM, 0));
     for (size_t i = 0; i < SIM_FAULT_COUNT; i++) {
         bool on = sim_choose(&choices, 2) == 0;
         uint64_t rate = draw_rate(&choices, &infos[i]);

@@ -98,6 +98,7 @@ enum sim_fault {
     /* VMs with an owner of their own */
     SIM_FAULT_VM_OWNER_KILLED,
     SIM_FAULT_CLIENT_KILLED,
+    SIM_FAULT_CLIENT_HANGS,
     SIM_FAULT_COUNT
 };
 

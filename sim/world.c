@@ -142,13 +142,14 @@ static void strike(struct sim_process *process) {
     if (sim_fault(process, process->death)) {
         sim_process_kill(process, 9);
     }
-    if (process->death != SIM_FAULT_PROCESS_KILLED) {
+    if (process->death == SIM_FAULT_VM_OWNER_KILLED) {
         return; /* the library's own code, which neither crashes nor hangs */
     }
-    if (sim_fault(process, SIM_FAULT_PROCESS_CRASHES)) {
+    bool client = process->death == SIM_FAULT_CLIENT_KILLED; /* whose user may have stopped it */
+    if (!client && sim_fault(process, SIM_FAULT_PROCESS_CRASHES)) {
         sim_process_kill(process, 11);
     }
-    if (sim_fault(process, SIM_FAULT_PROCESS_HANGS)) {
+    if (sim_fault(process, client ? SIM_FAULT_CLIENT_HANGS : SIM_FAULT_PROCESS_HANGS)) {
         process->hung = true;
     }
     if (process->hung) {

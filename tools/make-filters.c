@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * Makes kelpie-vmm's system call filters (src/vmm/confine_calls.h) into a C header with their BPF programs, by
- * libseccomp; or lists the calls.
+ * Makes the system call filters of kelpie-vmm (src/vmm/confine_calls.h: what it may call) and of kelpie-krun
+ * (src/krun/confine_calls.h: what it may not) into C headers with their BPF programs, by libseccomp; or lists the calls.
  *
- *     make-filters > filters.h        make-filters --list
+ *     make-filters > filters.h        make-filters --krun > filter.h        make-filters --list
  */
 #include <errno.h>
 #include <linux/filter.h>
+#include <linux/sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,11 +16,13 @@
 
 #include <seccomp.h>
 
+#include "krun/confine_calls.h"
 #include "vmm/confine_calls.h"
 
 #define NAME(call) #call,
 static const char *const vcpu_calls[] = {CONFINE_VCPU_CALLS(NAME)};
 static const char *const io_calls[] = {CONFINE_IO_CALLS(NAME)};
+static const char *const krun_denied_calls[] = {KRUN_DENIED_CALLS(NAME)};
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 _Static_assert(COUNT(vcpu_calls) <= CONFINE_VCPU_COUNT_MAX, "a vCPU's list is short");
@@ -62,6 +65,32 @@ static void make(const char *const *calls, size_t count, const char *name) {
     seccomp_release(filter);
 }
 
+static void deny(scmp_filter_ctx filter, const char *call) {
+    int number = seccomp_syscall_resolve_name(call);
+    if (number == __NR_SCMP_ERROR ||
+        seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), number, 0) != 0) {
+        die("there is no such call here", call);
+    }
+}
+
+/* Everything is allowed but the list, and new processes, which only their flags tell from threads. */
+static void make_denying(const char *const *calls, size_t count, const char *name) {
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+    if (!filter || seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2) != 0) {
+        die("cannot begin", name);
+    }
+    for (size_t i = 0; i < count; i++) {
+        deny(filter, calls[i]);
+    }
+    if (seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
+                         SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0)) != 0 ||
+        seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0) != 0) {
+        die("cannot tell threads from processes", name);
+    }
+    print_program(filter, name);
+    seccomp_release(filter);
+}
+
 static void list(const char *const *calls, size_t count, const char *title) {
     printf("%s, %zu:", title, count);
     for (size_t i = 0; i < count; i++) {
@@ -74,6 +103,13 @@ int main(int argc, char **argv) {
     if (argc == 2 && strcmp(argv[1], "--list") == 0) {
         list(vcpu_calls, COUNT(vcpu_calls), "a vCPU's thread");
         list(io_calls, COUNT(io_calls), "the I/O thread");
+        list(krun_denied_calls, COUNT(krun_denied_calls), "not libkrun's process");
+        return 0;
+    }
+    if (argc == 2 && strcmp(argv[1], "--krun") == 0) {
+        printf("/* Made by tools/make-filters.c of src/krun/confine_calls.h. */\n"
+               "#include <linux/filter.h>\n\n");
+        make_denying(krun_denied_calls, COUNT(krun_denied_calls), "krun_filter");
         return 0;
     }
     printf("/* Made by tools/make-filters.c of src/vmm/confine_calls.h. */\n"

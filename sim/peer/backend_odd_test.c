@@ -256,8 +256,27 @@ static void a_process_out_of_its_mind(void) {
     }
 }
 
+/* It is loaded, and that does not end: create says so, and what to install, and so does the probe. */
+static void a_process_that_hangs(void) {
+    struct kelpie_error err = {0};
+    struct kelpie_vm *vm = NULL;
+    struct kelpie_probe probe = {0};
+    struct kelpie_config config = config_make();
+    config.kernel = NULL;
+    world->faults.ppm[SIM_FAULT_PEER_SILENT] = SIM_PPM;
+    FAILS(kelpie_vm_create(&config, &vm, &err), KELPIE_BACKEND_MISSING);
+    assert_non_null(strstr(err.message, "did not come up within 10000 ms"));
+    assert_non_null(strstr(err.message, "install libkrun 1.17"));
+    OK(kelpie_backend_probe_on(config.host, "libkrun", &probe, &err));
+    assert_false(probe.usable);
+    assert_non_null(strstr(probe.reason, "did not come up within 10000 ms"));
+    assert_non_null(strstr(probe.install, "install libkrun 1.17"));
+    world->faults.ppm[SIM_FAULT_PEER_SILENT] = 0;
+}
+
 static void test_libkrun_is_not_trusted(void **state) {
     (void)state;
+    run_on(1, "libkrun", a_process_that_hangs);
     run_on(1, "libkrun", only_its_own_kernel);
     for (uint64_t seed = 1; seed <= SEED_COUNT; seed++) {
         run_on(seed, "libkrun", a_process_out_of_its_mind);

@@ -63,7 +63,7 @@ struct operation {
     const char *name;
     enum before before;
     enum kelpie_status (*run)(struct sweep *sweep, struct kelpie_error *err);
-    const char *only; /* the backend that has it; NULL: each */
+    bool (*has)(const char *backend); /* which backends have it; NULL: each */
 };
 
 /* ---- The operations --------------------------------------------------------------------------- */
@@ -74,14 +74,22 @@ static const struct kelpie_disk disks[] = {
 };
 static const struct kelpie_network network = {.kind = KELPIE_NETWORK_USER};
 
-/* libkrun has neither snapshots nor a network of ours, and boots its own kernel. */
+/* libkrun has no snapshots, and boots its own kernel. */
 static bool can_save(const char *backend) {
     return strcmp(backend, "libkrun") != 0;
 }
 
+static bool is_kvm(const char *backend) {
+    return strcmp(backend, "kvm") == 0;
+}
+
+static bool can_diff(const char *backend) {
+    return is_kvm(backend) || strcmp(backend, "firecracker") == 0;
+}
+
 /* Firecracker has a network of another kind. */
 static bool has_network(const char *backend) {
-    return can_save(backend) && strcmp(backend, "firecracker") != 0;
+    return strcmp(backend, "firecracker") != 0;
 }
 
 static struct kelpie_config config_of(const struct sweep *sweep, bool with_everything) {
@@ -283,7 +291,7 @@ static enum kelpie_status run_verify(struct sweep *sweep, struct kelpie_error *e
 static const struct operation operations[] = {
     {"probe", NOTHING, run_probe, NULL},
     {"create", NOTHING, run_create, NULL},
-    {"create auto", NOTHING, run_create_auto, "kvm"},
+    {"create auto", NOTHING, run_create_auto, is_kvm},
     {"start", CREATED, run_start, NULL},
     {"stream", RUNNING, run_stream, NULL},
     {"copy", RUNNING, run_copy, NULL},
@@ -291,14 +299,14 @@ static const struct operation operations[] = {
     {"stop", RUNNING, run_stop, NULL},
     {"snapshot", RUNNING, run_snapshot, NULL},
     {"teleport", RUNNING, run_teleport, NULL},
-    {"full and diff", PLAIN_RUNNING, run_diff, "kvm"},
+    {"full and diff", PLAIN_RUNNING, run_diff, can_diff},
     {"restore", NOTHING, run_restore, NULL},
     {"restore into", CREATED, run_restore_into, NULL},
-    {"restore a diff", NOTHING, run_restore_diff, "kvm"},
+    {"restore a diff", NOTHING, run_restore_diff, can_diff},
     {"fork", PLAIN_RUNNING, run_fork, NULL},
     {"fork a bundle", NOTHING, run_fork_bundle, NULL},
-    {"pool", NOTHING, run_pool, "kvm"},
-    {"working set", NOTHING, run_working_set, "kvm"},
+    {"pool", NOTHING, run_pool, is_kvm},
+    {"working set", NOTHING, run_working_set, is_kvm},
     {"verify", NOTHING, run_verify, NULL},
 };
 
@@ -551,8 +559,8 @@ static void write_file(struct sweep *sweep, const char *path, size_t size) {
 
 static void make_inputs(struct sweep *sweep) {
     struct kelpie_error err = {0};
-    const bool can_diff = strcmp(sweep->backend, "kvm") == 0;
-    const struct kelpie_snapshot_options full = {.track = can_diff};
+    const bool with_diff = can_diff(sweep->backend);
+    const struct kelpie_snapshot_options full = {.track = with_diff};
     const struct kelpie_snapshot_options diff = {.track = true, .parent = PLAIN};
     write_file(sweep, DISK, DISK_SIZE);
     write_file(sweep, FIXED_DISK, DISK_SIZE);
@@ -566,7 +574,7 @@ static void make_inputs(struct sweep *sweep) {
     boot(sweep, false, true);
     ok(sweep, kelpie_vm_snapshot(sweep->vm, PLAIN, &full, NULL, &err), "snapshot", &err);
     ok(sweep, hello(sweep, &err), "hello", &err);
-    if (can_diff) {
+    if (with_diff) {
         ok(sweep, kelpie_vm_snapshot(sweep->vm, DIFF, &diff, NULL, &err), "diff", &err);
     }
     destroy(sweep);
@@ -625,7 +633,7 @@ static void sweep_operation(const char *backend, const struct operation *operati
 
 static void sweep_backend(const char *backend) {
     for (size_t i = 0; i < (can_save(backend) ? ARRAY_SIZE(operations) : PLAIN_COUNT); i++) {
-        if (!operations[i].only || strcmp(operations[i].only, backend) == 0) {
+        if (!operations[i].has || operations[i].has(backend)) {
             sweep_operation(backend, &operations[i]);
         }
     }

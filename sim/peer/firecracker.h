@@ -16,7 +16,8 @@
  * memory file is as long as the machine's memory; the guest as bytes (peer_guest_save), the image, lies at its beginning, page
  * by page, and everything that is zero is a hole. A diff writes the pages that have changed since the last snapshot or load
  * into the memory file that it is given, and leaves the others alone: into a new file, which a client merges, or over the
- * one before. Without track_dirty_pages every page of the image counts as changed. A load reads the image and
+ * one before. Without track_dirty_pages every page of the image counts as changed, but for those of a loaded machine that are as in
+ * the file that it maps: they need not be in core. A load reads the image and
  * fails if it is not the one that was saved; Firecracker itself would not notice.
  *
  * As Firecracker: after a load that failed the process answers, and ends; a guest that resets or powers off ends it with
@@ -45,7 +46,8 @@ struct firecracker_machine {
     uint64_t memory_bytes;
     struct mock_bytes seen; /* the image at the last snapshot or load: what diffs compare with */
     bool has_seen;
-    bool ends; /* Ctrl-Alt-Del, or a load that failed */
+    struct mock_bytes mapped; /* the image at the load; empty: it booted */
+    bool ends;                /* Ctrl-Alt-Del, or a load that failed */
     int exit_code;
 };
 

@@ -24,6 +24,7 @@ void firecracker_machine_init(struct firecracker_machine *machine, const struct 
     machine->peer = peer;
     machine->host = peer->host;
     machine->seen = mock_bytes_init(peer->host);
+    machine->mapped = mock_bytes_init(peer->host);
     firecracker_vsock_init(&machine->vsock, peer->host);
     machine_check(machine);
 }
@@ -34,6 +35,7 @@ void firecracker_machine_deinit(struct firecracker_machine *machine) {
     machine->guest = NULL;
     firecracker_vsock_deinit(&machine->vsock);
     mock_bytes_deinit(&machine->seen);
+    mock_bytes_deinit(&machine->mapped);
     ASSERT(machine->seen.size == 0);
 }
 
@@ -138,10 +140,9 @@ static enum kelpie_status write_files(struct firecracker_machine *machine,
     ASSERT(order->effect == FIRECRACKER_EFFECT_SAVE);
     const char *type = text_of(order, "snapshot_type");
     bool diff = type && strcmp(type, "Diff") == 0;
-    const struct mock_bytes nothing = mock_bytes_init(machine->host);
     const struct mock_bytes *seen = NULL;
     if (diff) {
-        seen = machine->has_seen && firecracker_api_tracks(api) ? &machine->seen : &nothing;
+        seen = machine->has_seen && firecracker_api_tracks(api) ? &machine->seen : &machine->mapped;
     }
     struct firecracker_saved saved = {.memory_bytes = machine->memory_bytes,
                                       .image_size = image->size,
@@ -217,6 +218,9 @@ static enum kelpie_status revive(struct firecracker_machine *machine,
         }
     }
     TRY(see(machine, image, err));
+    if (!mock_bytes_append(&machine->mapped, image->data, image->size)) {
+        return error_set(err, KELPIE_NO_MEMORY, "there is no room for an image");
+    }
     return guest_replace(machine, image, err);
 }
 

@@ -158,6 +158,9 @@ static void read_only_disks(void) {
         json_t *config = saved_config();
         assert_false(drive_is_read_only(config, 0));
         assert_true(drive_is_read_only(config, 1));
+        /* What the guest has flushed is on the disk of the host, also when that one crashes. */
+        assert_string_equal(drive_text(config, 0, "cache_type"), "Writeback");
+        assert_string_equal(drive_text(config, 1, "cache_type"), "Unsafe");
         json_decref(config);
         kelpie_vm_destroy(vm);
         vm = restore(NULL);
@@ -340,13 +343,12 @@ static const struct {
     {"architecture", KELPIE_SNAPSHOT_INCOMPATIBLE},
     {"cpu", KELPIE_SNAPSHOT_INCOMPATIBLE},
     {"cpu", KELPIE_SNAPSHOT_INCOMPATIBLE},
-    {"parent", KELPIE_SNAPSHOT_INCOMPATIBLE},
     {"memory", KELPIE_SNAPSHOT_CORRUPT},
     {"memory", KELPIE_SNAPSHOT_CORRUPT},
     {"backend_version", KELPIE_SNAPSHOT_INCOMPATIBLE},
     {"", KELPIE_RESTORE_FAILED},
 };
-#define MISFIT_VERSION 6 /* from here on it is Firecracker that refuses */
+#define MISFIT_VERSION 5 /* from here on it is Firecracker that refuses */
 
 static void spoil(struct snapshot_manifest *manifest, size_t which) {
     switch (which) {
@@ -360,12 +362,9 @@ static void spoil(struct snapshot_manifest *manifest, size_t which) {
         manifest->features[0].value[0] = '\0';
         break;
     case 3:
-        snprintf(manifest->parent_path, sizeof(manifest->parent_path), "/root/other");
-        break;
-    case 4:
         manifest->memory_in_state = true;
         break;
-    case 5:
+    case 4:
         manifest->parts[SNAPSHOT_PART_MEMORY].size++;
         break;
     case MISFIT_VERSION:
@@ -448,6 +447,37 @@ static void an_older_version(void) {
 static void test_an_older_version_is_asked_for_less(void **state) {
     (void)state;
     run_world(1, an_older_version);
+}
+
+/* Only one that has a balloon can be told about it. */
+static enum kelpie_status ask_balloon(unsigned minor) {
+    struct kelpie_error err = {0};
+    struct backend_instance *instance = NULL;
+    const struct kelpie_config config = config_make();
+    const struct host_wait wait = host_wait_ms(host, WAIT_MS, HOST_FD_NONE);
+    OK(make(&config, false, &instance, &err));
+    instance->probe.minor = minor;
+    OK(ops->start(instance, &wait, &err));
+    enum kelpie_status status = firecracker_ask(instance, "PATCH", "/balloon",
+                                                json_pack("{s:i}", "amount_mib", 1), &wait, &err);
+    ops->destroy(instance);
+    return status;
+}
+
+static void free_memory_is_reported(void) {
+    save_plain(NULL);
+    json_t *config = saved_config();
+    const json_t *balloon = json_object_get(config, "balloon");
+    assert_true(json_is_true(json_object_get(balloon, "free_page_reporting")));
+    assert_int_equal(json_integer_value(json_object_get(balloon, "amount_mib")), 0);
+    json_decref(config);
+    assert_int_equal(ask_balloon(FIRECRACKER_MINOR_REPORTING), KELPIE_OK);
+    assert_int_equal(ask_balloon(FIRECRACKER_MINOR_REPORTING - 1), KELPIE_INTERNAL);
+}
+
+static void test_free_memory_is_reported_where_that_is_known(void **state) {
+    (void)state;
+    run_world(1, free_memory_is_reported);
 }
 
 /* ---- A guest that lets go --------------------------------------------------------------------- */
@@ -572,6 +602,7 @@ int main(void) {
         cmocka_unit_test(test_an_instance_for_a_bundle_looks_later),
         cmocka_unit_test(test_a_bundle_that_does_not_fit_is_refused),
         cmocka_unit_test(test_an_older_version_is_asked_for_less),
+        cmocka_unit_test(test_free_memory_is_reported_where_that_is_known),
         cmocka_unit_test(test_a_guest_that_lets_go_is_ended),
         cmocka_unit_test(test_a_channel_of_no_process_ends_too),
         cmocka_unit_test(test_a_kvm_that_interprets_is_of_no_use),

@@ -54,7 +54,7 @@ static void say_found(struct krun *krun) {
     ASSERT(krun->order.kernel);
     say(krun, &(struct krun_message){.word = KRUN_WORD_FOUND,
                                      .abi = 2,
-                                     .can_pause = true,
+                                     .can = KRUN_CAN_ALL,
                                      .version = "2.0.0",
                                      .library = PEER_KRUN_LIBRARY,
                                      .kernel = PEER_KRUN_KERNEL});

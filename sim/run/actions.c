@@ -189,37 +189,57 @@ void actions_expect_clear(struct scenario *scenario, const char *what, enum kelp
 
 /* ---- Life ------------------------------------------------------------------------------------- */
 
+static bool is_one_of(const char *backend, const char *const *names) {
+    ASSERT(backend);
+    ASSERT(names);
+    while (*names && strcmp(backend, *names) != 0) {
+        names++;
+    }
+    return *names != NULL;
+}
+
+/* NULL: none, or none that the backend has. */
+static const struct kelpie_network *network_of(const char *backend, uint32_t features) {
+    static const struct kelpie_network user = {.kind = KELPIE_NETWORK_USER};
+    static const struct kelpie_network tap = {.kind = KELPIE_NETWORK_TAP, .tap = SIM_TAP_NAME};
+    static const char *const none[] = {"mock", NULL};
+    static const char *const only_tap[] = {"firecracker", NULL};
+    ASSERT(backend);
+    ASSERT(features < STEPS_FEATURE_OWNED << 1);
+    if (!(features & STEPS_FEATURE_NETWORK) || is_one_of(backend, none)) {
+        return NULL;
+    }
+    return (features & STEPS_FEATURE_TAP) || is_one_of(backend, only_tap) ? &tap : &user;
+}
+
 struct kelpie_config actions_config(struct scenario *scenario, uint32_t vm) {
     static const char *const env[] = {"A=1", NULL};
+    static const char *const boots_krunfw[] = {"kvm", "libkrun", NULL};
     ASSERT(vm < scenario->plan.vm_count);
     ASSERT(scenario->host);
     static const char *const logs[STEPS_VM_COUNT_MAX] = {
         SCENARIO_FOLDER "/out-log-0", SCENARIO_FOLDER "/out-log-1", SCENARIO_FOLDER "/out-log-2"};
-    static const struct kelpie_network network = {.kind = KELPIE_NETWORK_USER};
     static const struct kelpie_owner owner = {0};
     static const struct kelpie_mock_config delayed = {.boot_delay_ms = 20};
-    static const struct kelpie_network tap = {.kind = KELPIE_NETWORK_TAP, .tap = SIM_TAP_NAME};
     static const struct kelpie_disk disks[2][STEPS_VM_COUNT_MAX] = {
         {{.path = SCENARIO_DISK "0"}, {.path = SCENARIO_DISK "1"}, {.path = SCENARIO_DISK "2"}},
         {{.path = SCENARIO_DISK "0", .read_only = true},
          {.path = SCENARIO_DISK "1", .read_only = true},
          {.path = SCENARIO_DISK "2", .read_only = true}}};
     uint32_t features = scenario->plan.features[vm];
-    bool mock = strcmp(scenario->plan.backends[vm], "mock") == 0; /* it has none of these */
+    const char *backend = scenario->plan.backends[vm];
+    bool mock = strcmp(backend, "mock") == 0;
     bool owned = features & STEPS_FEATURE_OWNED;
     /* One that its user left behind would have the disk still. */
     bool disk = !mock && !owned && (features & STEPS_FEATURE_DISK);
     bool read_only = features & STEPS_FEATURE_READ_ONLY;
     bool texts = features & STEPS_FEATURE_TEXTS;
-    bool krunfw =
-        (features & STEPS_FEATURE_KRUNFW) && strcmp(scenario->plan.backends[vm], "kvm") == 0;
+    bool krunfw = (features & STEPS_FEATURE_KRUNFW) && is_one_of(backend, boots_krunfw);
     return (struct kelpie_config){
-        .backend = scenario->plan.backends[vm],
+        .backend = backend,
         .console_log = features & STEPS_FEATURE_CONSOLE_LOG ? logs[vm] : NULL,
         .console_bytes_max = CONSOLE_BYTES_MAX,
-        .network = mock || !(features & STEPS_FEATURE_NETWORK) ? NULL
-                   : features & STEPS_FEATURE_TAP              ? &tap
-                                                               : &network,
+        .network = network_of(backend, features),
         .hostname = texts ? "sim-host" : NULL,
         .working_dir = texts ? "/tmp" : NULL,
         .kernel_args = texts ? "quiet" : NULL,

@@ -123,7 +123,7 @@ static void faults_that_never_fired_are_named(void **state) {
     }
     assert_int_equal(report_missing_faults(rig->out, &rig->summary), 2);
     assert_says(rig, "FAILED: peer-dies never fired\n");
-    assert_says(rig, "FAILED: client-killed never fired\n");
+    assert_says(rig, "FAILED: client-hangs never fired\n");
     assert_silent_on(rig, "peer-slow");
 }
 

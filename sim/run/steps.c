@@ -73,7 +73,8 @@ static struct steps_step draw_step(struct sim_choices *choices, const struct ste
 }
 
 void steps_plan_init(struct steps_plan *plan, struct sim_choices *choices) {
-    static const char *const backends[] = {"mock", "kvm", "qemu", "kvm", "mock", "auto"};
+    static const char *const backends[] = {"mock", "kvm",     "qemu",        "kvm",
+                                           "mock", "libkrun", "firecracker", "auto"};
     ASSERT(plan && choices);
     *plan = (struct steps_plan){
         .vm_count = 1 + (uint32_t)sim_choose(choices, STEPS_VM_COUNT_MAX),

@@ -13,6 +13,13 @@ static const char *const verb_names[] = {
 };
 static_assert(ARRAY_SIZE(verb_names) == KRUN_VERB_COUNT, "a name for each");
 
+static const char *const network_names[] = {
+    [KRUN_NETWORK_NONE] = "none",
+    [KRUN_NETWORK_STREAM] = "stream",
+    [KRUN_NETWORK_TAP] = "tap",
+};
+static_assert(ARRAY_SIZE(network_names) == KRUN_NETWORK_COUNT, "a name for each");
+
 static const struct {
     const char *name;
     size_t field_count; /* behind it */
@@ -47,7 +54,13 @@ void krun_argv_build(struct krun_argv *argv, const char *program, const struct k
     argv->argv[5] = argv->memory_mib;
     argv->argv[6] = argv->disks;
     argv->argv[7] = order->command_line;
-    static_assert(KRUN_ARGV_COUNT == 8, "so many");
+    ASSERT((unsigned)order->network < KRUN_NETWORK_COUNT);
+    ASSERT(order->tap || order->network != KRUN_NETWORK_TAP);
+    mac_format(order->mac, argv->mac);
+    argv->argv[8] = network_names[order->network];
+    argv->argv[9] = argv->mac;
+    argv->argv[10] = order->tap ? order->tap : "";
+    static_assert(KRUN_ARGV_COUNT == 11, "so many");
 }
 
 static bool number_parse(const char *text, uint32_t max, uint32_t *ret) {
@@ -76,6 +89,20 @@ static bool disks_parse(const char *text, struct krun_order *order) {
     return true;
 }
 
+static bool network_parse(const char *const *argv, struct krun_order *order) {
+    ASSERT(argv);
+    ASSERT(order->network == KRUN_NETWORK_NONE);
+    for (unsigned i = 0; i < KRUN_NETWORK_COUNT; i++) {
+        if (strcmp(argv[0], network_names[i]) == 0) {
+            order->network = (enum krun_network)i;
+            order->tap = argv[2];
+            return mac_parse(argv[1], order->mac) &&
+                   (i == KRUN_NETWORK_TAP) == (argv[2][0] != '\0');
+        }
+    }
+    return false;
+}
+
 bool krun_argv_parse(size_t argc, const char *const *argv, struct krun_order *ret_order) {
     ASSERT(argv || argc == 0);
     ASSERT(ret_order);
@@ -91,7 +118,7 @@ bool krun_argv_parse(size_t argc, const char *const *argv, struct krun_order *re
         order.command_line = argv[7];
         if (!number_parse(argv[4], KELPIE_VCPU_COUNT_MAX, &order.vcpu_count) ||
             !number_parse(argv[5], KELPIE_MEMORY_MIB_MAX, &order.memory_mib) ||
-            !disks_parse(argv[6], &order)) {
+            !disks_parse(argv[6], &order) || !network_parse(argv + 8, &order)) {
             return false;
         }
     }
@@ -122,7 +149,8 @@ size_t krun_message_encode(const struct krun_message *message, char *line, size_
         snprintf(number[0], sizeof(number[0]), "%u", message->abi);
         fields[1] = number[0];
         fields[2] = message->version;
-        fields[3] = message->can_pause ? "1" : "0";
+        snprintf(number[1], sizeof(number[1]), "%u", message->can);
+        fields[3] = number[1];
         fields[4] = message->library;
         fields[5] = message->kernel;
     } else if (message->word == KRUN_WORD_FAILED) {
@@ -159,16 +187,16 @@ static size_t split(char *line, char *fields[FIELD_COUNT_MAX]) {
 
 static bool found_parse(char *const *fields, struct krun_message *message) {
     uint32_t abi = 0;
-    uint32_t can_pause = 0;
+    uint32_t can = 0;
     ASSERT(message->word == KRUN_WORD_FOUND);
     ASSERT(fields);
-    if (!number_parse(fields[1], 2, &abi) || abi == 0 || !number_parse(fields[3], 1, &can_pause) ||
-        strlen(fields[2]) > KRUN_VERSION_SIZE_MAX) {
+    if (!number_parse(fields[1], 2, &abi) || abi == 0 ||
+        !number_parse(fields[3], KRUN_CAN_ALL, &can) || strlen(fields[2]) > KRUN_VERSION_SIZE_MAX) {
         return false;
     }
     message->abi = abi;
     message->version = fields[2];
-    message->can_pause = can_pause != 0;
+    message->can = can;
     message->library = fields[4];
     message->kernel = fields[5];
     return true;

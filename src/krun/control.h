@@ -7,11 +7,11 @@
  * The owner starts it with everything as arguments (struct krun_order), and with descriptors (enum krun_child_fd). What it
  * then says on KRUN_CHILD_CONTROL are lines, of fields with tabs between them:
  *
- *     probe:  found ABI VERSION PAUSE LIBKRUN LIBKRUNFW   and it exits with code 0
+ *     probe:  found ABI VERSION CAN LIBKRUN LIBKRUNFW     and it exits with code 0
  *     run:    found …, console (with a descriptor, from which the guest's console is read), entering
  *     either: failed STATUS TEXT                          and it exits with code 1
  *
- * ABI is 1 or 2, PAUSE is 1 where pause and resume work. After "entering" the process is libkrun's. Where it can pause, each
+ * ABI is 1 or 2, CAN has bits of enum krun_can. After "entering" the process is libkrun's. Where it can pause, each
  * line "pause" or "resume" from the owner is answered: "done", or "failed STATUS TEXT".
  *
  * Ownership: none; everything here is pure. A line is decoded in place.
@@ -23,6 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/mac.h"
 #include "kelpie.h"
 #include "krun/krun_limits.h"
 
@@ -32,13 +33,29 @@ enum krun_child_fd {
     KRUN_CHILD_CONSOLE = 4, /* not used: the console is a terminal, which the owner is given */
     KRUN_CHILD_CONTROL,
     KRUN_CHILD_PROGRAM,
-    KRUN_CHILD_MEDIUM, /* the boot disk, of a run */
+    KRUN_CHILD_MEDIUM,  /* the boot disk, of a run */
+    KRUN_CHILD_NETWORK, /* of a run whose network is a stream */
     KRUN_CHILD_DISK_0,
     KRUN_CHILD_END = KRUN_CHILD_DISK_0 + KELPIE_DISK_COUNT_MAX
 };
 
 /* The name by which the guest's agent finds its channel among the ports of the console device (guest/channel.h). */
 #define KRUN_CHANNEL_PORT "org.kelpie.channel"
+
+/* What a library can that another one cannot. */
+enum krun_can {
+    KRUN_CAN_PAUSE = 1 << 0,
+    KRUN_CAN_STREAM = 1 << 1, /* a network over a socket, to passt */
+    KRUN_CAN_TAP = 1 << 2,    /* a network over a tap interface, which it opens by name */
+    KRUN_CAN_ALL = (1 << 3) - 1,
+};
+
+enum krun_network {
+    KRUN_NETWORK_NONE = 0,
+    KRUN_NETWORK_STREAM,
+    KRUN_NETWORK_TAP,
+    KRUN_NETWORK_COUNT
+};
 
 enum krun_verb { KRUN_VERB_PROBE = 0, KRUN_VERB_RUN, KRUN_VERB_COUNT };
 
@@ -50,6 +67,9 @@ struct krun_order {
     uint32_t memory_mib;
     size_t disk_count;
     bool read_only[KELPIE_DISK_COUNT_MAX];
+    enum krun_network network;
+    uint8_t mac[MAC_SIZE]; /* of a network */
+    const char *tap;       /* TAP: the interface's name; else empty */
     const char *command_line;
 };
 
@@ -59,6 +79,7 @@ struct krun_argv {
     char vcpu_count[16];
     char memory_mib[16];
     char disks[KELPIE_DISK_COUNT_MAX + 1]; /* "w" and "r", one for each */
+    char mac[MAC_TEXT_SIZE];
 };
 void krun_argv_build(struct krun_argv *argv, const char *program, const struct krun_order *order);
 
@@ -77,7 +98,7 @@ enum krun_word {
 struct krun_message {
     enum krun_word word;
     unsigned abi; /* FOUND */
-    bool can_pause;
+    uint32_t can; /* bits of enum krun_can */
     const char *version;
     const char *library;
     const char *kernel;

@@ -56,6 +56,19 @@ static enum kelpie_status write_all(int fd, const void *data, size_t size,
     return KELPIE_OK;
 }
 
+static bool is_kernel(const char *bytes, size_t size) {
+    return bytes && size > 0 && size <= KRUN_KERNEL_SIZE_MAX;
+}
+
+bool krun_kernel_is_there(char *(*get_kernel)(uint64_t *, uint64_t *, size_t *)) {
+    uint64_t load = 0;
+    uint64_t entry = 0;
+    size_t size = 0;
+    ASSERT(get_kernel);
+    const char *bytes = get_kernel(&load, &entry, &size);
+    return is_kernel(bytes, size);
+}
+
 enum kelpie_status krun_kernel_file(char *(*get_kernel)(uint64_t *, uint64_t *, size_t *),
                                     int *ret_fd, struct kelpie_error *err) {
     uint8_t header[KRUN_ELF_HEADER_SIZE];
@@ -65,7 +78,7 @@ enum kelpie_status krun_kernel_file(char *(*get_kernel)(uint64_t *, uint64_t *, 
     ASSERT(get_kernel);
     ASSERT(ret_fd);
     const char *bytes = get_kernel(&load, &entry, &size);
-    if (!bytes || size == 0 || size > KRUN_KERNEL_SIZE_MAX) {
+    if (!is_kernel(bytes, size)) {
         return error_set_field(err, KELPIE_BAD_CONFIG, "kernel",
                                "libkrunfw gives no kernel of at most %llu bytes",
                                KRUN_KERNEL_SIZE_MAX);

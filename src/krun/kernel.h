@@ -8,6 +8,7 @@
 #ifndef KELPIE_KRUN_KERNEL_H
 #define KELPIE_KRUN_KERNEL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,9 @@
 /* The header of such a file. Pure. */
 void krun_elf_header(uint64_t load, uint64_t entry, uint64_t size,
                      uint8_t ret_header[KRUN_ELF_HEADER_SIZE]);
+
+/* Whether libkrunfw gives a kernel that can be one. */
+bool krun_kernel_is_there(char *(*get_kernel)(uint64_t *, uint64_t *, size_t *));
 
 /* Asks libkrunfw, and writes the file into memory. The descriptor is the caller's. BAD_CONFIG, field "kernel": it has none
  * that can be. */

@@ -36,6 +36,9 @@ static void an_order_comes_back_as_it_was(void **state) {
         .memory_mib = 65536,
         .disk_count = 3,
         .read_only = {false, true, false},
+        .network = KRUN_NETWORK_TAP,
+        .mac = {2, 0, 0, 0, 0, 9},
+        .tap = "tap7",
         .command_line = "console=hvc0 a b",
     };
     struct krun_argv argv;
@@ -43,8 +46,8 @@ static void an_order_comes_back_as_it_was(void **state) {
     (void)state;
     krun_argv_build(&argv, "program", &order);
     assert_string_equal(argv.argv[0], "program");
-    assert_int_equal(argc_of(&argv), 8);
-    assert_true(krun_argv_parse(8, argv.argv, &back));
+    assert_int_equal(argc_of(&argv), KRUN_ARGV_COUNT);
+    assert_true(krun_argv_parse(KRUN_ARGV_COUNT, argv.argv, &back));
     assert_int_equal(back.verb, KRUN_VERB_RUN);
     assert_string_equal(back.library, order.library);
     assert_string_equal(back.kernel, "");
@@ -52,6 +55,9 @@ static void an_order_comes_back_as_it_was(void **state) {
     assert_int_equal(back.memory_mib, 65536);
     assert_int_equal(back.disk_count, 3);
     assert_memory_equal(back.read_only, order.read_only, sizeof(order.read_only));
+    assert_int_equal(back.network, KRUN_NETWORK_TAP);
+    assert_memory_equal(back.mac, order.mac, MAC_SIZE);
+    assert_string_equal(back.tap, "tap7");
     assert_string_equal(back.command_line, order.command_line);
     krun_argv_build(&argv, "program",
                     &(struct krun_order){.library = "", .kernel = "/lib/libkrunfw.so.5"});
@@ -62,7 +68,7 @@ static void an_order_comes_back_as_it_was(void **state) {
 }
 
 static void what_is_no_order_is_refused(void **state) {
-    static const char *const wrong[][8] = {
+    static const char *const wrong[][KRUN_ARGV_COUNT] = {
         {"p", "run", "", ""},
         {"p", "probe", "", "", "1", "64", "", ""},
         {"p", "run", "", "", "", "64", "", ""},
@@ -73,11 +79,22 @@ static void what_is_no_order_is_refused(void **state) {
         {"p", "run", "", "", "1", "99999999999999999999", "", ""},
         {"p", "run", "", "", "1", "64", "x", ""},
         {"p", "run", "", "", "1", "64", "wwwwwwwww", ""},
+        {"p", "run", "", "", "1", "64", "", "", "more", "02:00:00:00:00:01", ""},
+        {"p", "run", "", "", "1", "64", "", "", "stream", "02:00:00:00:00", ""},
+        {"p", "run", "", "", "1", "64", "", "", "stream", "02:00:00:00:00:01", "tap0"},
+        {"p", "run", "", "", "1", "64", "", "", "tap", "02:00:00:00:00:01", ""},
     };
+    static const char *const right[KRUN_ARGV_COUNT] = {
+        "p", "run", "", "", "1", "64", "", "", "stream", "02:00:00:00:00:01", ""};
     struct krun_order order;
     (void)state;
+    assert_true(krun_argv_parse(KRUN_ARGV_COUNT, right, &order));
     for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
-        assert_false(krun_argv_parse(wrong[i][4] ? 8 : 4, wrong[i], &order));
+        const char *words[KRUN_ARGV_COUNT];
+        for (size_t j = 0; j < KRUN_ARGV_COUNT; j++) {
+            words[j] = wrong[i][j] ? wrong[i][j] : right[j];
+        }
+        assert_false(krun_argv_parse(wrong[i][4] ? KRUN_ARGV_COUNT : 4, words, &order));
     }
     assert_false(krun_argv_parse(0, NULL, &order));
     assert_false(krun_argv_parse(5, wrong[2], &order));
@@ -105,13 +122,13 @@ static void a_message_comes_back_as_it_was(void **state) {
     }
     decode(&(struct krun_message){.word = KRUN_WORD_FOUND,
                                   .abi = 2,
-                                  .can_pause = true,
+                                  .can = KRUN_CAN_PAUSE | KRUN_CAN_STREAM,
                                   .version = "2.0.0",
                                   .library = "/a b/libkrun.so.2",
                                   .kernel = "k"},
            &back);
     assert_int_equal(back.abi, 2);
-    assert_true(back.can_pause);
+    assert_int_equal(back.can, KRUN_CAN_PAUSE | KRUN_CAN_STREAM);
     assert_string_equal(back.version, "2.0.0");
     assert_string_equal(back.library, "/a b/libkrun.so.2");
     assert_string_equal(back.kernel, "k");
@@ -147,7 +164,7 @@ static void what_is_no_message_is_refused(void **state) {
         "found\t0\t1.0\t0\tlibrary\tkernel",
         "found\t3\t1.0\t0\tlibrary\tkernel",
         "found\tx\t1.0\t0\tlibrary\tkernel",
-        "found\t1\t1.0\t2\tlibrary\tkernel",
+        "found\t1\t1.0\t8\tlibrary\tkernel",
         "found\t1\t01234567890123456789012345678901\t0\tlibrary\tkernel",
         "console\tmore",
         "done\t",
@@ -201,7 +218,7 @@ static void libraries_are_told_apart_by_what_they_have(void **state) {
                                        KRUN_FAKE_FOLDER "libkrunfw.so.5.0.0", &err),
                      KELPIE_OK);
     assert_int_equal(library.abi, 1);
-    assert_false(library.can_pause);
+    assert_int_equal(library.can, KRUN_CAN_STREAM | KRUN_CAN_TAP);
     assert_string_equal(library.version, "1.17.0");
     assert_non_null(strstr(library.kernel_path, "/libkrunfw.so.5.0.0"));
     assert_int_equal(library.path[0], '/'); /* without links, and not what was asked for */
@@ -209,7 +226,7 @@ static void libraries_are_told_apart_by_what_they_have(void **state) {
                                        KRUN_FAKE_FOLDER "libkrunfw.so.5.0.0", &err),
                      KELPIE_OK);
     assert_int_equal(library.abi, 2);
-    assert_false(library.can_pause);
+    assert_int_equal(library.can, 0);
     assert_int_equal(krun_library_load(&library, "", "", &err), KELPIE_BACKEND_MISSING);
 }
 
@@ -266,6 +283,9 @@ static void hazard_a17_what_is_no_kernel_is_refused(void **state) {
     assert_int_equal(krun_kernel_file(large_kernel, &fd, &err), KELPIE_BAD_CONFIG);
     assert_string_equal(err.field, "kernel");
     assert_int_equal(fd, -1);
+    assert_false(krun_kernel_is_there(no_kernel));
+    assert_false(krun_kernel_is_there(large_kernel));
+    assert_true(krun_kernel_is_there(small_kernel));
 }
 
 int main(void) {

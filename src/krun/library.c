@@ -34,7 +34,15 @@ static const struct symbol symbols_1[] = {
     SYMBOL_1(init_log),
     SYMBOL_1(add_disk2),
 };
-static_assert(sizeof(struct krun_functions_1) == ARRAY_SIZE(symbols_1) * sizeof(void *), "all");
+
+/* What it may have been built without. */
+static const struct symbol symbols_1_stream[] = {SYMBOL_1(add_net_unixstream)};
+static const struct symbol symbols_1_tap[] = {SYMBOL_1(add_net_tap)};
+static_assert(sizeof(struct krun_functions_1) ==
+                  (ARRAY_SIZE(symbols_1) + ARRAY_SIZE(symbols_1_stream) +
+                   ARRAY_SIZE(symbols_1_tap)) *
+                      sizeof(void *),
+              "all");
 
 static const struct symbol symbols_2[] = {
     SYMBOL_2(init_log),
@@ -60,13 +68,16 @@ static const struct symbol symbols_2[] = {
     SYMBOL_2(block_device_set_read_only),
 };
 
+static const struct symbol symbols_2_stream[] = {SYMBOL_2(net_device_new_unixstream_fd)};
 static const struct symbol symbols_2_pause[] = {
     SYMBOL_2(vmm_handle),
     SYMBOL_2(vmm_handle_pause),
     SYMBOL_2(vmm_handle_resume),
 };
 static_assert(sizeof(struct krun_functions_2) ==
-                  (ARRAY_SIZE(symbols_2) + ARRAY_SIZE(symbols_2_pause)) * sizeof(void *),
+                  (ARRAY_SIZE(symbols_2) + ARRAY_SIZE(symbols_2_stream) +
+                   ARRAY_SIZE(symbols_2_pause)) *
+                      sizeof(void *),
               "all");
 
 /* The released one first. Its kernel: the soname that every libkrun since 1.16 asks for. */
@@ -89,6 +100,31 @@ static const char *find_all(void *handle, const struct symbol *symbols, size_t c
         memcpy((uint8_t *)functions + symbols[i].offset, &address, sizeof(address));
     }
     return NULL;
+}
+
+/* The bit, when all of them are there. */
+static uint32_t find_some(void *handle, const struct symbol *symbols, size_t count, void *functions,
+                          enum krun_can can) {
+    ASSERT(count > 0);
+    ASSERT(can != 0);
+    return find_all(handle, symbols, count, functions) ? 0 : (uint32_t)can;
+}
+
+static uint32_t find_more_1(void *handle, struct krun_functions_1 *functions) {
+    ASSERT(handle);
+    ASSERT(functions);
+    return find_some(handle, symbols_1_stream, ARRAY_SIZE(symbols_1_stream), functions,
+                     KRUN_CAN_STREAM) |
+           find_some(handle, symbols_1_tap, ARRAY_SIZE(symbols_1_tap), functions, KRUN_CAN_TAP);
+}
+
+static uint32_t find_more_2(void *handle, struct krun_functions_2 *functions) {
+    ASSERT(handle);
+    ASSERT(functions);
+    return find_some(handle, symbols_2_stream, ARRAY_SIZE(symbols_2_stream), functions,
+                     KRUN_CAN_STREAM) |
+           find_some(handle, symbols_2_pause, ARRAY_SIZE(symbols_2_pause), functions,
+                     KRUN_CAN_PAUSE);
 }
 
 static enum kelpie_status lacks(const char *path, const char *name, struct kelpie_error *err) {
@@ -114,11 +150,11 @@ static enum kelpie_status find_functions(void *handle, struct krun_library *libr
     if (dlsym(handle, "krun_vmm_builder_new")) {
         library->abi = 2;
         missing = find_all(handle, symbols_2, ARRAY_SIZE(symbols_2), &library->v2);
-        library->can_pause =
-            !find_all(handle, symbols_2_pause, ARRAY_SIZE(symbols_2_pause), &library->v2);
+        library->can = find_more_2(handle, &library->v2);
     } else if (dlsym(handle, "krun_create_ctx")) {
         library->abi = 1;
         missing = find_all(handle, symbols_1, ARRAY_SIZE(symbols_1), &library->v1);
+        library->can = find_more_1(handle, &library->v1);
     } else {
         return error_set(err, KELPIE_BACKEND_MISSING,
                          "%.512s is not libkrun: it has neither krun_create_ctx nor "

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "kelpie.h"
+#include "krun/control.h"
 #include "krun/krun_limits.h"
 
 #define KRUN_DISK_FORMAT_RAW 0
@@ -45,9 +46,14 @@ struct krun_functions_1 {
                                       int input_fd, int output_fd);
     int32_t (*start_enter)(uint32_t context);
     int32_t (*init_log)(int fd, uint32_t level, uint32_t style, uint32_t options);
+    /* It was built with NET=1, or it has none of them. */
+    int32_t (*add_net_unixstream)(uint32_t context, const char *path, int fd, const uint8_t *mac,
+                                  uint32_t features, uint32_t flags);
+    int32_t (*add_net_tap)(uint32_t context, const char *name, const uint8_t *mac,
+                           uint32_t features, uint32_t flags);
 };
 
-/* libkrun 2.x: strings with their size, objects, and an error to be filled. */
+/* libkrun 2.x: strings (and bytes) with their size, objects, and an error to be filled. */
 struct krun_text {
     const char *data;
     size_t size;
@@ -95,6 +101,9 @@ struct krun_functions_2 {
     void (*vmm_run)(krun_object vmm);
     void (*error_message)(krun_error error, const struct krun_sink *sink);
     void (*error_destroy)(krun_error error);
+    /* Where it was built with networks. */
+    krun_object (*net_device_new_unixstream_fd)(struct krun_text id, int fd, struct krun_text mac,
+                                                uint32_t features, uint32_t flags, krun_error *err);
     /* All or none: whether it can pause. */
     krun_object (*vmm_handle)(krun_object vmm, krun_error *err);
     uint64_t (*vmm_handle_pause)(krun_object handle, krun_error *err);
@@ -102,8 +111,8 @@ struct krun_functions_2 {
 };
 
 struct krun_library {
-    unsigned abi; /* 1 or 2: which of the two below */
-    bool can_pause;
+    unsigned abi;                            /* 1 or 2: which of the two below */
+    uint32_t can;                            /* bits of enum krun_can */
     char version[KRUN_VERSION_SIZE_MAX + 1]; /* of its file's name, else what its functions show */
     char path[KELPIE_PATH_SIZE_MAX + 1];     /* as the system found it */
     char kernel_path[KELPIE_PATH_SIZE_MAX + 1];

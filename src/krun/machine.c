@@ -66,6 +66,25 @@ static enum kelpie_status make_console_1(const struct krun_functions_1 *krun, ui
                    "krun_add_console_port_inout", err);
 }
 
+/* No offloads: what crosses is whole frames with their checksums. A tap is opened by its name. */
+static enum kelpie_status add_network_1(const struct krun_library *library, uint32_t context,
+                                        const struct krun_order *order, struct kelpie_error *err) {
+    ASSERT(library->abi == 1);
+    ASSERT((unsigned)order->network < KRUN_NETWORK_COUNT);
+    if (order->network == KRUN_NETWORK_NONE) {
+        return KELPIE_OK;
+    }
+    bool tap = order->network == KRUN_NETWORK_TAP;
+    const char *name = tap ? "krun_add_net_tap" : "krun_add_net_unixstream";
+    if (!(library->can & (tap ? KRUN_CAN_TAP : KRUN_CAN_STREAM))) {
+        return error_set(err, KELPIE_UNSUPPORTED, "this libkrun has no %s", name);
+    }
+    return check_1(
+        tap ? library->v1.add_net_tap(context, order->tap, order->mac, 0, 0)
+            : library->v1.add_net_unixstream(context, NULL, KRUN_CHILD_NETWORK, order->mac, 0, 0),
+        name, err);
+}
+
 static enum kelpie_status make_1(struct krun_machine *machine, const struct krun_order *order,
                                  int terminal_fd, struct kelpie_error *err) {
     const struct krun_functions_1 *krun = &machine->library->v1;
@@ -93,7 +112,7 @@ static enum kelpie_status make_1(struct krun_machine *machine, const struct krun
                                     disk.read_only),
                     "krun_add_disk2", err));
     }
-    return KELPIE_OK;
+    return add_network_1(machine->library, machine->context, order, err);
 }
 
 /* ---- libkrun 2 -------------------------------------------------------------------------------- */
@@ -191,16 +210,38 @@ static enum kelpie_status add_disks_2(const struct krun_functions_2 *krun, krun_
     return KELPIE_OK;
 }
 
-static enum kelpie_status make_devices_2(const struct krun_functions_2 *krun,
+static enum kelpie_status add_network_2(const struct krun_library *library, krun_object devices,
+                                        const struct krun_order *order, struct kelpie_error *err) {
+    const struct krun_functions_2 *krun = &library->v2;
+    krun_error error = NULL;
+    ASSERT(library->abi == 2);
+    ASSERT(devices);
+    if (order->network == KRUN_NETWORK_NONE) {
+        return KELPIE_OK;
+    }
+    if (order->network != KRUN_NETWORK_STREAM || !(library->can & KRUN_CAN_STREAM)) {
+        return error_set(err, KELPIE_UNSUPPORTED, "this libkrun has no network of that kind");
+    }
+    const struct krun_text mac = {.data = (const char *)order->mac, .size = MAC_SIZE};
+    krun_object device = krun->net_device_new_unixstream_fd(text_of("network"), KRUN_CHILD_NETWORK,
+                                                            mac, 0, 0, &error);
+    TRY(made_2(krun, device, error, "krun_net_device_new_unixstream_fd", err));
+    krun->mmio_device_manager_add(devices, device);
+    return KELPIE_OK;
+}
+
+static enum kelpie_status make_devices_2(const struct krun_library *library,
                                          const struct krun_order *order, int terminal_fd,
                                          krun_object *ret_devices, struct kelpie_error *err) {
+    const struct krun_functions_2 *krun = &library->v2;
     krun_error error = NULL;
-    ASSERT(krun);
+    ASSERT(library->abi == 2);
     ASSERT(ret_devices);
     krun_object devices = krun->mmio_device_manager_new();
     TRY(made_2(krun, devices, NULL, "krun_mmio_device_manager_new", err));
     TRY(add_console_2(krun, devices, terminal_fd, err));
     TRY(add_disks_2(krun, devices, order, err));
+    TRY(add_network_2(library, devices, order, err));
     krun_object random = krun->rng_device_new(&error);
     TRY(made_2(krun, random, error, "krun_rng_device_new", err));
     krun->mmio_device_manager_add(devices, random);
@@ -216,7 +257,7 @@ static enum kelpie_status build_2(struct krun_machine *machine, krun_object *bui
     ASSERT(*builder);
     machine->vmm = krun->vmm_builder_build(builder, &error);
     TRY(made_2(krun, machine->vmm, error, "krun_vmm_builder_build", err));
-    if (machine->library->can_pause) {
+    if (machine->library->can & KRUN_CAN_PAUSE) {
         machine->handle = krun->vmm_handle(machine->vmm, &error);
         TRY(made_2(krun, machine->handle, error, "krun_vmm_handle", err));
     }
@@ -233,7 +274,7 @@ static enum kelpie_status make_2(struct krun_machine *machine, const struct krun
     krun_object payload = krun->payload_load_krunfw(&error);
     TRY(made_2(krun, payload, error, "krun_payload_load_krunfw", err));
     krun->payload_append_cmdline(payload, text_of(order->command_line));
-    TRY(make_devices_2(krun, order, terminal_fd, &devices, err));
+    TRY(make_devices_2(machine->library, order, terminal_fd, &devices, err));
     krun_object builder = krun->vmm_builder_new();
     TRY(made_2(krun, builder, NULL, "krun_vmm_builder_new", err));
     uint64_t result = krun->vmm_builder_vcpus(&builder, (uint8_t)order->vcpu_count, &error);
@@ -262,17 +303,33 @@ void krun_machine_log(const struct krun_library *library) {
     }
 }
 
-enum kelpie_status krun_machine_try(const struct krun_library *library, struct kelpie_error *err) {
+static enum kelpie_status try_1(const struct krun_functions_1 *krun, struct kelpie_error *err) {
+    ASSERT(krun->create_ctx);
+    ASSERT(krun->free_ctx);
+    int32_t context = krun->create_ctx();
+    TRY(check_1(context, "krun_create_ctx", err));
+    return check_1(krun->free_ctx((uint32_t)context), "krun_free_ctx", err);
+}
+
+static enum kelpie_status try_2(const struct krun_functions_2 *krun, struct kelpie_error *err) {
     krun_error error = NULL;
+    ASSERT(krun->payload_load_krunfw);
+    krun_object payload = krun->payload_load_krunfw(&error);
+    ASSERT(krun->error_destroy);
+    return made_2(krun, payload, error, "krun_payload_load_krunfw", err);
+}
+
+enum kelpie_status krun_machine_try(const struct krun_library *library, struct kelpie_error *err) {
     ASSERT(library->get_kernel);
     ASSERT(library->abi == 1 || library->abi == 2);
-    if (library->abi == 1) {
-        int32_t context = library->v1.create_ctx();
-        TRY(check_1(context, "krun_create_ctx", err));
-        return check_1(library->v1.free_ctx((uint32_t)context), "krun_free_ctx", err);
+    if (!krun_kernel_is_there(library->get_kernel)) {
+        return error_set(err, KELPIE_BACKEND_MISSING, "%.512s has no kernel", library->kernel_path);
     }
-    krun_object payload = library->v2.payload_load_krunfw(&error);
-    return made_2(&library->v2, payload, error, "krun_payload_load_krunfw", err);
+    enum kelpie_status status =
+        library->abi == 1 ? try_1(&library->v1, err) : try_2(&library->v2, err);
+    return status == KELPIE_OK
+               ? status
+               : error_wrap(err, KELPIE_BACKEND_MISSING, "this libkrun does not work here");
 }
 
 enum kelpie_status krun_machine_make(struct krun_machine *machine,

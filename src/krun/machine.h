@@ -6,7 +6,8 @@
  *
  * The machine has a console device with two ports, a terminal for the kernel and one for the agent's channel; the disks; and
  * last a small boot disk (image/image.h), whose /init is the agent. It has no vsock and no shared folder: by the one, libkrun
- * gives guests this host's network, by the other its files, whatever else they are told (its README, "Security model").
+ * gives guests this host's network, by the other its files, whatever else they are told (its README, "Security model";
+ * backend/libkrun/libkrun_instance.h).
  *
  * Everything is given as descriptors that the owner opened, and named to libkrun as /proc/self/fd/N.
  */
@@ -27,7 +28,7 @@ struct krun_machine {
 /* The library's own log goes to stderr from now on. To be called once. */
 void krun_machine_log(const struct krun_library *library);
 
-/* Whether it makes a machine at all: nothing runs. */
+/* Whether it has a kernel and makes a machine at all: nothing runs. BACKEND_MISSING: it does not. */
 KELPIE_CHECKED enum kelpie_status krun_machine_try(const struct krun_library *library,
                                                    struct kelpie_error *err);
 

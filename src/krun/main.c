@@ -19,6 +19,7 @@
 
 #include "base/assert.h"
 #include "base/error.h"
+#include "krun/confine.h"
 #include "krun/control.h"
 #include "krun/machine.h"
 
@@ -61,7 +62,7 @@ static void say_found(const struct krun_library *library) {
     ASSERT(library->path[0] != '\0');
     say(&(struct krun_message){.word = KRUN_WORD_FOUND,
                                .abi = library->abi,
-                               .can_pause = library->can_pause,
+                               .can = library->can,
                                .version = library->version,
                                .library = library->path,
                                .kernel = library->kernel_path},
@@ -150,6 +151,7 @@ static enum kelpie_status run(struct krun_machine *machine, const struct krun_li
     ASSERT(machine && library);
     ASSERT(order->verb == KRUN_VERB_RUN);
     TRY(make_terminal(&terminal_fd, err));
+    TRY(krun_confine(order, err));
     TRY(krun_machine_make(machine, library, order, terminal_fd, err));
     if (machine->handle) {
         int os_error = pthread_create(&thread, NULL, obey, machine);
@@ -177,6 +179,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     (void)signal(SIGPIPE, SIG_IGN);
+    close(KRUN_CHILD_PROGRAM);
     enum kelpie_status status = krun_library_load(&library, order.library, order.kernel, &err);
     if (status == KELPIE_OK) {
         krun_machine_log(&library);
@@ -190,7 +193,7 @@ int main(int argc, char **argv) {
     }
     if (status != KELPIE_OK) {
         say_failed(status, &err);
-        return 1;
     }
-    return 0;
+    /* What somebody else's library wants done at an exit is not done: the owner waits. */
+    _exit(status == KELPIE_OK ? 0 : 1);
 }

@@ -11,7 +11,7 @@
  *
  * A disk with an overlay is read as runs of blocks, each from the base or from the overlay, as the bitmap has them. The
  * bitmap is read through a window, so that memory is bounded, and each window once: what a run is does not change
- * while it is copied.
+ * while it is copied. So is the memory of a chain of bundles (diff.c), from the bundle that has each page.
  */
 #include "snapshot/snapshot_internal.h"
 
@@ -73,20 +73,25 @@ void snapshot_checksum_bytes(const void *data, size_t size,
 }
 
 /* The work never waits, so it asks now and then whether its time is over. */
-static enum kelpie_status check_wait(const struct copying *work, struct kelpie_error *err) {
-    ASSERT(work->host);
-    ASSERT(work->wait);
-    if (work->wait->cancel_fd != HOST_FD_NONE) {
-        struct host_poll_item item = {.fd = work->wait->cancel_fd, .asked = HOST_POLL_READ};
+enum kelpie_status snapshot_check_wait(struct host *host, const struct host_wait *wait,
+                                       struct kelpie_error *err) {
+    ASSERT(host);
+    ASSERT(wait);
+    if (wait->cancel_fd != HOST_FD_NONE) {
+        struct host_poll_item item = {.fd = wait->cancel_fd, .asked = HOST_POLL_READ};
         struct host_wait none = host_wait_none();
-        if (host_poll(work->host, &item, 1, &none, NULL) == KELPIE_OK) {
+        if (host_poll(host, &item, 1, &none, NULL) == KELPIE_OK) {
             return error_set(err, KELPIE_CANCELLED, "reading or copying a bundle was cancelled");
         }
     }
-    if (host_monotonic_ns(work->host) >= work->wait->deadline_ns) {
+    if (host_monotonic_ns(host) >= wait->deadline_ns) {
         return error_set(err, KELPIE_TIMED_OUT, "reading or copying a bundle took too long");
     }
     return KELPIE_OK;
+}
+
+static enum kelpie_status check_wait(const struct copying *work, struct kelpie_error *err) {
+    return snapshot_check_wait(work->host, work->wait, err);
 }
 
 static void hash_bytes(const struct copying *work, const void *data, size_t size) {
@@ -184,6 +189,11 @@ static enum kelpie_status run_at(struct copying *work, uint64_t at, struct sourc
     const struct snapshot_source *source = &work->copy->source;
     ASSERT(at < work->copy->size);
     *ret_run = (struct source_run){source->fd, work->copy->size};
+    if (work->copy->layers) {
+        uint64_t end = snapshot_layers_run(work->copy->layers, at, &ret_run->fd);
+        ret_run->end = min_u64(end, work->copy->size);
+        return KELPIE_OK;
+    }
     if (source->overlay_fd == HOST_FD_NONE) {
         return KELPIE_OK;
     }
@@ -303,7 +313,7 @@ enum kelpie_status snapshot_copy_sparse(struct host *host, int source_fd, int ta
     ASSERT(source_fd != HOST_FD_NONE);
     ASSERT(target_fd != HOST_FD_NONE);
     const struct snapshot_copy copy = {
-        {source_fd, HOST_FD_NONE, HOST_FD_NONE}, target_fd, size, UINT64_MAX};
+        {source_fd, HOST_FD_NONE, HOST_FD_NONE}, target_fd, size, UINT64_MAX, NULL};
     return snapshot_copy_limited(host, &copy, wait, ret_checksum, err);
 }
 
@@ -312,7 +322,7 @@ enum kelpie_status snapshot_copy_merged(struct host *host, const struct snapshot
                                         struct kelpie_error *err) {
     ASSERT(source->fd != HOST_FD_NONE);
     ASSERT(target_fd != HOST_FD_NONE);
-    const struct snapshot_copy copy = {*source, target_fd, size, UINT64_MAX};
+    const struct snapshot_copy copy = {*source, target_fd, size, UINT64_MAX, NULL};
     return snapshot_copy_limited(host, &copy, wait, NULL, err);
 }
 
@@ -323,6 +333,6 @@ enum kelpie_status snapshot_checksum_file(struct host *host, int fd, uint64_t si
     ASSERT(fd != HOST_FD_NONE);
     ASSERT(ret_checksum);
     const struct snapshot_copy copy = {
-        {fd, HOST_FD_NONE, HOST_FD_NONE}, HOST_FD_NONE, size, UINT64_MAX};
+        {fd, HOST_FD_NONE, HOST_FD_NONE}, HOST_FD_NONE, size, UINT64_MAX, NULL};
     return snapshot_copy_limited(host, &copy, wait, ret_checksum, err);
 }

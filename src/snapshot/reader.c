@@ -196,17 +196,18 @@ static enum kelpie_status check_parent(const struct snapshot_reader *child,
     return KELPIE_OK;
 }
 
+enum kelpie_status snapshot_parent_path(const char *directory, const char *place,
+                                        struct snapshot_path *ret_path, struct kelpie_error *err) {
+    ASSERT(directory[0] != '\0');
+    ASSERT(place[0] != '\0');
+    return place[0] == '/' ? snapshot_path_format(ret_path, err, "%s", place)
+                           : snapshot_path_format(ret_path, err, "%s/%s", directory, place);
+}
+
 static enum kelpie_status open_parent(struct snapshot_reader *child, struct kelpie_error *err) {
     struct snapshot_path path;
-    const char *place = child->manifest->parent_path;
-    ASSERT(place[0] != '\0');
     ASSERT(!child->parent);
-    if (place[0] == '/') {
-        static_assert(sizeof(path.text) >= sizeof(child->manifest->parent_path), "it fits");
-        memcpy(path.text, place, strlen(place) + 1);
-    } else {
-        TRY(snapshot_path_format(&path, err, "%s/%s", child->directory.text, place));
-    }
+    TRY(snapshot_parent_path(child->directory.text, child->manifest->parent_path, &path, err));
     enum kelpie_status status = open_one(child->host, path.text, &child->parent, err);
     if (status == KELPIE_NOT_FOUND || status == KELPIE_SNAPSHOT_CORRUPT) {
         status =

@@ -192,6 +192,16 @@ KELPIE_CHECKED enum kelpie_status snapshot_writer_merge(struct snapshot_writer *
                                                         uint64_t size, const struct host_wait *wait,
                                                         struct kelpie_error *err);
 
+/* For backends whose monitor only hands over all of memory, in a file of `size` bytes that becomes the writer's, and that nobody
+ * writes to any more: publish() makes the part `memory` of it, without its zeros, when the machine goes on already. Of a diff
+ * (set_parent), `memory` and `pages`: what differs from the parent's memory, whatever was written meanwhile. */
+void snapshot_writer_take_memory(struct snapshot_writer *writer, int memory_fd, uint64_t size);
+
+/* A file without a name on the disk that the bundle is written to, or, where that cannot be, in memory; the caller's to
+ * close. For what is to become a part, but is not yet in its form. */
+KELPIE_CHECKED enum kelpie_status snapshot_writer_scratch(struct snapshot_writer *writer,
+                                                          int *ret_fd, struct kelpie_error *err);
+
 /* Publishes the bundle and fills ret_snapshot. NO_SPACE, SNAPSHOT_FAILED, SNAPSHOT_TOO_LARGE. After a failure only
  * snapshot_writer_destroy() is left. */
 KELPIE_CHECKED enum kelpie_status snapshot_writer_publish(struct snapshot_writer *writer,
@@ -253,6 +263,12 @@ struct snapshot_reader *snapshot_reader_parent(const struct snapshot_reader *rea
 
 /* How many bundles the reader's chain has, itself among them. */
 size_t snapshot_reader_chain_length(const struct snapshot_reader *reader);
+
+/* Copies the memory of the reader's bundle, and of those that it is a diff to, into one file, which is empty, sparsely. */
+KELPIE_CHECKED enum kelpie_status snapshot_reader_merge(struct host *host,
+                                                        const struct snapshot_reader *reader,
+                                                        int target_fd, const struct host_wait *wait,
+                                                        struct kelpie_error *err);
 
 /* The part's descriptor, open for reading, owned by the reader; HOST_FD_NONE when the bundle has no such part. */
 int snapshot_reader_part(const struct snapshot_reader *reader, enum snapshot_part part);

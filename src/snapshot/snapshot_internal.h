@@ -29,13 +29,57 @@ struct snapshot_copy {
     struct snapshot_source source;
     int target_fd;
     uint64_t size;
-    uint64_t bytes_max; /* UINT64_MAX: no limit */
+    uint64_t bytes_max;                   /* UINT64_MAX: no limit */
+    const struct snapshot_layers *layers; /* read from these instead, but for the size; or NULL */
 };
 KELPIE_CHECKED enum kelpie_status snapshot_copy_limited(struct host *host,
                                                         const struct snapshot_copy *copy,
                                                         const struct host_wait *wait,
                                                         char ret_checksum[SNAPSHOT_CHECKSUM_SIZE],
                                                         struct kelpie_error *err);
+
+/* CANCELLED or TIMED_OUT: work that never waits asks now and then whether its time is over. */
+KELPIE_CHECKED enum kelpie_status
+snapshot_check_wait(struct host *host, const struct host_wait *wait, struct kelpie_error *err);
+
+/* ---- diff.c: the memory of a chain of bundles --------------------------------------------------- */
+
+/* Whose each page is. Zero: nothing to give back. */
+struct snapshot_layers {
+    size_t count;                       /* bundles, the newest first; the last one has every page */
+    int fds[SNAPSHOT_CHAIN_LENGTH_MAX]; /* the readers' */
+    uint64_t *bitmaps[SNAPSHOT_CHAIN_LENGTH_MAX - 1];
+    uint64_t page_count;
+};
+
+/* Of a memory of that many bytes. The reader must live as long. SNAPSHOT_CORRUPT, field "memory" or "pages". */
+KELPIE_CHECKED enum kelpie_status snapshot_layers_init(struct snapshot_layers *layers,
+                                                       struct host *host,
+                                                       const struct snapshot_reader *reader,
+                                                       uint64_t size, struct kelpie_error *err);
+void snapshot_layers_deinit(struct snapshot_layers *layers);
+
+/* Where the bytes from `offset` on are, and the end of those that are all there. */
+uint64_t snapshot_layers_run(const struct snapshot_layers *layers, uint64_t offset, int *ret_fd);
+
+/* What of a memory is written where as a diff. */
+struct snapshot_diff {
+    int source_fd;
+    uint64_t size;
+    const struct snapshot_reader *parent;
+    int target_fd; /* the part `memory`, empty */
+    int pages_fd;  /* the part `pages`, empty */
+    uint64_t bytes_max;
+};
+KELPIE_CHECKED enum kelpie_status snapshot_diff_write(struct host *host,
+                                                      const struct snapshot_diff *diff,
+                                                      const struct host_wait *wait,
+                                                      struct kelpie_error *err);
+
+/* Where a parent is of the bundle in that folder. */
+KELPIE_CHECKED enum kelpie_status snapshot_parent_path(const char *directory, const char *place,
+                                                       struct snapshot_path *ret_path,
+                                                       struct kelpie_error *err);
 
 /* A reader of parts that are there: takes over manifest and descriptors, also when it fails. */
 KELPIE_CHECKED enum kelpie_status snapshot_reader_of_parts(struct host *host,

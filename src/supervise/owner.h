@@ -84,6 +84,7 @@ struct owner {
     struct connection *connections[SUPERVISE_CONNECTION_COUNT_MAX];
     struct request *operating; /* its library call changes the machine */
     bool ending;               /* the main thread has left its loop */
+    bool watched;              /* the watcher has seen that */
     bool removal_asked;
     bool signalled;          /* the main thread's */
     uint64_t machine_number; /* how many machines there were */

@@ -191,6 +191,10 @@ void owner_watch(void *argument) {
     for (;;) { /* until the owner ends */
         owner_lock(owner);
         bool ending = owner->ending;
+        if (ending) {
+            owner->watched = true;
+            host_condition_broadcast(owner->changed);
+        }
         owner_unlock(owner);
         if (ending) {
             return;

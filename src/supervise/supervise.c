@@ -364,6 +364,28 @@ static void serve(struct owner *owner) {
 
 /* ---- Beginning and end ---------------------------------------------------------------------------- */
 
+/* A cancel ends no wait that begins after it: it is repeated until the watcher has seen that the owner ends. */
+static void end_watcher(struct owner *owner) {
+    ASSERT(owner->vm);
+    ASSERT(owner->ending);
+    if (!owner->watcher) {
+        return;
+    }
+    owner_lock(owner);
+    while (!owner->watched) {
+        owner_unlock(owner);
+        kelpie_vm_cancel(owner->vm);
+        owner_lock(owner);
+        if (!owner->watched) {
+            const struct host_wait step =
+                host_wait_ms(owner->host, SUPERVISE_CANCEL_MS, HOST_FD_NONE);
+            (void)host_condition_wait(owner->changed, owner->mutex, step.deadline_ns);
+        }
+    }
+    owner_unlock(owner);
+    host_thread_join(TAKE(owner->watcher));
+}
+
 /* The VM ends in order if there is time: it was not asked to go at once. */
 static void finish(struct owner *owner) {
     struct kelpie_error ignored;
@@ -386,10 +408,7 @@ static void finish(struct owner *owner) {
     kelpie_vm_cancel(owner->vm);
     (void)collect_connections(owner, true);
     detached_join(owner);
-    if (owner->watcher) {
-        kelpie_vm_cancel(owner->vm);
-        host_thread_join(TAKE(owner->watcher));
-    }
+    end_watcher(owner);
     owner->record->info.owner_pid = 0;
     kelpie_vm_destroy(TAKE(owner->vm));
     if (remove) {

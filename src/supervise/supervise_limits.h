@@ -14,6 +14,7 @@
 #define SUPERVISE_GREET_MS 10000       /* until a new connection has said what it wants */
 #define SUPERVISE_TICK_MS 500          /* between two looks at clocks and connections that ended */
 #define SUPERVISE_PAUSE_MS 20          /* after a connection that could not be taken */
+#define SUPERVISE_CANCEL_MS 10         /* between two cancels of the watcher at the end */
 #define SUPERVISE_WATCH_MS 3600000     /* of one wait for the VM's state to change */
 #define SUPERVISE_GONE_MS                                                                          \
     1000 /* that who stopped a VM may still ask about it before it is removed */

@@ -15,6 +15,8 @@
 #define STEP_MS 20
 #define CHUNK_SIZE 65536
 
+static int log_fd = -1; /* opened when it is loaded: when it runs, nothing can be opened */
+
 bool fake_has(const char *word) {
     const char *list = getenv("FAKE_KRUN");
     size_t size = strlen(word);
@@ -31,26 +33,28 @@ bool fake_has(const char *word) {
 
 bool fake_call(const char *name, const char *format, ...) {
     char word[96];
-    const char *path = getenv("FAKE_KRUN_LOG");
-    int fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
-    if (fd >= 0) {
+    if (log_fd >= 0) {
         char text[4096];
         va_list arguments;
         va_start(arguments, format);
         int size = vsnprintf(text, sizeof(text), format, arguments);
         va_end(arguments);
-        if (size >= 0 && dprintf(fd, "%s %s\n", name, text) < 0) {
+        if (size >= 0 && dprintf(log_fd, "%s %s\n", name, text) < 0) {
             abort();
         }
-        close(fd);
     }
     snprintf(word, sizeof(word), "fail=%s", name);
     return !fake_has(word);
 }
 
 __attribute__((constructor)) static void loaded(void) {
+    const char *path = getenv("FAKE_KRUN_LOG");
+    log_fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
     if (fake_has("load-crash")) {
         raise(SIGABRT);
+    }
+    if (fake_has("load-fault")) {
+        raise(SIGSEGV);
     }
     if (fake_has("load-hang")) {
         for (;;) {

@@ -3,7 +3,7 @@
  * fake.h: a libkrun that is none, for the tests of src/krun and src/backend/libkrun: the same functions, and behind them the
  * mock's guest. kelpie-krun loads it like the real one. $FAKE_KRUN says what is wrong with it, words with commas:
  *
- *     load-crash, load-hang    when it is loaded
+ *     load-crash, load-fault, load-hang    when it is loaded
  *     load-noise               a word on stderr, as it is loaded, and its end with code 3
  *     fail=NAME                the function krun_NAME refuses
  *     enter-crash, enter-hang, enter-exit, enter-return    instead of the guest

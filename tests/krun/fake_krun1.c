@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* libkrun 1's functions. FAKE_OLD: as before 1.17; FAKE_PLAIN: built without disks. */
+/* libkrun 1's functions. FAKE_OLD: as before 1.17; FAKE_PLAIN: built without disks; FAKE_NO_NET: without networks. */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -50,6 +51,27 @@ int32_t krun_add_disk2(uint32_t context, const char *id, const char *path, uint3
     return answer(fake_call("add_disk2", "%u %s %u %s", context, id, format,
                             read_only ? "read-only" : "writable") &&
                   there);
+}
+#endif
+
+#if !defined(FAKE_PLAIN) && !defined(FAKE_NO_NET)
+/* The real one is given flags too, behind the rest. */
+FAKE_API int32_t krun_add_net_unixstream(uint32_t context, const char *path, int fd,
+                                         const uint8_t *mac, uint32_t features);
+int32_t krun_add_net_unixstream(uint32_t context, const char *path, int fd, const uint8_t *mac,
+                                uint32_t features) {
+    bool there = !path && fcntl(fd, F_GETFD) >= 0;
+    return answer(fake_call("add_net_unixstream", "%u %d %02x:%02x %u", context, fd, mac[0], mac[5],
+                            features) &&
+                  there);
+}
+
+FAKE_API int32_t krun_add_net_tap(uint32_t context, const char *name, const uint8_t *mac,
+                                  uint32_t features, uint32_t flags);
+int32_t krun_add_net_tap(uint32_t context, const char *name, const uint8_t *mac, uint32_t features,
+                         uint32_t flags) {
+    return answer(fake_call("add_net_tap", "%u %s %02x:%02x %u %u", context, name, mac[0], mac[5],
+                            features, flags));
 }
 #endif
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* libkrun 2's functions. FAKE_OLD: without a handle that pauses. */
+/* libkrun 2's functions. FAKE_OLD: without a handle that pauses, and without networks. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,6 +181,18 @@ void krun_vmm_run(krun_object vmm) {
 }
 
 #ifndef FAKE_OLD
+FAKE_API krun_object krun_net_device_new_unixstream_fd(struct krun_text id, int fd,
+                                                       struct krun_text mac, uint32_t features,
+                                                       uint32_t flags, krun_error *err);
+krun_object krun_net_device_new_unixstream_fd(struct krun_text id, int fd, struct krun_text mac,
+                                              uint32_t features, uint32_t flags, krun_error *err) {
+    bool there = fcntl(fd, F_GETFD) >= 0 && mac.size == 6;
+    return make(fake_call("net_device_new_unixstream_fd", "%.*s %d %u %u", (int)id.size, id.data,
+                          fd, features, flags) &&
+                    there,
+                "net_device_new_unixstream_fd", err);
+}
+
 FAKE_API krun_object krun_vmm_handle(krun_object vmm, krun_error *err);
 krun_object krun_vmm_handle(krun_object vmm, krun_error *err) {
     (void)vmm;

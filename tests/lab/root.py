@@ -18,7 +18,7 @@ import stat
 import subprocess
 
 ROOT_SIZE_MAX = 2 << 30
-LOADED_MODULES = ('virtio_pci', 'virtio_console', 'kvm-amd')  # by the lab itself
+LOADED_MODULES = ('virtio_pci', 'virtio_console', 'tun', 'kvm-amd')  # by the lab itself
 GUEST_MODULES_SOURCE = pathlib.Path(__file__).resolve().parents[2] / 'src/image/initramfs.c'
 MODULE_INDEXES = ('modules.order', 'modules.builtin')
 QEMU = 'qemu-system-x86_64'

@@ -98,6 +98,7 @@ static enum kelpie_status firecracker_create(const struct backend_launch *launch
     instance->host = launch->host;
     instance->config = launch->config;
     instance->channel_fd = HOST_FD_NONE;
+    instance->memory.fd = HOST_FD_NONE;
     instance->folder.lock_fd = HOST_FD_NONE;
     firecracker_client_init(&instance->client, launch->host);
     monitor_disks_init(&instance->disks, launch, false);
@@ -239,7 +240,8 @@ const struct backend_ops backend_firecracker_ops = {
     .description = "Firecracker, on KVM",
     .capabilities = KELPIE_CAN_EXEC | KELPIE_CAN_COPY | KELPIE_CAN_PAUSE |
                     KELPIE_CAN_SUSPEND_SNAPSHOT | KELPIE_CAN_TELEPORT_SNAPSHOT | KELPIE_CAN_DISKS |
-                    KELPIE_CAN_TTY | KELPIE_CAN_FORK | KELPIE_CAN_NETWORK_TAP,
+                    KELPIE_CAN_TTY | KELPIE_CAN_FORK | KELPIE_CAN_NETWORK_TAP |
+                    KELPIE_CAN_DIFF_SNAPSHOT,
     .in_auto = true,
     .has_hypervisor = true,
     .probe = firecracker_probe,
@@ -251,6 +253,8 @@ const struct backend_ops backend_firecracker_ops = {
     .settle = firecracker_settle,
     .has_disks = firecracker_has_disks,
     .identify = firecracker_identify,
+    .track = firecracker_track,
+    .presave = firecracker_presave,
     .pause = firecracker_pause,
     .resume = firecracker_resume,
     .save = firecracker_save,

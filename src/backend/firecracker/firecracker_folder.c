@@ -75,7 +75,11 @@ static enum kelpie_status make_one(struct firecracker_folder *folder, struct hos
                        HOST_OPEN_READ | HOST_OPEN_WRITE | HOST_OPEN_CREATE | HOST_OPEN_EXCLUSIVE |
                            HOST_OPEN_NO_FOLLOW,
                        LOCK_MODE, &folder->lock_fd, err));
-    return host_file_lock(host, folder->lock_fd, true, err);
+    TRY(host_file_lock(host, folder->lock_fd, true, err));
+    /* Who took it for nobody's has removed it before letting go of the lock. */
+    struct host_file_info info;
+    enum kelpie_status status = host_path_stat(host, lock, &info, err);
+    return status == KELPIE_NOT_FOUND ? KELPIE_BUSY : status;
 }
 
 enum kelpie_status firecracker_folder_make(struct firecracker_folder *folder, struct host *host,

@@ -17,8 +17,7 @@
  * Kernel messages and Firecracker's own errors come on its stdout, which is the console.
  *
  * Memory of a booted machine is anonymous, that of a restored one the bundle's file, mapped privately by Firecracker: pages come
- * lazily, and writes never reach the bundle. A snapshot is always whole: diffs would need dirty pages to be tracked from the
- * boot on, at a cost to every guest, or a host without swap.
+ * lazily, and writes never reach the bundle. How it is saved, whole or as a diff, says firecracker_memory.c.
  *
  * A folder of an owner that was killed is removed by the next who makes one beside it: its lock is free.
  *
@@ -34,6 +33,13 @@
 #include "backend/monitor/monitor.h"
 #include "backend/monitor/monitor_disks.h"
 
+/* What snapshots are made from. */
+struct firecracker_memory {
+    int fd; /* the file that a restored machine maps privately; HOST_FD_NONE: it booted */
+    char base_id[KELPIE_ID_SIZE]; /* the last bundle that was written or loaded; or empty */
+    bool tracked;                 /* diffs to it were asked for */
+};
+
 struct backend_instance {
     struct host *host;
     const struct kelpie_config *config;
@@ -44,6 +50,7 @@ struct backend_instance {
     struct monitor_disks disks;
 
     /* Of the running machine; none of them outlives it. */
+    struct firecracker_memory memory;
     struct firecracker_folder folder;
     struct firecracker_client client;
     struct firecracker_link *link;
@@ -96,11 +103,45 @@ KELPIE_CHECKED enum kelpie_status firecracker_find_images(struct backend_instanc
                                                           const struct host_wait *wait,
                                                           struct kelpie_error *err);
 
+/* ---- firecracker_memory.c --------------------------------------------------------------------- */
+
+/* Whether that version's diffs of a machine that does not log what is written can be trusted. Pure. */
+bool firecracker_diffs_are_right(const struct firecracker_probe *probe, uint32_t memory_mib);
+
+/* Whether no page can be in swap now. */
+bool firecracker_swap_is_off(struct host *host);
+
+/* The bundle's memory, in one file, for the machine that is to be loaded from it. */
+KELPIE_CHECKED enum kelpie_status firecracker_memory_open(struct backend_instance *instance,
+                                                          struct snapshot_reader *reader,
+                                                          const struct host_wait *wait,
+                                                          struct kelpie_error *err);
+void firecracker_memory_close(struct backend_instance *instance); /* twice is allowed */
+
+/* The state and the memory, or, when the writer's bundle has a parent, what of it is another. The vCPUs stand. */
+KELPIE_CHECKED enum kelpie_status firecracker_memory_save(struct backend_instance *instance,
+                                                          struct snapshot_writer *writer,
+                                                          const struct host_wait *wait,
+                                                          struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status firecracker_track(struct backend_instance *instance,
+                                                    const struct host_wait *wait,
+                                                    struct kelpie_error *err);
+KELPIE_CHECKED enum kelpie_status firecracker_presave(struct backend_instance *instance,
+                                                      struct snapshot_writer *writer,
+                                                      const struct host_wait *wait,
+                                                      struct kelpie_error *err);
+
 /* ---- firecracker_snapshot.c ------------------------------------------------------------------- */
 
 KELPIE_CHECKED enum kelpie_status firecracker_identify(struct backend_instance *instance,
                                                        struct snapshot_manifest *manifest,
                                                        struct kelpie_error *err);
+/* Has Firecracker write its state and its memory into these files of ours. Whatever comes of it, the guest's connection has
+ * ended. */
+KELPIE_CHECKED enum kelpie_status firecracker_write(struct backend_instance *instance,
+                                                    const char *type, const int fds[2],
+                                                    const struct host_wait *wait,
+                                                    struct kelpie_error *err);
 KELPIE_CHECKED enum kelpie_status firecracker_save(struct backend_instance *instance,
                                                    enum kelpie_snapshot_kind kind,
                                                    struct snapshot_writer *writer,

@@ -38,8 +38,9 @@ const char *firecracker_reason(struct backend_instance *instance) {
     }
     monitor_console_last_line(&monitor->console, line, sizeof(line));
     if (instance->lost) {
-        return strstr(line, "reboot: Power down") ? "the guest powered off"
-                                                  : "the guest let go of its channel";
+        /* Linux that finds no power switch halts instead, and says either. */
+        bool is_off = strstr(line, "reboot: Power down") || strstr(line, "System halted");
+        return is_off ? "the guest powered off" : "the guest let go of its channel";
     }
     if (end.signal != 0 || end.code != 0) {
         return NULL;
@@ -161,6 +162,7 @@ void firecracker_process_take_down(struct backend_instance *instance) {
     host_mutex_unlock(instance->monitor.lock);
     host_close(instance->host, channel_fd);
     firecracker_folder_remove(&instance->folder, instance->host);
+    firecracker_memory_close(instance);
     monitor_disks_close(&instance->disks);
 }
 

@@ -55,21 +55,16 @@ static const char *our_path(struct host *host, int fd, char path[FD_PATH_SIZE]) 
     return path;
 }
 
-/* Whatever comes of it, the guest's connection has ended. */
-static enum kelpie_status save_machine(struct backend_instance *instance,
-                                       struct snapshot_writer *writer, const struct host_wait *wait,
-                                       struct kelpie_error *err) {
-    int state_fd = HOST_FD_NONE;
-    int memory_fd = HOST_FD_NONE;
+enum kelpie_status firecracker_write(struct backend_instance *instance, const char *type,
+                                     const int fds[2], const struct host_wait *wait,
+                                     struct kelpie_error *err) {
     char state[FD_PATH_SIZE];
     char memory[FD_PATH_SIZE];
     firecracker_instance_check(instance);
     ASSERT(instance->link);
-    TRY(snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &state_fd, err));
-    TRY(snapshot_writer_part(writer, SNAPSHOT_PART_MEMORY, &memory_fd, err));
-    json_t *body = json_pack("{s:s, s:s, s:s}", "snapshot_type", "Full", "snapshot_path",
-                             our_path(instance->host, state_fd, state), "mem_file_path",
-                             our_path(instance->host, memory_fd, memory));
+    json_t *body = json_pack("{s:s, s:s, s:s}", "snapshot_type", type, "snapshot_path",
+                             our_path(instance->host, fds[0], state), "mem_file_path",
+                             our_path(instance->host, fds[1], memory));
     firecracker_link_expect(instance->link);
     enum kelpie_status status =
         firecracker_ask(instance, "PUT", "/snapshot/create", body, wait, err);
@@ -89,7 +84,7 @@ enum kelpie_status firecracker_save(struct backend_instance *instance,
         return error_set(err, KELPIE_UNSUPPORTED, "the firecracker backend cannot write this kind");
     }
     TRY(firecracker_identify(instance, snapshot_writer_manifest(writer), err));
-    enum kelpie_status status = save_machine(instance, writer, wait, err);
+    enum kelpie_status status = firecracker_memory_save(instance, writer, wait, err);
     if (status == KELPIE_INTERNAL) {
         return error_wrap(err, KELPIE_SNAPSHOT_FAILED, "cannot save the machine");
     }
@@ -125,10 +120,6 @@ static enum kelpie_status check_manifest(struct backend_instance *instance,
     if (network && !firecracker_probe_has(&instance->probe, FIRECRACKER_MINOR_OVERRIDES)) {
         TRY(check_text(FEATURE_TAP, snapshot_manifest_feature(manifest, FEATURE_TAP), network->tap,
                        err));
-    }
-    if (manifest->parent_path[0] != '\0') {
-        return error_set_field(err, KELPIE_SNAPSHOT_INCOMPATIBLE, "parent",
-                               "the firecracker backend loads no diffs");
     }
     if (manifest->memory_in_state || memory->size != memory_size(instance)) {
         return error_set_field(err, KELPIE_SNAPSHOT_CORRUPT, "memory",
@@ -205,8 +196,8 @@ static enum kelpie_status load(struct backend_instance *instance, struct snapsho
     TRY(check_manifest(instance, manifest, err));
     TRY(snapshot_reader_verify(reader, SNAPSHOT_PART_STATE, wait, err));
     TRY(monitor_disks_load(&instance->disks, reader, wait, err));
-    const int fds[2] = {snapshot_reader_part(reader, SNAPSHOT_PART_STATE),
-                        snapshot_reader_part(reader, SNAPSHOT_PART_MEMORY)};
+    TRY(firecracker_memory_open(instance, reader, wait, err));
+    const int fds[2] = {snapshot_reader_part(reader, SNAPSHOT_PART_STATE), instance->memory.fd};
     TRY(firecracker_process_start(instance, fds, wait, err));
     enum kelpie_status status =
         firecracker_ask(instance, "PUT", "/snapshot/load", load_body(instance, run), wait, err);

@@ -52,8 +52,9 @@ static void libkrun_probe(struct host *host, struct kelpie_probe *ret_probe) {
     probe_kvm(host, ret_probe);
     if (ret_probe->usable) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason),
-                 "%.200s, with %.200s; it can%s pause", probe->library, probe->kernel,
-                 probe->can_pause ? "" : "not");
+                 "%.200s, with %.200s; it can%s pause, and has %s", probe->library, probe->kernel,
+                 probe->can & KRUN_CAN_PAUSE ? "" : "not",
+                 probe->can & KRUN_CAN_STREAM ? "networks" : "no network");
     }
 }
 
@@ -68,6 +69,27 @@ static void libkrun_destroy(struct backend_instance *instance) {
     monitor_disks_deinit(&instance->disks);
     monitor_deinit(&instance->monitor);
     free(instance);
+}
+
+/* What this library was built without, or what its version has not. */
+static enum kelpie_status check_network(const struct backend_instance *instance,
+                                        struct kelpie_error *err) {
+    const struct kelpie_network *network = instance->config->network;
+    const struct libkrun_probe *probe = &instance->probe;
+    libkrun_instance_check(instance);
+    ASSERT(probe->abi > 0);
+    if (!network) {
+        return KELPIE_OK;
+    }
+    bool tap = network->kind == KELPIE_NETWORK_TAP;
+    if (!(probe->can & (tap ? KRUN_CAN_TAP : KRUN_CAN_STREAM))) {
+        return error_set_field(err, KELPIE_UNSUPPORTED, "network",
+                               "libkrun %s has no network of kind %s: %s", probe->version,
+                               tap ? "tap" : "user",
+                               tap && probe->abi == 2 ? "use kind user, or another backend"
+                                                      : "it takes one that was built with NET=1");
+    }
+    return KELPIE_OK;
 }
 
 /* A kernel that is named is looked at first: a bzImage is no library that could be loaded. */
@@ -88,6 +110,7 @@ static enum kelpie_status find_images(struct backend_instance *instance, int can
         }
     }
     TRY(libkrun_probe_run(host, instance->config, cancel_fd, &instance->probe, err));
+    TRY(check_network(instance, err));
     return kernel ? KELPIE_OK
                   : image_boot_prepare(host, instance->probe.kernel, &wait, &instance->boot, err);
 }
@@ -129,7 +152,9 @@ static enum kelpie_status libkrun_create(const struct backend_launch *launch,
 static uint32_t libkrun_capabilities(struct backend_instance *instance) {
     libkrun_instance_check(instance);
     ASSERT(instance->probe.abi > 0);
-    return instance->probe.can_pause ? UINT32_MAX : ~(uint32_t)KELPIE_CAN_PAUSE;
+    uint32_t cannot = instance->probe.can & KRUN_CAN_PAUSE ? 0 : KELPIE_CAN_PAUSE;
+    cannot |= instance->probe.can & (KRUN_CAN_STREAM | KRUN_CAN_TAP) ? 0 : KELPIE_CAN_NETWORK;
+    return ~cannot;
 }
 
 /* ---- Run -------------------------------------------------------------------------------------- */
@@ -255,8 +280,8 @@ static size_t libkrun_console(struct backend_instance *instance, void *buffer, s
 const struct backend_ops backend_libkrun_ops = {
     .name = "libkrun",
     .description = "libkrun, a monitor that is a library, on KVM",
-    .capabilities =
-        KELPIE_CAN_EXEC | KELPIE_CAN_COPY | KELPIE_CAN_PAUSE | KELPIE_CAN_DISKS | KELPIE_CAN_TTY,
+    .capabilities = KELPIE_CAN_EXEC | KELPIE_CAN_COPY | KELPIE_CAN_PAUSE | KELPIE_CAN_DISKS |
+                    KELPIE_CAN_TTY | KELPIE_CAN_NETWORK,
     .in_auto = false,
     .has_hypervisor = true,
     .probe = libkrun_probe,

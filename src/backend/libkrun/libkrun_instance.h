@@ -10,10 +10,30 @@
  * install.
  *
  * The machine boots libkrunfw's kernel, from a small disk with the agent (image.h), which is the last one; the agent is the
- * first process, and libkrun's own init has no part. The channel is a port of the console device. There is neither vsock nor
- * a shared folder, and so nothing on this host's disk (krun/machine.h).
+ * first process, and libkrun's own init has no part.
  *
- * libkrun 1 can neither pause nor save a machine, libkrun 2 can pause. What cannot be done is UNSUPPORTED.
+ * The channel is a port of the console device, and there is no vsock. Since 1.17 libkrun can be given a vsock device that does not
+ * make the guest's connections on this host (krun_add_vsock() without TSI), and each of its ports is then a UNIX socket; the
+ * port of a console is the better channel still:
+ *   - it is a descriptor. A vsock port is a path: a folder and a socket for each VM, to be made, guarded and removed, and
+ *     another program could connect to it;
+ *   - its process never makes a socket or a connection, and may not (krun/confine.h);
+ *   - with the device, the code that makes a guest's connections on the host is in reach of its packets, behind one flag. A
+ *     machine without the device has none of it: the lab's suite network-libkrun shows that such a guest has no network;
+ *   - any kernel that has a console has it. What vsock has beyond it, many streams and a peer that dials again, is for
+ *     machines that are restored, which libkrun has none of.
+ *
+ * There is no shared folder either: shares are copied in. libkrun serves virtio-fs in its own process, and hands the names that
+ * a guest sends to openat(2) as they are, ".." and absolute ones too; its README leaves the protection of the host to who
+ * runs it. Landlock would keep such a guest from opening what is outside, but not from stat, chmod, chown or setxattr there,
+ * and as root libkrun makes files for whatever user the guest names. A mount namespace would do, which needs root, or the
+ * right to make user namespaces, in a process that is to lose both.
+ *
+ * A network of kind user is a passt of ours (monitor_network.h), whose socket libkrun is given; a tap it opens by its name, after
+ * we saw that there is one. A library without these calls, which is built without NET=1, has no network, and create says so.
+ *
+ * libkrun 1 can neither pause nor save a machine, libkrun 2 can pause. What cannot be done is UNSUPPORTED. Nothing of a VM is on
+ * this host's disk but its disks.
  *
  * An order (pause, resume) whose answer did not come in time is still carried out; its answer is owed, and is read and
  * dropped before that of the next.

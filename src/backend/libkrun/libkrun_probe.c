@@ -101,7 +101,7 @@ static enum kelpie_status keep(const struct krun_message *message, struct libkru
         return error_set(err, KELPIE_INTERNAL, "libkrun's path is too long");
     }
     ret_probe->abi = message->abi;
-    ret_probe->can_pause = message->can_pause;
+    ret_probe->can = message->can;
     snprintf(ret_probe->version, sizeof(ret_probe->version), "%s", message->version);
     snprintf(ret_probe->library, sizeof(ret_probe->library), "%s", message->library);
     snprintf(ret_probe->kernel, sizeof(ret_probe->kernel), "%s", message->kernel);

@@ -8,7 +8,7 @@
 
 struct libkrun_probe {
     unsigned abi; /* 1 or 2 */
-    bool can_pause;
+    uint32_t can; /* bits of enum krun_can */
     char version[KRUN_VERSION_SIZE_MAX + 1];
     char library[HOST_PATH_SIZE_MAX + 1];
     char kernel[HOST_PATH_SIZE_MAX + 1]; /* libkrunfw */

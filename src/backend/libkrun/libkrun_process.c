@@ -49,11 +49,23 @@ enum kelpie_status libkrun_command_line(const struct kelpie_config *config,
 
 /* ---- Start ------------------------------------------------------------------------------------ */
 
+static void describe_network(const struct kelpie_config *config, struct krun_order *order) {
+    ASSERT(order->verb == KRUN_VERB_RUN);
+    ASSERT(order->network == KRUN_NETWORK_NONE);
+    if (config->network) {
+        bool tap = config->network->kind == KELPIE_NETWORK_TAP;
+        order->network = tap ? KRUN_NETWORK_TAP : KRUN_NETWORK_STREAM;
+        order->tap = tap ? config->network->tap : NULL;
+        monitor_network_mac(config, order->mac);
+    }
+}
+
 static enum kelpie_status launch(struct backend_instance *instance, int control_fd, int program_fd,
                                  int medium_fd, struct kelpie_error *err) {
     const struct kelpie_config *config = instance->config;
     char line[KRUN_COMMAND_LINE_SIZE_MAX];
     struct krun_argv argv;
+    struct monitor_network *network = &instance->monitor.network;
     libkrun_instance_check(instance);
     ASSERT(control_fd != HOST_FD_NONE && medium_fd != HOST_FD_NONE);
     TRY(libkrun_command_line(config, line, err));
@@ -66,30 +78,41 @@ static enum kelpie_status launch(struct backend_instance *instance, int control_
         .disk_count = config->disk_count,
         .command_line = line,
     };
+    describe_network(config, &order);
     struct host_process_fd fds[KRUN_CHILD_END - KRUN_CHILD_CONTROL] = {
         {.child_fd = KRUN_CHILD_CONTROL, .fd = control_fd},
         {.child_fd = KRUN_CHILD_PROGRAM, .fd = program_fd},
         {.child_fd = KRUN_CHILD_MEDIUM, .fd = medium_fd},
     };
-    size_t fd_count = KRUN_CHILD_DISK_0 - KRUN_CHILD_CONTROL;
+    size_t fd_count = KRUN_CHILD_NETWORK - KRUN_CHILD_CONTROL;
+    if (order.network == KRUN_NETWORK_STREAM) {
+        fds[fd_count++] =
+            (struct host_process_fd){.child_fd = KRUN_CHILD_NETWORK, .fd = network->fd};
+    }
     for (size_t i = 0; i < config->disk_count; i++) {
         ASSERT(instance->disks.disks[i].fd != HOST_FD_NONE);
         order.read_only[i] = instance->disks.disks[i].read_only;
-        fds[fd_count].child_fd = KRUN_CHILD_DISK_0 + (int)i;
-        fds[fd_count].fd = instance->disks.disks[i].fd;
-        fd_count++;
+        fds[fd_count++] = (struct host_process_fd){.child_fd = KRUN_CHILD_DISK_0 + (int)i,
+                                                   .fd = instance->disks.disks[i].fd};
+    }
+    if (order.network != KRUN_NETWORK_STREAM) {
+        monitor_network_handed_over(network); /* a tap is libkrun's to open */
     }
     krun_argv_build(&argv, libkrun_program_path, &order);
     const struct monitor_launch monitor = {.argv = argv.argv, .fds = fds, .fd_count = fd_count};
-    return monitor_launch(&instance->monitor, &monitor, err);
+    TRY(monitor_launch(&instance->monitor, &monitor, err));
+    monitor_network_handed_over(network);
+    return KELPIE_OK;
 }
 
-static enum kelpie_status spawn(struct backend_instance *instance, struct kelpie_error *err) {
+static enum kelpie_status spawn(struct backend_instance *instance, const struct host_wait *wait,
+                                struct kelpie_error *err) {
     struct host *host = instance->host;
     int sockets[2] = {HOST_FD_NONE, HOST_FD_NONE};
     uint64_t medium_size = 0;
     libkrun_instance_check(instance);
     ASSERT(!instance->monitor.process);
+    TRY(monitor_network_open(&instance->monitor.network, err)); /* it comes up meanwhile */
     AUTO_FD struct host_fd medium = {host, HOST_FD_NONE};
     AUTO_FD struct host_fd program = {host, HOST_FD_NONE};
     TRY(image_medium_build(host, &instance->boot, &medium.fd, &medium_size, err));
@@ -97,6 +120,7 @@ static enum kelpie_status spawn(struct backend_instance *instance, struct kelpie
     TRY(host_socket_pair(host, sockets, err));
     AUTO_FD struct host_fd ours = {host, sockets[0]};
     AUTO_FD struct host_fd theirs = {host, sockets[1]};
+    TRY(monitor_network_await(&instance->monitor.network, wait, err));
     TRY(launch(instance, theirs.fd, program.fd, medium.fd, err));
     libkrun_talk_init(&instance->talk, host, host_fd_take(&ours));
     instance->answers_owed = 0;
@@ -130,7 +154,7 @@ enum kelpie_status libkrun_process_start(struct backend_instance *instance,
                                          const struct host_wait *wait, struct kelpie_error *err) {
     libkrun_instance_check(instance);
     ASSERT(wait);
-    TRY(spawn(instance, err));
+    TRY(spawn(instance, wait, err));
     enum kelpie_status status = await_entry(instance, wait, err);
     return status == KELPIE_CRASHED
                ? monitor_explain(&instance->monitor, NULL, KELPIE_BOOT_FAILED, err)
@@ -184,7 +208,7 @@ enum kelpie_status libkrun_process_order(struct backend_instance *instance, cons
     if (!instance->monitor.process) {
         return error_set(err, KELPIE_WRONG_STATE, "libkrun is not running");
     }
-    if (!instance->probe.can_pause) {
+    if (!(instance->probe.can & KRUN_CAN_PAUSE)) {
         return error_set(err, KELPIE_UNSUPPORTED,
                          "libkrun %s has no %s: it takes libkrun 2, or another backend",
                          instance->probe.version, order);

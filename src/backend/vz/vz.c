@@ -15,6 +15,12 @@
 #else
 #define ARCHITECTURE "x86_64"
 #endif
+/* Apple's framework saves machines on its own processors only. */
+#if defined(__APPLE__) && !defined(__arm64__)
+#define CAN_SAVE 0
+#else
+#define CAN_SAVE KELPIE_CAN_SUSPEND_SNAPSHOT
+#endif
 #define FEATURE_IDENTIFIER "vz-machine-identifier"
 
 /* Whose end is whose: [0] is ours, [1] the machine's. */
@@ -488,8 +494,8 @@ static size_t vz_console(struct backend_instance *instance, void *buffer, size_t
 const struct backend_ops backend_vz_ops = {
     .name = "vz",
     .description = "Apple's Virtualization framework (written, and not yet run on a Mac)",
-    .capabilities = KELPIE_CAN_EXEC | KELPIE_CAN_COPY | KELPIE_CAN_PAUSE |
-                    KELPIE_CAN_SUSPEND_SNAPSHOT | KELPIE_CAN_DISKS | KELPIE_CAN_TTY,
+    .capabilities = KELPIE_CAN_EXEC | KELPIE_CAN_COPY | KELPIE_CAN_PAUSE | CAN_SAVE |
+                    KELPIE_CAN_DISKS | KELPIE_CAN_TTY,
     .in_auto = false,
     .probe = vz_probe,
     .create = vz_create,

@@ -3,8 +3,10 @@
  * The calls of vz_machine.h, by the Virtualization framework's classes (Apple's documentation, "Virtualization"). Compiled with
  * ARC, on macOS only. It has never run (vz.h).
  *
- * A machine belongs to a serial queue: each call to it is made there, and its answer comes there. The C side waits on a
- * semaphore that the answer's block holds, so that one that comes too late finds it still there.
+ * A machine belongs to a serial queue: each call to it is made there, and its answer comes there. The C side waits for a
+ * KelpieAnswer, which the answer's block holds too, so that an answer that comes too late finds it still there. A machine that ends
+ * gives the answer that is waited for itself: who knows whether the framework does. A machine cannot be stopped while it is
+ * between two states; one that is to end is then stopped by the next answer.
  */
 #include "backend/vz/vz_machine.h"
 
@@ -20,19 +22,51 @@
 
 /* ---- The end ---------------------------------------------------------------------------------- */
 
+static const char *text_of(NSError *error) {
+    const char *text = error.localizedDescription.UTF8String;
+    return text ? text : "it says no more";
+}
+
+/* What the C side waits for. Given on the queue, once. */
+@interface KelpieAnswer : NSObject
+@property(nonatomic, strong) dispatch_semaphore_t given;
+@property(nonatomic, copy) NSString *failure; /* nil: none */
+@end
+
+@implementation KelpieAnswer
+@end
+
 @interface KelpieMachine : NSObject <VZVirtualMachineDelegate>
 @property(nonatomic, strong) VZVirtualMachine *machine;
 @property(nonatomic, strong) VZGenericMachineIdentifier *identifier;
 @property(nonatomic, strong) dispatch_queue_t queue;
+@property(nonatomic, strong) KelpieAnswer *pending; /* the queue's; nil: nobody waits */
+@property(nonatomic) BOOL doomed; /* the queue's: it is to be stopped as soon as it can be */
 @property(nonatomic) void (*ended)(void *context, const char *text);
 @property(nonatomic) void *context;
 @end
 
 @implementation KelpieMachine
+- (void)give:(KelpieAnswer *)answer failure:(const char *)text {
+    if (answer && answer == self.pending) {
+        answer.failure = text ? [NSString stringWithUTF8String:text] : nil;
+        self.pending = nil;
+        dispatch_semaphore_signal(answer.given);
+    }
+}
 - (void)tell:(const char *)text {
     if (self.ended) {
         self.ended(self.context, text);
         self.ended = NULL;
+    }
+    [self give:self.pending failure:text[0] ? text : "the guest powered off"];
+}
+- (void)stop {
+    self.doomed = YES;
+    if (self.machine.canStop) {
+        [self.machine stopWithCompletionHandler:^(NSError *error) {
+          [self tell:error ? text_of(error) : "it was killed"];
+        }];
     }
 }
 - (void)guestDidStopVirtualMachine:(VZVirtualMachine *)virtualMachine {
@@ -41,7 +75,7 @@
 }
 - (void)virtualMachine:(VZVirtualMachine *)virtualMachine didStopWithError:(NSError *)error {
     (void)virtualMachine;
-    [self tell:error.localizedDescription.UTF8String];
+    [self tell:text_of(error)];
 }
 @end
 
@@ -53,39 +87,61 @@ static KelpieMachine *machine_of(struct vz_machine *machine) {
 /* ---- Waiting ---------------------------------------------------------------------------------- */
 
 typedef void (^answer_block)(NSError *error);
+typedef void (^question_block)(VZVirtualMachine *vm, answer_block answer);
+
+/* On the queue. */
+static void put(KelpieMachine *owner, KelpieAnswer *pending, question_block question) {
+    ASSERT(owner && pending);
+    owner.pending = pending;
+    question(owner.machine, ^(NSError *error) {
+      [owner give:pending failure:error ? text_of(error) : NULL];
+      if (owner.doomed) {
+          [owner stop];
+      }
+    });
+}
 
 /* Has the queue ask, and waits for the answer. */
 static enum kelpie_status ask(struct vz_machine *machine, const char *what, uint32_t timeout_ms,
-                              void (^question)(VZVirtualMachine *vm, answer_block answer),
-                              struct kelpie_error *err) {
+                              question_block question, struct kelpie_error *err) {
     KelpieMachine *owner = machine_of(machine);
-    dispatch_semaphore_t done = dispatch_semaphore_create(0);
-    __block NSError *failure = nil;
     ASSERT(what);
-    dispatch_async(owner.queue, ^{
-      question(owner.machine, ^(NSError *error) {
-        failure = error;
-        dispatch_semaphore_signal(done);
-      });
-    });
-    dispatch_time_t deadline =
-        dispatch_time(DISPATCH_TIME_NOW, (int64_t)timeout_ms * (int64_t)NSEC_PER_MSEC);
-    if (dispatch_semaphore_wait(done, deadline) != 0) {
-        return error_set(err, KELPIE_TIMED_OUT, "the Virtualization framework did not %s in %u ms",
-                         what, timeout_ms);
-    }
-    if (failure) {
-        return error_set(err, KELPIE_INTERNAL, "the Virtualization framework did not %s: %.512s",
-                         what, failure.localizedDescription.UTF8String);
+    @autoreleasepool {
+        KelpieAnswer *pending = [[KelpieAnswer alloc] init];
+        pending.given = dispatch_semaphore_create(0);
+        dispatch_async(owner.queue, ^{
+          put(owner, pending, question);
+        });
+        dispatch_time_t deadline =
+            dispatch_time(DISPATCH_TIME_NOW, (int64_t)timeout_ms * (int64_t)NSEC_PER_MSEC);
+        if (dispatch_semaphore_wait(pending.given, deadline) != 0) {
+            return error_set(err, KELPIE_TIMED_OUT,
+                             "the Virtualization framework did not %s in %u ms", what, timeout_ms);
+        }
+        if (pending.failure) {
+            return error_set(err, KELPIE_INTERNAL,
+                             "the Virtualization framework did not %s: %.512s", what,
+                             pending.failure.UTF8String);
+        }
     }
     return KELPIE_OK;
 }
 
 /* ---- The description -------------------------------------------------------------------------- */
 
+/* nil: the path is not UTF-8, which the framework's strings must be. */
 static NSURL *url_of(const char *path) {
     ASSERT(path);
-    return [NSURL fileURLWithPath:[NSString stringWithUTF8String:path]];
+    NSString *text = [NSString stringWithUTF8String:path];
+    return text ? [NSURL fileURLWithPath:text] : nil;
+}
+
+static enum kelpie_status not_utf8(const char *field, const char *text, struct kelpie_error *err) {
+    ASSERT(field);
+    ASSERT(text);
+    return error_set_field(err, KELPIE_BAD_CONFIG, field,
+                           "the Virtualization framework takes no text that is not UTF-8: %.512s",
+                           text);
 }
 
 static VZVirtioConsolePortConfiguration *port_of(const char *name, int fd, BOOL is_console) {
@@ -107,16 +163,21 @@ static enum kelpie_status add_disks(VZVirtualMachineConfiguration *configuration
     ASSERT(description->disk_count <= KELPIE_DISK_COUNT_MAX);
     for (size_t i = 0; i < description->disk_count; i++) {
         NSError *error = nil;
-        VZDiskImageStorageDeviceAttachment *attachment = [[VZDiskImageStorageDeviceAttachment alloc]
-            initWithURL:url_of(description->disks[i].path)
-               readOnly:description->disks[i].read_only
-                  error:&error];
-        if (!attachment) {
-            return error_set_field(err, KELPIE_BAD_CONFIG, "disks", "cannot use the disk %.512s: %.256s",
-                                   description->disks[i].path,
-                                   error.localizedDescription.UTF8String);
+        NSURL *url = url_of(description->disks[i].path);
+        if (!url) {
+            return not_utf8("disks", description->disks[i].path, err);
         }
-        [devices addObject:[[VZVirtioBlockDeviceConfiguration alloc] initWithAttachment:attachment]];
+        VZDiskImageStorageDeviceAttachment *attachment =
+            [[VZDiskImageStorageDeviceAttachment alloc] initWithURL:url
+                                                           readOnly:description->disks[i].read_only
+                                                              error:&error];
+        if (!attachment) {
+            return error_set_field(err, KELPIE_BAD_CONFIG, "disks",
+                                   "cannot use the disk %.512s: %.256s", description->disks[i].path,
+                                   text_of(error));
+        }
+        [devices
+            addObject:[[VZVirtioBlockDeviceConfiguration alloc] initWithAttachment:attachment]];
     }
     configuration.storageDevices = devices;
     return KELPIE_OK;
@@ -136,10 +197,19 @@ static enum kelpie_status configure(VZVirtualMachineConfiguration *configuration
                                     struct kelpie_error *err) {
     ASSERT(configuration);
     ASSERT(description->kernel && description->initramfs);
-    VZLinuxBootLoader *loader =
-        [[VZLinuxBootLoader alloc] initWithKernelURL:url_of(description->kernel)];
+    NSURL *kernel = url_of(description->kernel);
+    if (!kernel) {
+        return not_utf8("kernel", description->kernel, err);
+    }
+    VZLinuxBootLoader *loader = [[VZLinuxBootLoader alloc] initWithKernelURL:kernel];
     loader.initialRamdiskURL = url_of(description->initramfs);
     loader.commandLine = [NSString stringWithUTF8String:description->command_line];
+    if (!loader.initialRamdiskURL) {
+        return not_utf8("XDG_CACHE_HOME", description->initramfs, err);
+    }
+    if (!loader.commandLine) {
+        return not_utf8("kernel_args", description->command_line, err);
+    }
     configuration.bootLoader = loader;
     configuration.CPUCount = description->vcpu_count;
     configuration.memorySize = (uint64_t)description->memory_mib << 20;
@@ -156,16 +226,30 @@ static enum kelpie_status configure(VZVirtualMachineConfiguration *configuration
 
 static bool vz_missing(char text[VZ_TEXT_SIZE]) {
     ASSERT(text);
-    if (@available(macOS 14, *)) {
+    if (__builtin_available(macOS 14, *)) {
         if (VZVirtualMachine.supported) {
             return false;
         }
-        snprintf(text, VZ_TEXT_SIZE, "this Mac does not run virtual machines, or this program has not "
-                                     "the entitlement com.apple.security.virtualization");
+        snprintf(text, VZ_TEXT_SIZE,
+                 "this Mac does not run virtual machines, or this program has not "
+                 "the entitlement com.apple.security.virtualization");
         return true;
     }
     snprintf(text, VZ_TEXT_SIZE, "macOS 14 or later is needed");
     return true;
+}
+
+static BOOL validate(VZVirtualMachineConfiguration *configuration, NSError **ret_error) {
+    ASSERT(configuration);
+    ASSERT(ret_error);
+    if (![configuration validateWithError:ret_error]) {
+        return NO;
+    }
+#if defined(__arm64__)
+    return [configuration validateSaveRestoreSupportWithError:ret_error];
+#else
+    return YES;
+#endif
 }
 
 static enum kelpie_status vz_create_machine(const struct vz_description *description,
@@ -175,8 +259,7 @@ static enum kelpie_status vz_create_machine(const struct vz_description *descrip
     @autoreleasepool {
         NSError *error = nil;
         KelpieMachine *owner = [[KelpieMachine alloc] init];
-        VZVirtualMachineConfiguration *configuration =
-            [[VZVirtualMachineConfiguration alloc] init];
+        VZVirtualMachineConfiguration *configuration = [[VZVirtualMachineConfiguration alloc] init];
         VZGenericPlatformConfiguration *platform = [[VZGenericPlatformConfiguration alloc] init];
         owner.identifier = identifier_of(description->identifier);
         if (!owner.identifier) {
@@ -186,11 +269,10 @@ static enum kelpie_status vz_create_machine(const struct vz_description *descrip
         platform.machineIdentifier = owner.identifier;
         configuration.platform = platform;
         TRY(configure(configuration, description, err));
-        if (![configuration validateWithError:&error] ||
-            ![configuration validateSaveRestoreSupportWithError:&error]) {
+        if (!validate(configuration, &error)) {
             return error_set(err, KELPIE_BAD_CONFIG,
                              "the Virtualization framework refuses this machine: %.512s",
-                             error.localizedDescription.UTF8String);
+                             text_of(error));
         }
         owner.ended = description->ended;
         owner.context = description->context;
@@ -206,81 +288,112 @@ static enum kelpie_status vz_create_machine(const struct vz_description *descrip
 }
 
 static void vz_stop_machine(struct vz_machine *machine) {
-    KelpieMachine *owner = machine_of(machine);
-    dispatch_async(owner.queue, ^{
-      if (owner.machine.canStop) {
-          [owner.machine stopWithCompletionHandler:^(NSError *error) {
-            [owner tell:error ? error.localizedDescription.UTF8String : "it was killed"];
-          }];
-      }
-    });
+    @autoreleasepool {
+        KelpieMachine *owner = machine_of(machine);
+        dispatch_async(owner.queue, ^{
+          [owner stop];
+        });
+    }
 }
 
+/* The caller closes the machine's descriptors next: so its end is waited for. */
 static void vz_destroy_machine(struct vz_machine *machine) {
-    KelpieMachine *owner = CFBridgingRelease(machine);
-    dispatch_sync(owner.queue, ^{
-      owner.ended = NULL;
-      owner.machine.delegate = nil;
-      if (owner.machine.canStop) {
-          [owner.machine stopWithCompletionHandler:^(NSError *error) {
-            (void)error;
-          }];
-      }
-    });
+    @autoreleasepool {
+        KelpieMachine *owner = machine_of(machine);
+        dispatch_sync(owner.queue, ^{
+          owner.ended = NULL;
+        });
+        enum kelpie_status ignored = ask(
+            machine, "stop the machine", VZ_END_TIMEOUT_MS,
+            ^(VZVirtualMachine *vm, answer_block answer) {
+              if (vm.state == VZVirtualMachineStateStopped ||
+                  vm.state == VZVirtualMachineStateError) {
+                  answer(nil);
+              } else {
+                  [owner stop]; /* its answer is this one */
+              }
+            },
+            NULL);
+        (void)ignored; /* nothing more can be done about it */
+        (void)CFBridgingRelease(machine);
+    }
 }
 
 static enum kelpie_status vz_start_machine(struct vz_machine *machine, uint32_t timeout_ms,
                                            struct kelpie_error *err) {
-    return ask(machine, "start the machine", timeout_ms,
-               ^(VZVirtualMachine *vm, answer_block answer) {
-                 [vm startWithCompletionHandler:answer];
-               },
-               err);
+    return ask(
+        machine, "start the machine", timeout_ms,
+        ^(VZVirtualMachine *vm, answer_block answer) {
+          [vm startWithCompletionHandler:answer];
+        },
+        err);
 }
 
 static enum kelpie_status vz_pause_machine(struct vz_machine *machine, uint32_t timeout_ms,
                                            struct kelpie_error *err) {
-    return ask(machine, "pause the machine", timeout_ms,
-               ^(VZVirtualMachine *vm, answer_block answer) {
-                 [vm pauseWithCompletionHandler:answer];
-               },
-               err);
+    return ask(
+        machine, "pause the machine", timeout_ms,
+        ^(VZVirtualMachine *vm, answer_block answer) {
+          [vm pauseWithCompletionHandler:answer];
+        },
+        err);
 }
 
 static enum kelpie_status vz_resume_machine(struct vz_machine *machine, uint32_t timeout_ms,
                                             struct kelpie_error *err) {
-    return ask(machine, "resume the machine", timeout_ms,
-               ^(VZVirtualMachine *vm, answer_block answer) {
-                 [vm resumeWithCompletionHandler:answer];
-               },
-               err);
+    return ask(
+        machine, "resume the machine", timeout_ms,
+        ^(VZVirtualMachine *vm, answer_block answer) {
+          [vm resumeWithCompletionHandler:answer];
+        },
+        err);
 }
 
+/* Apple's headers have these two calls for its own processors only. */
+#if defined(__arm64__)
 static enum kelpie_status vz_save_machine(struct vz_machine *machine, const char *path,
                                           uint32_t timeout_ms, struct kelpie_error *err) {
-    NSURL *url = url_of(path);
-    return ask(machine, "save the machine", timeout_ms,
-               ^(VZVirtualMachine *vm, answer_block answer) {
-                 [vm saveMachineStateToURL:url completionHandler:answer];
-               },
-               err);
+    @autoreleasepool {
+        NSURL *url = url_of(path);
+        return ask(
+            machine, "save the machine", timeout_ms,
+            ^(VZVirtualMachine *vm, answer_block answer) {
+              [vm saveMachineStateToURL:url completionHandler:answer];
+            },
+            err);
+    }
 }
 
 static enum kelpie_status vz_load_machine(struct vz_machine *machine, const char *path,
                                           uint32_t timeout_ms, struct kelpie_error *err) {
-    NSURL *url = url_of(path);
-    return ask(machine, "load the machine", timeout_ms,
-               ^(VZVirtualMachine *vm, answer_block answer) {
-                 [vm restoreMachineStateFromURL:url completionHandler:answer];
-               },
-               err);
+    @autoreleasepool {
+        NSURL *url = url_of(path);
+        return ask(
+            machine, "load the machine", timeout_ms,
+            ^(VZVirtualMachine *vm, answer_block answer) {
+              [vm restoreMachineStateFromURL:url completionHandler:answer];
+            },
+            err);
+    }
 }
+#else
+static enum kelpie_status no_state(struct vz_machine *machine, const char *path,
+                                   uint32_t timeout_ms, struct kelpie_error *err) {
+    ASSERT(machine);
+    ASSERT(path);
+    (void)timeout_ms;
+    return error_set(err, KELPIE_UNSUPPORTED,
+                     "the Virtualization framework saves and loads no machine on an Intel Mac");
+}
+#define vz_save_machine no_state
+#define vz_load_machine no_state
+#endif
 
 static void vz_identify_machine(struct vz_machine *machine, char *buffer, size_t size) {
     ASSERT(buffer && size > 0);
     @autoreleasepool {
-        NSString *text = [machine_of(machine).identifier.dataRepresentation
-            base64EncodedStringWithOptions:0];
+        NSString *text =
+            [machine_of(machine).identifier.dataRepresentation base64EncodedStringWithOptions:0];
         int length = snprintf(buffer, size, "%s", text.UTF8String);
         if (length < 0 || (size_t)length >= size) {
             buffer[0] = '\0';

@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* What src/backend/vz/vz_machine.m uses of the Virtualization framework, declared by us (Foundation/Foundation.h says why). */
+/* What src/backend/vz/vz_machine.m uses of the Virtualization framework, declared by us (Foundation/Foundation.h says why). Apple has
+ * what saves and restores a machine on arm64 alone. */
 #ifndef KELPIE_TESTS_VZ_VIRTUALIZATION_H
 #define KELPIE_TESTS_VZ_VIRTUALIZATION_H
 
 #import <Foundation/Foundation.h>
+
+/* The double of the framework (framework.h) says which macOS this is. */
+#if defined(KELPIE_VZ_DOUBLE)
+bool vz_double_is_macos_14(void);
+#define __builtin_available(...) vz_double_is_macos_14()
+#endif
 
 @class VZVirtualMachine;
 
@@ -76,10 +83,26 @@
 @property(copy) NSArray *consoleDevices;
 @property(copy) NSArray *storageDevices;
 - (BOOL)validateWithError:(NSError **)error;
+#if defined(__arm64__)
 - (BOOL)validateSaveRestoreSupportWithError:(NSError **)error;
+#endif
 @end
 
+typedef enum : long {
+    VZVirtualMachineStateStopped,
+    VZVirtualMachineStateRunning,
+    VZVirtualMachineStatePaused,
+    VZVirtualMachineStateError,
+    VZVirtualMachineStateStarting,
+    VZVirtualMachineStatePausing,
+    VZVirtualMachineStateResuming,
+    VZVirtualMachineStateStopping,
+    VZVirtualMachineStateSaving,
+    VZVirtualMachineStateRestoring,
+} VZVirtualMachineState;
+
 @interface VZVirtualMachine : NSObject
+@property(readonly) VZVirtualMachineState state;
 @property(class, readonly, getter=isSupported) BOOL supported;
 @property(readonly) BOOL canStop;
 @property(weak) id<VZVirtualMachineDelegate> delegate;
@@ -89,8 +112,10 @@
 - (void)pauseWithCompletionHandler:(void (^)(NSError *error))handler;
 - (void)resumeWithCompletionHandler:(void (^)(NSError *error))handler;
 - (void)stopWithCompletionHandler:(void (^)(NSError *error))handler;
+#if defined(__arm64__)
 - (void)saveMachineStateToURL:(NSURL *)url completionHandler:(void (^)(NSError *error))handler;
 - (void)restoreMachineStateFromURL:(NSURL *)url completionHandler:(void (^)(NSError *error))handler;
+#endif
 @end
 
 #endif
