@@ -22,7 +22,7 @@
 #define TYPE_OFFSET 5 /* of a frame's header */
 #define TYPE_UNKNOWN 200
 
-static struct host *host;
+static struct host *here;
 static struct host_ops host_ops; /* the host's, but for what follows */
 static const struct host_ops *own_ops;
 static struct kelpie_vm *vm;
@@ -34,7 +34,7 @@ static int cancel_at;     /* the n-th write of a file cancels */
 static bool resume_fails; /* the backend's */
 static bool pause_fails;
 
-static enum kelpie_status write_some(struct host *self, int fd, const void *data, size_t size,
+static enum kelpie_status write_some(struct host *host, int fd, const void *data, size_t size,
                                      const struct host_wait *wait, size_t *ret_size,
                                      struct kelpie_error *err) {
     static const uint8_t hold[] = {0, 0, 0, 0, PROTOCOL_VERSION, PROTOCOL_HOLD, 0, 0};
@@ -42,14 +42,14 @@ static enum kelpie_status write_some(struct host *self, int fd, const void *data
     if (changed) {
         changed[TYPE_OFFSET] = TYPE_UNKNOWN;
     }
-    return own_ops->write(self, fd, data, size, wait, ret_size, err);
+    return own_ops->write(host, fd, data, size, wait, ret_size, err);
 }
 
-static enum kelpie_status read_some(struct host *self, int fd, void *buffer, size_t size,
+static enum kelpie_status read_some(struct host *host, int fd, void *buffer, size_t size,
                                     const struct host_wait *wait, size_t *ret_size,
                                     struct kelpie_error *err) {
     static const uint8_t frozen[] = {4, 0, 0, 0, PROTOCOL_VERSION, PROTOCOL_FROZEN, 0, 0};
-    TRY(own_ops->read(self, fd, buffer, size, wait, ret_size, err));
+    TRY(own_ops->read(host, fd, buffer, size, wait, ret_size, err));
     uint8_t *found = freeze_error ? memmem(buffer, *ret_size, frozen, sizeof(frozen)) : NULL;
     if (found) {
         found[PROTOCOL_HEADER_SIZE] = (uint8_t)freeze_error;
@@ -57,12 +57,12 @@ static enum kelpie_status read_some(struct host *self, int fd, void *buffer, siz
     return KELPIE_OK;
 }
 
-static enum kelpie_status file_write_at(struct host *self, int fd, const void *data, size_t size,
+static enum kelpie_status file_write_at(struct host *host, int fd, const void *data, size_t size,
                                         uint64_t offset, struct kelpie_error *err) {
     if (cancel_at > 0 && --cancel_at == 0) {
         kelpie_vm_cancel(vm);
     }
-    return own_ops->file_write_at(self, fd, data, size, offset, err);
+    return own_ops->file_write_at(host, fd, data, size, offset, err);
 }
 
 static enum kelpie_status pause_machine(struct backend_instance *instance,
@@ -80,13 +80,13 @@ static enum kelpie_status resume_machine(struct backend_instance *instance,
 static int set_up(void **state) {
     (void)state;
     static struct backend_ops ops;
-    OK(host_linux_create(&host, NULL));
-    own_ops = host->ops;
-    host_ops = *host->ops;
+    OK(host_linux_create(&here, NULL));
+    own_ops = here->ops;
+    host_ops = *here->ops;
     host_ops.write = write_some;
     host_ops.read = read_some;
     host_ops.file_write_at = file_write_at;
-    host->ops = &host_ops;
+    here->ops = &host_ops;
     is_old = false;
     freeze_error = 0;
     cancel_at = 0;
@@ -95,7 +95,7 @@ static int set_up(void **state) {
     strcpy(folder, "/tmp/kelpie-checkpoint-XXXXXX");
     assert_non_null(mkdtemp(folder));
     snprintf(bundle, sizeof(bundle), "%s/bundle", folder);
-    const struct kelpie_config config = {.backend = "mock", .memory_mib = 64, .host = host};
+    const struct kelpie_config config = {.backend = "mock", .memory_mib = 64, .host = here};
     ops = *backend_find("mock");
     ops.pause = pause_machine;
     ops.resume = resume_machine;
@@ -109,7 +109,7 @@ static int tear_down(void **state) {
     (void)state;
     char command[128];
     kelpie_vm_destroy(vm);
-    host_destroy(host);
+    host_destroy(here);
     snprintf(command, sizeof(command), "rm -rf %s", folder);
     return system(command);
 }
