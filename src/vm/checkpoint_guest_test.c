@@ -15,7 +15,7 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
-#include "vm/vm.h"
+#include "vm/checkpoint.h"
 
 #define ARGV(...) ((const char *const[]){__VA_ARGS__, NULL})
 #define OK(call) assert_int_equal(call, KELPIE_OK)
@@ -205,6 +205,94 @@ static void a_paused_machine_that_does_not_go_on_stays_paused(void **state) {
     expect_works();
 }
 
+/* What is mounted in a workspace, or whose it is, is nothing to be kept, or replaced. */
+static void mounts_are_refused(void **state) {
+    (void)state;
+    const struct kelpie_disk disks[] = {
+        {.path = "a"}, {.path = "b", .mount = "/"}, {.path = "c", .mount = "/disk//in/"}};
+    const struct kelpie_share shares[] = {{.path = "a", .mount = "/copied"},
+                                          {.path = "b", .mount = "/live/folder"}};
+    static const struct {
+        const char *workspace;
+        enum kelpie_status status;
+    } cases[] = {
+        {"/disk/in", KELPIE_OK},   /* the disk is the workspace */
+        {"/disk/in/x", KELPIE_OK}, /* or has it */
+        {"/disk/i", KELPIE_OK},
+        {"/disk", KELPIE_BAD_CONFIG},
+        {"/copied", KELPIE_OK},
+        {"/live", KELPIE_BAD_CONFIG},
+        {"/live/folder", KELPIE_BAD_CONFIG},
+        {"/live/folder/x", KELPIE_BAD_CONFIG},
+        {"/live/folders", KELPIE_OK},
+    };
+    const struct kelpie_config *own = vm->config;
+    struct kelpie_config config = *own;
+    config.disks = disks;
+    config.disk_count = ARRAY_SIZE(disks);
+    config.shares = shares;
+    config.share_count = ARRAY_SIZE(shares);
+    vm->config = &config;
+    vm->live_shares = 2;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct kelpie_error err = {0};
+        assert_int_equal(vm_checkpoint_check_mounts(vm, cases[i].workspace, &err), cases[i].status);
+        assert_string_equal(err.field, cases[i].status == KELPIE_OK ? "" : "workspace");
+    }
+    vm->config = own;
+    vm->live_shares = 0;
+}
+
+/* What the caller says goes first; what nobody says is as it was. */
+static void a_config_is_made_of_both(void **state) {
+    (void)state;
+    struct snapshot_manifest *manifest = NULL;
+    struct kelpie_network network = {0};
+    struct kelpie_config config = {0};
+    struct kelpie_error err = {0};
+    OK(snapshot_manifest_create(here, &manifest, NULL));
+    manifest->info.kind = KELPIE_SNAPSHOT_CHECKPOINT;
+    strcpy(manifest->info.backend, "mock");
+    manifest->vcpu_count = 3;
+    manifest->memory_mib = 99;
+    OK(vm_checkpoint_config(here, manifest, NULL, &network, &config, &err));
+    assert_string_equal(config.backend, "mock");
+    assert_int_equal(config.vcpu_count, 3);
+    assert_null(config.working_dir);
+    assert_null(config.image);
+    assert_null(config.network);
+    strcpy(manifest->info.backend, "remote");
+    OK(vm_checkpoint_config(here, manifest, NULL, &network, &config, &err));
+    assert_string_equal(config.backend, "auto");
+    strcpy(manifest->info.backend, "gone");
+    strcpy(manifest->working_dir, "/w");
+    OK(snapshot_manifest_add_feature(manifest, SNAPSHOT_FEATURE_NETWORK, "user", NULL));
+    OK(snapshot_manifest_add_feature(manifest, SNAPSHOT_FEATURE_IMAGE, "sha256:0", NULL));
+    OK(vm_checkpoint_config(here, manifest, NULL, &network, &config, &err));
+    assert_string_equal(config.backend, "auto");
+    assert_string_equal(config.working_dir, "/w");
+    assert_string_equal(config.image, "sha256:0");
+    assert_ptr_equal(config.network, &network);
+    const struct kelpie_network tap = {.kind = KELPIE_NETWORK_TAP, .tap = "t"};
+    const char *const env[] = {"A=1", NULL};
+    const struct kelpie_config wanted = {.backend = "auto",
+                                         .vcpu_count = 2,
+                                         .memory_mib = 64,
+                                         .kernel_args = "quiet",
+                                         .working_dir = "/x",
+                                         .env = env,
+                                         .image = "other",
+                                         .network = &tap};
+    OK(vm_checkpoint_config(here, manifest, &wanted, &network, &config, &err));
+    assert_memory_equal(&config, &wanted, sizeof(config));
+    manifest->feature_count = 0;
+    OK(snapshot_manifest_add_feature(manifest, SNAPSHOT_FEATURE_NETWORK, "tap", NULL));
+    assert_int_equal(vm_checkpoint_config(here, manifest, NULL, &network, &config, &err),
+                     KELPIE_SNAPSHOT_INCOMPATIBLE); /* which one, nobody knows */
+    assert_string_equal(err.field, "network");
+    snapshot_manifest_destroy(manifest);
+}
+
 #define GUEST_TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 
 int main(void) {
@@ -212,6 +300,8 @@ int main(void) {
         GUEST_TEST(a_guest_of_before_is_told),
         GUEST_TEST(commands_that_cannot_stop_make_none),
         GUEST_TEST(a_cancel_ends_it),
+        GUEST_TEST(mounts_are_refused),
+        GUEST_TEST(a_config_is_made_of_both),
         GUEST_TEST(a_paused_machine_that_does_not_go_on_stays_paused),
     };
     return cmocka_run_group_tests_name("checkpoint guest", tests, NULL, NULL);
