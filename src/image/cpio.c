@@ -25,6 +25,9 @@ static la_ssize_t write_callback(struct archive *archive, void *context, const v
     ASSERT(data || size == 0);
     ASSERT(cpio->hasher);
     ASSERT(cpio->offset <= IMAGE_INITRAMFS_SIZE_MAX);
+    if (cpio->err.status != KELPIE_OK) {
+        return ARCHIVE_FATAL; /* nothing follows what failed */
+    }
     if (size > IMAGE_INITRAMFS_SIZE_MAX - cpio->offset) {
         error_set(&cpio->err, KELPIE_NO_SPACE, "the initramfs would exceed %d bytes",
                   IMAGE_INITRAMFS_SIZE_MAX);
@@ -87,6 +90,10 @@ fail:
 
 void image_cpio_destroy(struct image_cpio *cpio) {
     if (cpio) {
+        if (cpio->archive) {
+            /* Free alone leaks when a header could not be written. */
+            (void)archive_write_close(cpio->archive);
+        }
         archive_write_free(cpio->archive); /* NULL is fine */
         image_hasher_destroy(cpio->hasher);
         free(cpio);
