@@ -89,13 +89,16 @@ struct kelpie_vm_info {
     char reason[256];    /* why it crashed, or was stopped by its owner; or empty */
     char labels[1024];   /* "KEY=VALUE" lines */
     uint64_t disk_bytes; /* what its folder takes on disk */
-    uint64_t reserved[8];
+    enum kelpie_status
+        status; /* KELPIE_OK, or why its record cannot be read: then only name, reason and disk_bytes are known */
+    uint64_t reserved[7];
 };
 
 /* Frees what a function of this header handed out as a list, an image or an array. NULL is allowed. */
 KELPIE_API void kelpie_list_free(void *list);
 
-/* Every VM of this user with an owner of its own, the oldest first. What a dead owner left in sockets is cleaned on the way. */
+/* Every VM of this user with an owner of its own, the oldest first; one whose record cannot be read is there too, and says why.
+ * What a dead owner left in sockets is cleaned on the way. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_list(void *host,
                                                             struct kelpie_vm_info **ret_list,
                                                             size_t *ret_count,
@@ -106,7 +109,8 @@ KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_find(void *host, const ch
                                                             struct kelpie_vm_info *ret_info,
                                                             struct kelpie_error *err);
 
-/* Ends it if it runs and force is set (else WRONG_STATE), and removes all that it has: log, disk. Snapshots stay. */
+/* Ends it if it runs and force is set (else WRONG_STATE), and removes all that it has: log, disk. Snapshots stay. A record that
+ * cannot be read is no hindrance, unless an owner lives that nobody can then ask: BUSY. */
 KELPIE_API KELPIE_CHECKED enum kelpie_status kelpie_vm_remove(void *host, const char *name,
                                                               bool force, struct kelpie_error *err);
 

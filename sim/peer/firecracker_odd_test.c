@@ -158,6 +158,9 @@ static void read_only_disks(void) {
         json_t *config = saved_config();
         assert_false(drive_is_read_only(config, 0));
         assert_true(drive_is_read_only(config, 1));
+        /* What the guest has flushed is on the disk of the host, also when that one crashes. */
+        assert_string_equal(drive_text(config, 0, "cache_type"), "Writeback");
+        assert_string_equal(drive_text(config, 1, "cache_type"), "Unsafe");
         json_decref(config);
         kelpie_vm_destroy(vm);
         vm = restore(NULL);
@@ -446,6 +449,37 @@ static void test_an_older_version_is_asked_for_less(void **state) {
     run_world(1, an_older_version);
 }
 
+/* Only one that has a balloon can be told about it. */
+static enum kelpie_status ask_balloon(unsigned minor) {
+    struct kelpie_error err = {0};
+    struct backend_instance *instance = NULL;
+    const struct kelpie_config config = config_make();
+    const struct host_wait wait = host_wait_ms(host, WAIT_MS, HOST_FD_NONE);
+    OK(make(&config, false, &instance, &err));
+    instance->probe.minor = minor;
+    OK(ops->start(instance, &wait, &err));
+    enum kelpie_status status = firecracker_ask(instance, "PATCH", "/balloon",
+                                                json_pack("{s:i}", "amount_mib", 1), &wait, &err);
+    ops->destroy(instance);
+    return status;
+}
+
+static void free_memory_is_reported(void) {
+    save_plain(NULL);
+    json_t *config = saved_config();
+    const json_t *balloon = json_object_get(config, "balloon");
+    assert_true(json_is_true(json_object_get(balloon, "free_page_reporting")));
+    assert_int_equal(json_integer_value(json_object_get(balloon, "amount_mib")), 0);
+    json_decref(config);
+    assert_int_equal(ask_balloon(FIRECRACKER_MINOR_REPORTING), KELPIE_OK);
+    assert_int_equal(ask_balloon(FIRECRACKER_MINOR_REPORTING - 1), KELPIE_INTERNAL);
+}
+
+static void test_free_memory_is_reported_where_that_is_known(void **state) {
+    (void)state;
+    run_world(1, free_memory_is_reported);
+}
+
 /* ---- A guest that lets go --------------------------------------------------------------------- */
 
 /* Firecracker cannot reach us any more. */
@@ -568,6 +602,7 @@ int main(void) {
         cmocka_unit_test(test_an_instance_for_a_bundle_looks_later),
         cmocka_unit_test(test_a_bundle_that_does_not_fit_is_refused),
         cmocka_unit_test(test_an_older_version_is_asked_for_less),
+        cmocka_unit_test(test_free_memory_is_reported_where_that_is_known),
         cmocka_unit_test(test_a_guest_that_lets_go_is_ended),
         cmocka_unit_test(test_a_channel_of_no_process_ends_too),
         cmocka_unit_test(test_a_kvm_that_interprets_is_of_no_use),

@@ -9,6 +9,8 @@
 
 #define CHILD_COUNT_MAX 3
 #define BUNDLE_BYTES_SMALL 4096 /* less than any bundle takes */
+#define WORKSPACE "/tmp"        /* where all files of the model are */
+#define CHECKPOINT_ONE_IN 4
 #define ARGV(...) ((const char *const[]){__VA_ARGS__, NULL})
 
 /* ---- Snapshots -------------------------------------------------------------------------------- */
@@ -50,14 +52,21 @@ static void snapshot(struct scenario *scenario, struct scenario_vm *slot,
     /* Most are to the last bundle. One to another must be refused, or be right. */
     int32_t parent = step->value % 4 == 1 ? some_bundle(scenario, step) : slot->parent;
     bool diff = step->action == STEPS_DIFF && parent >= 0;
+    /* Most are such as there can be. One of a diff must be refused. */
+    bool checkpoint = step->value % CHECKPOINT_ONE_IN == 0 && (!diff || step->value % 7 == 0);
     const struct kelpie_snapshot_options options = {
-        .kind = step->value % 29 == 0  ? KELPIE_SNAPSHOT_CHECKPOINT /* no backend can */
+        .kind = checkpoint             ? KELPIE_SNAPSHOT_CHECKPOINT
                 : step->value % 3 == 0 ? KELPIE_SNAPSHOT_TELEPORT
                                        : KELPIE_SNAPSHOT_SUSPEND,
         .bytes_max = step->value % 17 == 0 ? BUNDLE_BYTES_SMALL : 0,
-        .track = is_kvm(slot) && step->value % 2 == 0,
+        .track = is_kvm(slot) && step->value % 2 == 0 && !checkpoint,
         .parent = diff ? scenario->bundles[parent].path : NULL,
+        .workspace = checkpoint ? WORKSPACE : NULL,
     };
+    if (checkpoint) { /* no command goes on in it */
+        bundle->checkpoint = true;
+        bundle->session_id = 0;
+    }
     const struct model_op op = {.kind = MODEL_SNAPSHOT, .bundle = (uint8_t)number};
     size_t index = actions_begin(scenario, slot, &op);
     enum kelpie_status status = kelpie_vm_snapshot(slot->vm, bundle->path, &options, &made, &err);
@@ -65,9 +74,15 @@ static void snapshot(struct scenario *scenario, struct scenario_vm *slot,
     bundle->state = status == KELPIE_OK ? SCENARIO_BUNDLE_DONE : SCENARIO_BUNDLE_FAILED;
     bundle->none_left = status == KELPIE_SNAPSHOT_FAILED || status == KELPIE_NO_SPACE ||
                         status == KELPIE_SNAPSHOT_TOO_LARGE;
-    slot->parent = status == KELPIE_OK ? (int32_t)number : -1;
+    if (!checkpoint) { /* which leaves alone what is counted as written */
+        slot->parent = status == KELPIE_OK ? (int32_t)number : -1;
+    }
     actions_end(scenario, slot, index, status, 0);
-    actions_expect_clear(scenario, diff ? "diff snapshot" : "snapshot", status, &err);
+    actions_expect_clear(scenario,
+                         checkpoint ? "checkpoint"
+                         : diff     ? "diff snapshot"
+                                    : "snapshot",
+                         status, &err);
 }
 
 static void restore(struct scenario *scenario, struct scenario_vm *slot,
@@ -84,7 +99,7 @@ static void restore(struct scenario *scenario, struct scenario_vm *slot,
         .paused = paused,
         .allow_incomplete = !bundle->quiesced,
         .verify_memory = step->value % 2 == 0,
-        .track = is_kvm(slot) && step->value % 3 == 0,
+        .track = is_kvm(slot) && step->value % 3 == 0 && !bundle->checkpoint,
         .no_prefetch = step->value % 5 == 0,
         .note_working_set = step->value % 7 == 0,
     };
@@ -97,7 +112,7 @@ static void restore(struct scenario *scenario, struct scenario_vm *slot,
     actions_end(scenario, slot, index, status, 0);
     actions_expect_clear(scenario, "restore", status, &err);
     if (status == KELPIE_OK) {
-        slot->parent = number;
+        slot->parent = bundle->checkpoint ? -1 : number;
         slot->session_id = bundle->session_id;
         /* Only where nobody could read on while it was saved. */
         slot->session_offset =

@@ -83,6 +83,7 @@ struct scenario_bundle {
     const char *backend;
     uint32_t vm;         /* of the plan */
     bool none_left;      /* it failed in a way that leaves none */
+    bool checkpoint;     /* of files alone: it fits any VM */
     bool quiesced;       /* the guest's commands stood still in it */
     uint32_t session_id; /* that was detached when it was made; 0: none */
     uint64_t session_offset;

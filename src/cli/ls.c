@@ -60,7 +60,7 @@ static bool is_wanted(const struct ls_options *options, const struct kelpie_vm_i
     ASSERT(info);
     bool runs = info->state == KELPIE_STATE_STARTING || info->state == KELPIE_STATE_RUNNING ||
                 info->state == KELPIE_STATE_PAUSED;
-    bool wanted = options->all || runs;
+    bool wanted = options->all || runs || info->status != KELPIE_OK; /* it may run */
     for (size_t i = 0; i < options->labels.count; i++) {
         wanted &= has_label(info->labels, options->labels.values[i]);
     }
@@ -78,10 +78,41 @@ static const char *dashed(const char *text) {
 static void print_state(struct table *table, const struct kelpie_vm_info *info) {
     ASSERT(table);
     ASSERT(info);
-    if (info->command_known && info->command_ended) {
+    if (info->status != KELPIE_OK) {
+        table_cell(table, "unreadable");
+    } else if (info->command_known && info->command_ended) {
         table_cell(table, "%s (%d)", kelpie_state_name(info->state), info->command_exit.code);
     } else {
         table_cell(table, "%s", kelpie_state_name(info->state));
+    }
+}
+
+static void print_machine(struct table *table, const struct kelpie_vm_info *info) {
+    char age[HUMAN_SIZE];
+    char memory[HUMAN_SIZE];
+    bool known = info->status == KELPIE_OK;
+    ASSERT(table);
+    ASSERT(info->name[0] != 0);
+    table_cell(table, "%s", dashed(info->backend));
+    table_cell(table, "%s", dashed(info->image));
+    table_cell(table, "%s", known ? human_age(info->created_unix_ms, age) : "-");
+    if (known) {
+        table_cell(table, "%u", info->vcpu_count);
+    } else {
+        table_cell(table, "-");
+    }
+    table_cell(table, "%s", known ? human_bytes((uint64_t)info->memory_mib << 20, memory) : "-");
+}
+
+/* What is wrong with a record stands in no column. */
+static void warn_of_unreadable(const struct kelpie_vm_info *list, size_t count) {
+    ASSERT(list || count == 0);
+    ASSERT(count <= KELPIE_VM_COUNT_MAX);
+    for (size_t i = 0; i < count; i++) {
+        if (list[i].status != KELPIE_OK) {
+            output_hint("%s: %s; 'kelpie rm -f %s' removes it", list[i].name, list[i].reason,
+                        list[i].name);
+        }
     }
 }
 
@@ -100,18 +131,11 @@ static void print_table(const struct ls_options *options, const struct kelpie_vm
     }
     for (size_t i = 0; i < count; i++) {
         const struct kelpie_vm_info *info = &list[i];
-        char age[HUMAN_SIZE];
-        char memory[HUMAN_SIZE];
-        if (!is_wanted(options, info)) {
-            continue;
+        if (is_wanted(options, info)) {
+            table_cell(table, "%s", info->name);
+            print_state(table, info);
+            print_machine(table, info);
         }
-        table_cell(table, "%s", info->name);
-        print_state(table, info);
-        table_cell(table, "%s", info->backend);
-        table_cell(table, "%s", dashed(info->image));
-        table_cell(table, "%s", human_age(info->created_unix_ms, age));
-        table_cell(table, "%u", info->vcpu_count);
-        table_cell(table, "%s", human_bytes((uint64_t)info->memory_mib << 20, memory));
     }
     table_print(table, stdout, table_terminal_width());
     table_destroy(table);
@@ -215,6 +239,7 @@ static int ls_with(const struct ls_options *options) {
         print_names(options, list, count);
     } else if (status == KELPIE_OK) {
         print_table(options, list, count);
+        warn_of_unreadable(list, count);
     }
     kelpie_list_free(list);
     if (status != KELPIE_OK) {

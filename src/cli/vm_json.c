@@ -64,16 +64,16 @@ static json_t *json_of_command(const struct kelpie_vm_info *info) {
 json_t *vm_json_info(const struct kelpie_vm_info *info) {
     ASSERT(info);
     ASSERT((unsigned)info->state < KELPIE_STATE_COUNT);
-    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I}",
-                     "id", info->id, "name", info->name, "state", kelpie_state_name(info->state),
-                     "backend", info->backend, "image", text_or_null(info->image), "vcpu_count",
-                     (json_int_t)info->vcpu_count, "memory_mib", (json_int_t)info->memory_mib,
-                     "created_unix_ms", number_or_null(info->created_unix_ms), "started_unix_ms",
-                     number_or_null(info->started_unix_ms), "ended_unix_ms",
-                     number_or_null(info->ended_unix_ms), "owner_pid",
-                     number_or_null((uint64_t)info->owner_pid), "command", json_of_command(info),
-                     "reason", text_or_null(info->reason), "labels", json_of_labels(info->labels),
-                     "disk_bytes", (json_int_t)info->disk_bytes);
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:s}", "id",
+        info->id, "name", info->name, "state", kelpie_state_name(info->state), "backend",
+        info->backend, "image", text_or_null(info->image), "vcpu_count",
+        (json_int_t)info->vcpu_count, "memory_mib", (json_int_t)info->memory_mib, "created_unix_ms",
+        number_or_null(info->created_unix_ms), "started_unix_ms",
+        number_or_null(info->started_unix_ms), "ended_unix_ms", number_or_null(info->ended_unix_ms),
+        "owner_pid", number_or_null((uint64_t)info->owner_pid), "command", json_of_command(info),
+        "reason", text_or_null(info->reason), "labels", json_of_labels(info->labels), "disk_bytes",
+        (json_int_t)info->disk_bytes, "status", kelpie_status_name(info->status));
 }
 
 /* ---- The config ------------------------------------------------------------------------------- */

@@ -39,6 +39,8 @@ json_t *vm_json_or_null(bool present, json_t *value);
     "signal, timed_out\n"                                                                          \
     "reason            why it crashed or was stopped by its owner, or null\n"                      \
     "labels            an object\n"                                                                \
-    "disk_bytes        what its folder takes on disk\n"
+    "disk_bytes        what its folder takes on disk\n"                                            \
+    "status            ok; else its record cannot be read, and only name, reason and disk_bytes "  \
+    "are known\n"
 
 #endif

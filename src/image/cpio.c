@@ -19,14 +19,17 @@ struct image_cpio {
     struct kelpie_error err; /* of the callback, since libarchive keeps only a text */
 };
 
+/* libarchive is never told that a write failed: it would forget what it has allocated for its output. What follows is
+ * dropped. */
 static la_ssize_t write_callback(struct archive *archive, void *context, const void *data,
                                  size_t size) {
     struct image_cpio *cpio = context;
+    ASSERT(archive);
     ASSERT(data || size == 0);
     ASSERT(cpio->hasher);
     ASSERT(cpio->offset <= IMAGE_INITRAMFS_SIZE_MAX);
     if (cpio->err.status != KELPIE_OK) {
-        return ARCHIVE_FATAL; /* nothing follows what failed */
+        return (la_ssize_t)size;
     }
     if (size > IMAGE_INITRAMFS_SIZE_MAX - cpio->offset) {
         error_set(&cpio->err, KELPIE_NO_SPACE, "the initramfs would exceed %d bytes",
@@ -35,10 +38,8 @@ static la_ssize_t write_callback(struct archive *archive, void *context, const v
                    KELPIE_OK &&
                image_hasher_update(cpio->hasher, data, size, &cpio->err) == KELPIE_OK) {
         cpio->offset += size;
-        return (la_ssize_t)size;
     }
-    archive_set_error(archive, cpio->err.os_error, "%s", cpio->err.message);
-    return ARCHIVE_FATAL;
+    return (la_ssize_t)size;
 }
 
 /* Why libarchive failed: our own callback's error, or its own. */
@@ -90,10 +91,6 @@ fail:
 
 void image_cpio_destroy(struct image_cpio *cpio) {
     if (cpio) {
-        if (cpio->archive) {
-            /* Free alone leaks when a header could not be written. */
-            (void)archive_write_close(cpio->archive);
-        }
         archive_write_free(cpio->archive); /* NULL is fine */
         image_hasher_destroy(cpio->hasher);
         free(cpio);
@@ -134,7 +131,7 @@ static enum kelpie_status cpio_write(struct image_cpio *cpio, const struct cpio_
         written = count > 0;
         done += written ? (size_t)count : 0;
     }
-    return written ? KELPIE_OK : cpio_failed(cpio, err);
+    return written && cpio->err.status == KELPIE_OK ? KELPIE_OK : cpio_failed(cpio, err);
 }
 
 enum kelpie_status image_cpio_folder(struct image_cpio *cpio, const char *path, uint32_t mode,
@@ -172,7 +169,7 @@ enum kelpie_status image_cpio_finish(struct image_cpio *cpio, char ret_digest[IM
                                      struct kelpie_error *err) {
     ASSERT(cpio);
     ASSERT(ret_digest);
-    if (archive_write_close(cpio->archive) != ARCHIVE_OK) {
+    if (archive_write_close(cpio->archive) != ARCHIVE_OK || cpio->err.status != KELPIE_OK) {
         return cpio_failed(cpio, err);
     }
     return image_hasher_finish(cpio->hasher, ret_digest, err);

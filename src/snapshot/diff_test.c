@@ -2,6 +2,7 @@
 /* Diffs that are made by comparing, and chains that are put together, on the real file system. */
 #include "snapshot/snapshot_internal.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
+#include "support/fault_host.h"
 
 #define PAGE SNAPSHOT_PAGE_SIZE
 #define PAGE_COUNT 200u /* more than a chunk of them, and no whole number of chunks */
@@ -95,16 +97,11 @@ static struct kelpie_snapshot save(unsigned number, const uint8_t *bytes, bool s
     struct kelpie_snapshot snapshot = {0};
     struct snapshot_writer *writer = open_writer(number, 0);
     int fd = make_memory(bytes, sparse);
-    enum kelpie_status status =
-        number > 0
-            ? snapshot_writer_diff(writer, fd, MEMORY_SIZE, &forever, &err)
-            : snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, fd, MEMORY_SIZE, &forever, &err);
-    if (status != KELPIE_OK) {
+    snapshot_writer_take_memory(writer, fd, MEMORY_SIZE);
+    if (snapshot_writer_publish(writer, &forever, &snapshot, &err) != KELPIE_OK) {
         fail_msg("%s", err.message);
     }
-    assert_int_equal(snapshot_writer_publish(writer, &forever, &snapshot, &err), KELPIE_OK);
     snapshot_writer_destroy(writer);
-    host_close(host, fd);
     return snapshot;
 }
 
@@ -222,9 +219,9 @@ static void hazard_C8_each_of_a_chain_is_its_moment(void **state) {
 static enum kelpie_status try_diff(struct snapshot_writer *writer, const uint8_t *bytes,
                                    uint64_t size, const struct host_wait *wait,
                                    struct kelpie_error *err) {
-    int fd = make_memory(bytes, true);
-    enum kelpie_status status = snapshot_writer_diff(writer, fd, size, wait, err);
-    host_close(host, fd);
+    struct kelpie_snapshot snapshot;
+    snapshot_writer_take_memory(writer, make_memory(bytes, true), size);
+    enum kelpie_status status = snapshot_writer_publish(writer, wait, &snapshot, err);
     snapshot_writer_destroy(writer);
     return status;
 }
@@ -280,6 +277,83 @@ static void hazard_B3_layers_of_another_size_are_refused(void **state) {
     remove_bundle(1);
 }
 
+/* The diff 1 to the bundle 0, and the memory of both: through any host. */
+static enum kelpie_status save_and_merge(struct host *through, int memory_fd, int merged_fd,
+                                         struct kelpie_error *err) {
+    char base[NAME_SIZE];
+    char path[NAME_SIZE];
+    int fd = HOST_FD_NONE;
+    struct snapshot_writer *writer = NULL;
+    struct snapshot_reader *reader = NULL;
+    bundle_path(0, base);
+    enum kelpie_status status =
+        snapshot_writer_create(through, bundle_path(1, path), 0, &writer, err);
+    if (status == KELPIE_OK) {
+        fill_manifest(snapshot_writer_manifest(writer));
+        status = snapshot_reader_open(through, base, &reader, err);
+    }
+    if (status == KELPIE_OK) {
+        status = snapshot_writer_set_parent(writer, base, reader, err);
+    }
+    snapshot_reader_close(reader);
+    reader = NULL;
+    if (status == KELPIE_OK) {
+        status = snapshot_writer_part(writer, SNAPSHOT_PART_STATE, &fd, err);
+    }
+    if (status == KELPIE_OK) {
+        status = host_file_reopen(through, memory_fd, &fd, err);
+    }
+    if (status == KELPIE_OK) {
+        struct kelpie_snapshot snapshot;
+        snapshot_writer_take_memory(writer, fd, MEMORY_SIZE);
+        status = snapshot_writer_publish(writer, &forever, &snapshot, err);
+    }
+    snapshot_writer_destroy(writer);
+    if (status == KELPIE_OK) {
+        status = snapshot_reader_open(through, path, &reader, err);
+    }
+    if (status == KELPIE_OK) {
+        status = snapshot_reader_merge(through, reader, merged_fd, &forever, err);
+    }
+    snapshot_reader_close(reader);
+    return status;
+}
+
+static void hazard_B4_each_host_call_of_a_diff_fails(void **state) {
+    (void)state;
+    struct host *faulty = NULL;
+    static uint8_t bytes[MEMORY_SIZE];
+    char leaks[512];
+    char path[NAME_SIZE];
+    memset(bytes, 'a', sizeof(bytes) / 2);
+    save(0, bytes, true);
+    memset(bytes + 10 * PAGE, 'b', 7 * PAGE);
+    int memory_fd = make_memory(bytes, true);
+    assert_int_equal(fault_host_create(host, &faulty, NULL), KELPIE_OK);
+    const char *fired = "";
+    for (uint64_t nth = 1; fired; nth++) {
+        struct kelpie_error err = {0};
+        int merged_fd = HOST_FD_NONE;
+        struct host_file_info info;
+        assert_int_equal(host_memory_file(faulty, "merged", 0, &merged_fd, NULL), KELPIE_OK);
+        fault_host_arm(faulty, &(struct fault_plan){.nth = nth, .os_error = EIO});
+        enum kelpie_status status = save_and_merge(faulty, memory_fd, merged_fd, &err);
+        fired = fault_host_fired(faulty);
+        fault_host_disarm(faulty);
+        host_close(faulty, merged_fd);
+        assert_int_equal(fault_host_leaks(faulty, leaks, sizeof(leaks)), 0);
+        assert_true(status == KELPIE_OK || (fired && err.message[0] != '\0'));
+        if (host_path_stat(host, bundle_path(1, path), &info, NULL) == KELPIE_OK) {
+            expect_merged(1, bytes); /* whole, or not there */
+            remove_bundle(1);
+        }
+        assert_true(fired || (status == KELPIE_OK && nth > 40));
+    }
+    host_destroy(faulty);
+    host_close(host, memory_fd);
+    remove_bundle(0);
+}
+
 static void test_a_scratch_file_has_no_name(void **state) {
     (void)state;
     struct kelpie_error err = {0};
@@ -305,6 +379,7 @@ int main(void) {
         cmocka_unit_test(hazard_C8_each_of_a_chain_is_its_moment),
         cmocka_unit_test(test_what_cannot_be_a_diff_is_refused),
         cmocka_unit_test(hazard_B3_layers_of_another_size_are_refused),
+        cmocka_unit_test(hazard_B4_each_host_call_of_a_diff_fails),
         cmocka_unit_test(test_a_scratch_file_has_no_name),
     };
     return cmocka_run_group_tests_name("src/snapshot/diff", tests, set_up, tear_down);

@@ -192,12 +192,10 @@ KELPIE_CHECKED enum kelpie_status snapshot_writer_merge(struct snapshot_writer *
                                                         uint64_t size, const struct host_wait *wait,
                                                         struct kelpie_error *err);
 
-/* For backends whose monitor only hands over all of memory: the parts `memory` and `pages` of a diff (set_parent), from a
- * file with `size` bytes of memory. What of it differs from the parent's is the diff, whatever was written meanwhile. */
-KELPIE_CHECKED enum kelpie_status snapshot_writer_diff(struct snapshot_writer *writer,
-                                                       int memory_fd, uint64_t size,
-                                                       const struct host_wait *wait,
-                                                       struct kelpie_error *err);
+/* For backends whose monitor only hands over all of memory, in a file of `size` bytes that becomes the writer's, and that nobody
+ * writes to any more: publish() makes the part `memory` of it, without its zeros, when the machine goes on already. Of a diff
+ * (set_parent), `memory` and `pages`: what differs from the parent's memory, whatever was written meanwhile. */
+void snapshot_writer_take_memory(struct snapshot_writer *writer, int memory_fd, uint64_t size);
 
 /* A file without a name on the disk that the bundle is written to, or, where that cannot be, in memory; the caller's to
  * close. For what is to become a part, but is not yet in its form. */

@@ -24,6 +24,8 @@ struct snapshot_writer {
     struct snapshot_manifest *manifest;
     uint64_t bytes_max; /* UINT64_MAX: no limit */
     int part_fds[SNAPSHOT_PART_COUNT];
+    int memory_fd; /* to become parts when it is published; HOST_FD_NONE: there is none */
+    uint64_t memory_size;
 };
 
 /* Failures that a caller treats differently keep their kind; the others become SNAPSHOT_FAILED. */
@@ -98,6 +100,7 @@ enum kelpie_status snapshot_writer_create(struct host *host, const char *directo
     writer->host = host;
     writer->bytes_max = bytes_max ? bytes_max : UINT64_MAX;
     writer->partial.manifest_fd = HOST_FD_NONE;
+    writer->memory_fd = HOST_FD_NONE;
     for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
         writer->part_fds[i] = HOST_FD_NONE;
     }
@@ -123,6 +126,7 @@ void snapshot_writer_destroy(struct snapshot_writer *writer) {
     for (size_t i = 0; i < SNAPSHOT_PART_COUNT; i++) {
         host_close(writer->host, writer->part_fds[i]);
     }
+    host_close(writer->host, writer->memory_fd);
     if (writer->partial.manifest_fd != HOST_FD_NONE && writer->state != WRITER_PUBLISHED) {
         snapshot_partial_remove(writer->host, writer->partial.folder.text);
     }
@@ -321,28 +325,46 @@ static enum kelpie_status open_parent(struct snapshot_writer *writer,
     return KELPIE_OK;
 }
 
-static enum kelpie_status write_diff(struct snapshot_writer *writer, struct snapshot_diff *diff,
-                                     const struct host_wait *wait, struct kelpie_error *err) {
-    uint64_t used = 0;
-    ASSERT(diff->parent);
+void snapshot_writer_take_memory(struct snapshot_writer *writer, int memory_fd, uint64_t size) {
     ASSERT(writer->state == WRITER_OPEN);
-    TRY(count_bytes(writer, &used, err));
-    diff->bytes_max = writer->bytes_max - used;
-    TRY(snapshot_writer_part(writer, SNAPSHOT_PART_MEMORY, &diff->target_fd, err));
-    TRY(snapshot_writer_part(writer, SNAPSHOT_PART_PAGES, &diff->pages_fd, err));
-    return snapshot_diff_write(writer->host, diff, wait, err);
+    ASSERT(writer->memory_fd == HOST_FD_NONE);
+    ASSERT(memory_fd != HOST_FD_NONE);
+    ASSERT(!snapshot_writer_is_in_memory(writer));
+    writer->memory_fd = memory_fd;
+    writer->memory_size = size;
 }
 
-enum kelpie_status snapshot_writer_diff(struct snapshot_writer *writer, int memory_fd,
-                                        uint64_t size, const struct host_wait *wait,
-                                        struct kelpie_error *err) {
+static enum kelpie_status write_diff(struct snapshot_writer *writer,
+                                     const struct snapshot_reader *parent,
+                                     const struct host_wait *wait, struct kelpie_error *err) {
+    struct snapshot_diff diff = {
+        .source_fd = writer->memory_fd, .size = writer->memory_size, .parent = parent};
+    uint64_t used = 0;
+    ASSERT(parent);
+    ASSERT(writer->state == WRITER_OPEN);
+    TRY(count_bytes(writer, &used, err));
+    diff.bytes_max = writer->bytes_max - used;
+    TRY(snapshot_writer_part(writer, SNAPSHOT_PART_MEMORY, &diff.target_fd, err));
+    TRY(snapshot_writer_part(writer, SNAPSHOT_PART_PAGES, &diff.pages_fd, err));
+    return snapshot_diff_write(writer->host, &diff, wait, err);
+}
+
+/* What was taken becomes a part, or two. */
+static enum kelpie_status write_memory(struct snapshot_writer *writer, const struct host_wait *wait,
+                                       struct kelpie_error *err) {
     struct snapshot_reader *parent = NULL;
-    ASSERT(writer);
-    ASSERT(memory_fd != HOST_FD_NONE);
+    ASSERT(writer->state == WRITER_OPEN);
+    ASSERT(wait);
+    if (writer->memory_fd == HOST_FD_NONE) {
+        return KELPIE_OK;
+    }
+    if (writer->manifest->parent_path[0] == '\0') {
+        return snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, writer->memory_fd,
+                                    writer->memory_size, wait, err);
+    }
     enum kelpie_status status = open_parent(writer, &parent, err);
     if (status == KELPIE_OK) {
-        struct snapshot_diff diff = {.source_fd = memory_fd, .size = size, .parent = parent};
-        status = write_diff(writer, &diff, wait, err);
+        status = write_diff(writer, parent, wait, err);
     }
     snapshot_reader_close(parent);
     return status == KELPIE_OK ? status : writer_failed(writer, status, err);
@@ -444,8 +466,10 @@ enum kelpie_status snapshot_writer_publish(struct snapshot_writer *writer,
     ASSERT(wait);
     ASSERT(writer->state == WRITER_OPEN);
     ASSERT(ret_snapshot);
+    enum kelpie_status status = write_memory(writer, wait, err);
     writer->state = WRITER_FAILED;
-    enum kelpie_status status = publish(writer, wait, err);
+    TRY(status);
+    status = publish(writer, wait, err);
     if (status != KELPIE_OK) {
         return writer_failed(writer, status, err);
     }

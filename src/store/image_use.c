@@ -43,6 +43,9 @@ struct image_user image_users_find(const struct image_users *users, const char *
     ASSERT(strncmp(digest, DIGEST_PREFIX, strlen(DIGEST_PREFIX)) == 0);
     for (size_t i = 0; i < users->count; i++) {
         const struct kelpie_vm_info *vm = &users->vms[i];
+        if (vm->status != KELPIE_OK) { /* nobody knows which it has */
+            return (struct image_user){"unreadable VM", vm->name};
+        }
         bool has = vm->image_digest[0] != '\0'
                        ? strcmp(vm->image_digest, digest) == 0
                        : vm->image[0] != '\0' && means(vm->image, name, digest);

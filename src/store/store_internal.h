@@ -3,6 +3,7 @@
 #ifndef KELPIE_STORE_STORE_INTERNAL_H
 #define KELPIE_STORE_STORE_INTERNAL_H
 
+#include <errno.h>
 #include <stdarg.h>
 
 #include "base/assert.h"
@@ -12,6 +13,14 @@ struct store {
     struct host *host;
     char folders[STORE_ROOM_COUNT][KELPIE_PATH_SIZE_MAX + 1];
 };
+
+/* Whether a file is at fault, and not this process, which may be more lucky in a moment. */
+static inline bool store_error_is_of_file(const struct kelpie_error *why) {
+    ASSERT(why);
+    ASSERT(why->status != KELPIE_OK);
+    return why->status == KELPIE_IO_FAILED && why->os_error != EMFILE && why->os_error != ENFILE &&
+           why->os_error != ENOMEM;
+}
 
 /* Hands on an error that was looked at before. */
 static inline enum kelpie_status store_error_pass(struct kelpie_error *err,

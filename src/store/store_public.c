@@ -59,13 +59,13 @@ static enum kelpie_status read_info(struct store *store, const char *name,
     return KELPIE_OK;
 }
 
-/* A VM whose record is damaged is to be seen, and to be removed. */
-static void describe_damaged(struct store *store, const char *name, const struct kelpie_error *why,
-                             struct kelpie_vm_info *info) {
+/* A VM whose record cannot be read is to be seen, and to be removed. */
+static void describe_unreadable(struct store *store, const char *name,
+                                const struct kelpie_error *why, struct kelpie_vm_info *info) {
     char path[KELPIE_PATH_SIZE_MAX + 1];
     ASSERT(store_name_is_good(name));
     ASSERT(info);
-    *info = (struct kelpie_vm_info){.state = KELPIE_STATE_CRASHED};
+    *info = (struct kelpie_vm_info){.state = KELPIE_STATE_CRASHED, .status = why->status};
     memcpy(info->name, name, strlen(name) + 1);
     snprintf(info->reason, sizeof(info->reason), "%.255s", why->message);
     if (store_path(store, STORE_VMS, name, path, sizeof(path), NULL) == KELPIE_OK) {
@@ -103,8 +103,8 @@ enum kelpie_status store_vm_list(struct store *store, struct kelpie_vm_info **re
             continue;
         }
         enum kelpie_status status = read_info(store, entries[i].name, &list[count], &why);
-        if (status == KELPIE_INTERNAL) {
-            describe_damaged(store, entries[i].name, &why, &list[count]);
+        if (status == KELPIE_INTERNAL || (status != KELPIE_OK && store_error_is_of_file(&why))) {
+            describe_unreadable(store, entries[i].name, &why, &list[count]);
         } else if (status == KELPIE_NOT_FOUND) {
             continue;
         } else if (status != KELPIE_OK) {
@@ -144,9 +144,10 @@ enum kelpie_status kelpie_vm_find(void *host, const char *name, struct kelpie_vm
 struct removal {
     struct store_session *session;
     char name[KELPIE_NAME_SIZE_MAX + 1];
-    char id[KELPIE_ID_SIZE]; /* empty: its record is damaged */
+    char id[KELPIE_ID_SIZE]; /* empty: its record cannot be read */
     bool force;
-    bool asked; /* its owner has been told */
+    bool asked;       /* its owner has been told */
+    bool unreachable; /* it has an owner, who cannot be told */
 };
 
 /* The owner does it: it alone can end the VM without leaving a trace. */
@@ -170,15 +171,24 @@ static enum kelpie_status ask_owner(struct removal *removal, enum kelpie_state s
     return KELPIE_OK;
 }
 
-/* Of a VM without an owner. A damaged record is no hindrance. */
-static enum kelpie_status remove_unowned(const struct removal *removal, struct kelpie_error *err) {
+/* Of a VM without an owner. A record that cannot be read is no hindrance, but then an owner that lives cannot be asked either. */
+static enum kelpie_status remove_unowned(struct removal *removal, struct kelpie_error *err) {
     struct store *store = removal->session->store;
     struct store_record *record = NULL;
     struct store_vm vm = {0};
     ASSERT(store);
     ASSERT(removal->name[0]);
-    TRY(store_vm_lock(store, removal->name, STORE_LOCK_WAIT_MS, &vm, err));
-    enum kelpie_status status = store_record_read(store, removal->name, &record, err);
+    enum kelpie_status status = store_vm_lock(store, removal->name, STORE_LOCK_WAIT_MS, &vm, err);
+    if (status == KELPIE_BUSY && removal->id[0] == '\0') {
+        removal->unreachable = true;
+        return error_set(
+            err, KELPIE_BUSY,
+            "the record of the VM %s cannot be read, and its owner runs: end that process "
+            "(kelpie supervise), and remove the VM then",
+            removal->name);
+    }
+    TRY(status);
+    status = store_record_read(store, removal->name, &record, err);
     bool same = status == KELPIE_INTERNAL || status == KELPIE_NOT_FOUND
                     ? removal->id[0] == '\0'
                     : status == KELPIE_OK && strcmp(record->info.id, removal->id) == 0;
@@ -233,7 +243,7 @@ enum kelpie_status kelpie_vm_remove(void *host, const char *name, bool force,
     TRY(store_vm_resolve(session.store, name, removal.name, err));
     const struct host_wait end = host_wait_ms(session.host, STORE_REMOVE_WAIT_MS, HOST_FD_NONE);
     enum kelpie_status status = remove_step(&removal, err);
-    if (status != KELPIE_BUSY) {
+    if (status != KELPIE_BUSY || removal.unreachable) {
         TRY(status);
     }
     /* Until it is gone: what an owner was told it does in its own time, or dies before. */

@@ -102,12 +102,18 @@ enum kelpie_status store_record_read(struct store *store, const char *name,
     ASSERT(store);
     ASSERT(ret_record);
     TRY(store_vm_path(store, name, RECORD_NAME, path, sizeof(path), err));
+    struct kelpie_error why = {0};
     enum kelpie_status status =
-        host_file_load(store->host, path, STORE_RECORD_SIZE_MAX, &text, &size, err);
-    if (status == KELPIE_NO_SPACE) {
-        return error_wrap(err, KELPIE_INTERNAL, "the record %s is damaged", path);
+        host_file_load(store->host, path, STORE_RECORD_SIZE_MAX, &text, &size, &why);
+    if (status != KELPIE_OK) {
+        status = store_error_pass(err, &why);
+        if (status == KELPIE_NO_SPACE) {
+            return error_wrap(err, KELPIE_INTERNAL, "the record %s is damaged", path);
+        }
+        return store_error_is_of_file(&why)
+                   ? error_wrap(err, KELPIE_INTERNAL, "the record cannot be read")
+                   : status;
     }
-    TRY(status);
     struct store_record *record = host_allocate(store->host, sizeof(*record), err);
     if (!record) {
         return KELPIE_NO_MEMORY;

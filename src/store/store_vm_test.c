@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* VMs on disk: whose they are, what their records say, how they are found, made and removed. */
+#include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +15,7 @@
 
 #include "base/assert.h"
 #include "store/store_folder.h"
+#include "support/fault_host.h"
 #include "support/store_fixture.h"
 
 #define RACE_ROUND_COUNT 50
@@ -148,10 +150,85 @@ static void a_damaged_record_is_named_listed_and_removed(void **state) {
         assert_string_equal(list[0].name, "web");
         assert_int_equal(list[0].state, KELPIE_STATE_CRASHED);
         assert_non_null(strstr(list[0].reason, "damaged"));
+        assert_int_equal(list[0].status, KELPIE_INTERNAL);
         kelpie_list_free(list);
         assert_int_equal(kelpie_vm_remove(fixture.host, "web", false, &err), KELPIE_OK);
         assert_int_equal(count_entries(STORE_VMS), 0);
     }
+}
+
+/* The disk has a bad sector in one VM's record: as an operation of the host sees it. */
+static void one_unreadable_record_does_not_hide_the_others(void **state) {
+    struct kelpie_vm_info *list = NULL;
+    struct host *faulty = NULL;
+    size_t count = 0;
+    (void)state;
+    make_with_id("api", "a1");
+    make_with_id("db", "d1");
+    make_with_id("web", "e1");
+    assert_int_equal(fault_host_create(fixture.host, &faulty, NULL), KELPIE_OK);
+    fault_host_arm(faulty, &(struct fault_plan){.nth = 2, .only = "file_read_at", .os_error = EIO});
+    assert_int_equal(kelpie_vm_list(faulty, &list, &count, &err), KELPIE_OK);
+    assert_non_null(fault_host_fired(faulty));
+    assert_int_equal(count, 3);
+    size_t lost_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        bool lost = list[i].status != KELPIE_OK;
+        lost_count += lost;
+        assert_int_equal(list[i].status, lost ? KELPIE_INTERNAL : KELPIE_OK);
+        assert_true(lost == (list[i].id[0] == '\0'));
+        assert_true(lost == (strstr(list[i].reason, "cannot be read") != NULL));
+        assert_string_not_equal(list[i].name, "");
+    }
+    assert_int_equal(lost_count, 1);
+    kelpie_list_free(list);
+    host_destroy(faulty);
+}
+
+static void what_another_time_may_be_read_is_no_unreadable_record(void **state) {
+    struct kelpie_vm_info *list = NULL;
+    struct host *faulty = NULL;
+    size_t count = 0;
+    (void)state;
+    make_with_id("web", "e1");
+    assert_int_equal(fault_host_create(fixture.host, &faulty, NULL), KELPIE_OK);
+    static const int errors[] = {EMFILE, ENFILE};
+    for (size_t i = 0; i < ARRAY_SIZE(errors); i++) {
+        fault_host_arm(
+            faulty, &(struct fault_plan){.nth = 1, .only = "file_read_at", .os_error = errors[i]});
+        assert_int_equal(kelpie_vm_list(faulty, &list, &count, &err), KELPIE_IO_FAILED);
+    }
+    fault_host_disarm(faulty);
+    assert_int_equal(kelpie_vm_list(faulty, &list, &count, &err), KELPIE_OK);
+    assert_int_equal(count, 1);
+    kelpie_list_free(list);
+    host_destroy(faulty);
+}
+
+/* By whoever asks, until its owner, if one lives, has gone: without the record nobody can speak to it. */
+static void a_vm_whose_record_cannot_be_read_is_removed(void **state) {
+    struct host *faulty = NULL;
+    (void)state;
+    assert_int_equal(fault_host_create(fixture.host, &faulty, NULL), KELPIE_OK);
+    struct store_vm vm = make("web", KELPIE_STATE_RUNNING);
+    const struct fault_plan plan = {
+        .nth = 1, .sticky = true, .only = "file_read_at", .os_error = EIO};
+    fault_host_arm(faulty, &plan);
+    assert_int_equal(kelpie_vm_remove(faulty, "web", true, &err), KELPIE_BUSY);
+    assert_non_null(strstr(err.message, "kelpie supervise"));
+    assert_int_equal(count_entries(STORE_VMS), 1);
+    store_vm_release(&vm);
+    assert_int_equal(kelpie_vm_remove(faulty, "web", false, &err), KELPIE_OK);
+    assert_int_equal(count_entries(STORE_VMS), 0);
+    vm = make("web", KELPIE_STATE_STOPPED);
+    store_vm_release(&vm);
+    struct kelpie_prune_report report = {0};
+    assert_int_equal(
+        kelpie_prune(faulty, &(struct kelpie_prune_options){.vms = true}, &report, &err),
+        KELPIE_OK);
+    assert_int_equal(report.vms, 1);
+    assert_int_equal(count_entries(STORE_VMS), 0);
+    host_destroy(faulty);
 }
 
 /* ---- Whose it is ------------------------------------------------------------------------------ */
@@ -578,6 +655,12 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_record_that_is_too_long_is_refused_and_the_old_one_stays,
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_damaged_record_is_named_listed_and_removed, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(one_unreadable_record_does_not_hide_the_others, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(what_another_time_may_be_read_is_no_unreadable_record,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_vm_whose_record_cannot_be_read_is_removed, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(hazard_E1_a_vm_whose_owner_died_has_crashed, set_up,
                                         tear_down),

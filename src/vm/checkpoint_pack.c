@@ -31,7 +31,7 @@ struct pack {
     int fd;
     uint64_t offset;
     uint64_t stored;
-    enum kelpie_status status; /* of the write that failed */
+    enum kelpie_status status; /* of the write that failed, or of all: what follows is dropped */
     struct kelpie_error err;
 
     bool ended;
@@ -55,23 +55,21 @@ static enum kelpie_status store(struct pack *pack, const uint8_t *data, size_t s
     return host_file_write_at(pack->host, pack->fd, data, size, pack->offset, &pack->err);
 }
 
-/* Runs of zeros that fill a block of the file are left out. */
+/* Runs of zeros that fill a block of the file are left out. libarchive is never told that a write failed: it would forget what it
+ * has allocated for its output. */
 static la_ssize_t write_callback(struct archive *archive, void *context, const void *buffer,
                                  size_t size) {
     struct pack *pack = context;
     const uint8_t *data = buffer;
     size_t done = 0;
     ASSERT(pack->fd != HOST_FD_NONE);
-    while (done < size) {
+    ASSERT(archive);
+    while (done < size && pack->status == KELPIE_OK) {
         size_t room = sizeof(zeros) - (size_t)(pack->offset % sizeof(zeros));
         size_t piece = min_size(room, size - done);
         bool hole = piece == sizeof(zeros) && memcmp(data + done, zeros, piece) == 0;
         if (!hole) {
             pack->status = store(pack, data + done, piece);
-        }
-        if (pack->status != KELPIE_OK) {
-            archive_set_error(archive, -1, "%s", pack->err.message);
-            return ARCHIVE_FATAL;
         }
         pack->offset += piece;
         done += piece;
@@ -92,6 +90,13 @@ static enum kelpie_status failed(struct pack *pack, struct kelpie_error *err) {
     ASSERT(pack->err.status == KELPIE_OK);
     return error_set(err, KELPIE_SNAPSHOT_FAILED, "cannot write the archive: %.200s",
                      text ? text : "no memory");
+}
+
+/* What came of a call of libarchive. */
+static enum kelpie_status result_of(struct pack *pack, bool done, struct kelpie_error *err) {
+    ASSERT(pack->archive);
+    ASSERT(pack->fd != HOST_FD_NONE);
+    return done && pack->status == KELPIE_OK ? KELPIE_OK : failed(pack, err);
 }
 
 /* ---- Entries ---------------------------------------------------------------------------------- */
@@ -203,9 +208,7 @@ static enum kelpie_status put_head(struct pack *pack, const struct protocol_tree
         head = pack->entry;
     }
     pack->dropped = archive_entry_hardlink(head) != NULL;
-    if (archive_write_header(pack->archive, head) != ARCHIVE_OK) {
-        return failed(pack, err);
-    }
+    TRY(result_of(pack, archive_write_header(pack->archive, head) == ARCHIVE_OK, err));
     return entry_renew(pack, err);
 }
 
@@ -215,10 +218,11 @@ static enum kelpie_status put_bytes(struct pack *pack, const uint8_t *bytes, siz
     ASSERT(size <= pack->size - pack->done);
     ASSERT(pack->archive);
     pack->done += size;
-    if (!pack->dropped && archive_write_data(pack->archive, bytes, size) != (la_ssize_t)size) {
-        return failed(pack, err);
+    if (pack->dropped) {
+        return KELPIE_OK;
     }
-    return KELPIE_OK;
+    bool written = archive_write_data(pack->archive, bytes, size) == (la_ssize_t)size;
+    return result_of(pack, written, err);
 }
 
 /* The next piece of a file: a hole up to it. The last one is empty, and at the end. */
@@ -309,9 +313,7 @@ static enum kelpie_status take_all(struct pack *pack, struct kelpie_error *err) 
     if (!pack->ended) {
         return error_set(err, KELPIE_COPY_FAILED, "the guest sent only a part of the folder");
     }
-    if (archive_write_close(pack->archive) != ARCHIVE_OK) {
-        return failed(pack, err);
-    }
+    TRY(result_of(pack, archive_write_close(pack->archive) == ARCHIVE_OK, err));
     return host_file_truncate(pack->host, pack->fd, pack->offset, err); /* its end may be a hole */
 }
 
@@ -326,7 +328,8 @@ static enum kelpie_status begin(struct pack *pack, struct kelpie_error *err) {
     /* Names are bytes, whatever this process's language is. */
     bool opened =
         archive_write_set_format_pax(pack->archive) == ARCHIVE_OK &&
-        archive_write_set_options(pack->archive, "hdrcharset=BINARY") == ARCHIVE_OK &&
+        archive_write_set_options(pack->archive, "hdrcharset=BINARY,xattrheader=SCHILY") ==
+            ARCHIVE_OK &&
         archive_write_set_bytes_per_block(pack->archive, VM_COPY_CHUNK_SIZE) == ARCHIVE_OK &&
         archive_write_set_bytes_in_last_block(pack->archive, 1) == ARCHIVE_OK &&
         archive_write_open(pack->archive, pack, NULL, write_callback, NULL) == ARCHIVE_OK;
@@ -353,9 +356,7 @@ enum kelpie_status vm_checkpoint_pack(struct host *host, const struct vm_tree_so
     if (status == KELPIE_OK) {
         status = take_all(pack, err);
     }
-    if (pack->archive && status != KELPIE_OK) {
-        archive_write_fail(pack->archive); /* or its end would be written */
-    }
+    pack->status = status; /* what the archive's end would be goes nowhere */
     archive_write_free(pack->archive);
     archive_entry_free(pack->entry);
     archive_entry_linkresolver_free(pack->links);

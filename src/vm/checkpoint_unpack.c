@@ -127,7 +127,8 @@ static enum kelpie_status send_run(struct unpack *unpack, const uint8_t *bytes, 
     while (at < size) {
         size_t block = sizeof(zeros) - (size_t)((offset + at) % sizeof(zeros));
         block = min_size(block, size - at);
-        bool hole = block == sizeof(zeros) && memcmp(bytes + at, zeros, block) == 0;
+        bool hole = memcmp(bytes + at, zeros, block) ==
+                    0; /* also a part of a block: its rest is in the next run */
         if (hole && at > start) {
             TRY(send_extent(unpack, bytes + start, offset + start, at - start, err));
         }

@@ -110,6 +110,7 @@ extern const struct group group_files;
 extern const struct group group_trees;
 extern const struct group group_populate;
 extern const struct group group_snapshot;
+extern const struct group group_checkpoint;
 extern const struct group group_disks;
 extern const struct group group_diff;
 extern const struct group group_fork;

@@ -26,8 +26,9 @@ struct suite *suite(void) {
 }
 
 static const struct group *const groups[] = {
-    &group_lifecycle, &group_exec,  &group_stream, &group_files, &group_trees,   &group_populate,
-    &group_snapshot,  &group_disks, &group_diff,   &group_fork,  &group_network, &group_heavy,
+    &group_lifecycle, &group_exec,     &group_stream,     &group_files, &group_trees,
+    &group_populate,  &group_snapshot, &group_checkpoint, &group_disks, &group_diff,
+    &group_fork,      &group_network,  &group_heavy,
 };
 
 /* True when the list is missing, or names it. */

@@ -327,11 +327,6 @@ static void test_a_limit_leaves_nothing_behind(void **state) {
                          KELPIE_OK);
     assert_int_equal(rmdir(suite()->folder), 0); /* it is empty */
     assert_int_equal(mkdir(suite()->folder, 0700), 0);
-    const struct kelpie_snapshot_options checkpoint = {.kind = KELPIE_SNAPSHOT_CHECKPOINT};
-    if (!(suite()->capabilities & KELPIE_CAN_CHECKPOINT)) {
-        FAILS(kelpie_vm_snapshot(vm, host_path("bundle"), &checkpoint, &snapshot, &err),
-              KELPIE_UNSUPPORTED);
-    }
     expect_shell(vm, "echo on", 0, "on\n");
     kelpie_vm_destroy(vm);
 }

@@ -107,6 +107,23 @@ static enum kelpie_status put_network(struct backend_instance *instance,
                            wait, err);
 }
 
+/*
+ * What the guest has freed goes back to the host by itself: a balloon that is never filled, whose driver reports free pages. There is nothing
+ * for an older version: a balloon would have to be filled by somebody, and nobody asks for its statistics.
+ */
+static enum kelpie_status put_balloon(struct backend_instance *instance,
+                                      const struct host_wait *wait, struct kelpie_error *err) {
+    firecracker_instance_check(instance);
+    ASSERT(wait);
+    if (!firecracker_probe_has(&instance->probe, FIRECRACKER_MINOR_REPORTING)) {
+        return KELPIE_OK;
+    }
+    return firecracker_ask(instance, "PUT", "/balloon",
+                           json_pack("{s:i, s:b, s:b}", "amount_mib", 0, "deflate_on_oom", 1,
+                                     "free_page_reporting", 1),
+                           wait, err);
+}
+
 static enum kelpie_status configure(struct backend_instance *instance, const struct host_wait *wait,
                                     struct kelpie_error *err) {
     firecracker_instance_check(instance);
@@ -120,6 +137,7 @@ static enum kelpie_status configure(struct backend_instance *instance, const str
     TRY(firecracker_ask(instance, "PUT", "/vsock",
                         json_pack("{s:i, s:s}", "guest_cid", GUEST_CID, "uds_path", "v"), wait,
                         err));
+    TRY(put_balloon(instance, wait, err));
     TRY(firecracker_ask(instance, "PUT", "/entropy", json_object(), wait, err));
     return firecracker_ask(instance, "PUT", "/actions",
                            json_pack("{s:s}", "action_type", "InstanceStart"), wait, err);

@@ -5,6 +5,7 @@
 #define FIRECRACKER_MAJOR_MIN 1
 #define FIRECRACKER_MINOR_MIN 7 /* 1.7: the oldest whose snapshots and vsock were looked at */
 #define FIRECRACKER_MINOR_OVERRIDES 12      /* 1.12: network_overrides at a load */
+#define FIRECRACKER_MINOR_REPORTING 14      /* 1.14: a balloon's free page reporting */
 #define FIRECRACKER_MINOR_CLOCK_REALTIME 16 /* 1.16: clock_realtime at a load */
 #define FIRECRACKER_MINOR_DIFFS 13 /* 1.13: diffs by mincore, without a log of what is written */
 #define FIRECRACKER_MINOR_DIFFS_LARGE 15 /* 1.15: right above 3 GiB, too (hazard C8) */

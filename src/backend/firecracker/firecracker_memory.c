@@ -11,10 +11,10 @@
  * results in all of memory, whatever the file system makes of holes. It is not right when a page is in swap, nor in the versions
  * that mix up pages above 3 GiB (hazard C8, firecracker#5705); then we ask for a full one.
  *
- * The file is a scratch file; from there memory is copied to its part without its zeros. For a fork it is the part.
+ * The file is a scratch file; from there memory is copied to its part without its zeros when the guest goes on already
+ * (snapshot_writer_take_memory()). For a fork it is the part.
  *
- * For a diff of ours, what Firecracker wrote is compared with the parent's memory (snapshot_writer_diff()): only what differs is
- * kept. Firecracker can log what is written, but only from the boot or the load on, at a cost to every guest, and nobody says
+ * For a diff of ours, what Firecracker wrote is compared with the parent's memory then, and only what differs is kept. Firecracker can log what is written, but only from the boot or the load on, at a cost to every guest, and nobody says
  * at the boot whether there will be diffs. So `track` is nothing but a note of the bundle that the next diff is to, and costs
  * the guest nothing; a diff is small, but the guest stands still for it as long as for a full snapshot.
  *
@@ -167,15 +167,12 @@ static enum kelpie_status open_scratch(struct backend_instance *instance,
 static enum kelpie_status save_to_disk(struct backend_instance *instance,
                                        struct snapshot_writer *writer, const struct host_wait *wait,
                                        struct kelpie_error *err) {
-    const uint64_t size = memory_size(instance);
     AUTO_FD struct host_fd scratch = {instance->host, HOST_FD_NONE};
     ASSERT(writer && wait);
     TRY(open_scratch(instance, writer, &scratch.fd, err));
     TRY(write_memory(instance, writer, scratch.fd, wait, err));
-    if (snapshot_writer_manifest(writer)->parent_path[0] != '\0') {
-        return snapshot_writer_diff(writer, scratch.fd, size, wait, err);
-    }
-    return snapshot_writer_copy(writer, SNAPSHOT_PART_MEMORY, scratch.fd, size, wait, err);
+    snapshot_writer_take_memory(writer, host_fd_take(&scratch), memory_size(instance));
+    return KELPIE_OK;
 }
 
 enum kelpie_status firecracker_memory_save(struct backend_instance *instance,
