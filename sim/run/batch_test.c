@@ -224,8 +224,8 @@ static void nothing_but_deaths(void **state) {
     test_free(summary);
 }
 
-#define SHORT_MS 20
-#define LIMIT_MS 250
+#define SHORT_MS 60
+#define LIMIT_MS 800
 
 static void takes_a_while(const struct run_options *options, struct run_result *result) {
     numbers(options->seed, result);
