@@ -8,12 +8,13 @@
 #include "backend/mock/mock.h"
 #include "backend/qemu/qemu.h"
 #include "backend/remote/remote.h"
+#include "backend/vz/vz.h"
 #include "base/assert.h"
 
 /* "auto" takes the first that is usable and says that it may be chosen so. */
 static const struct backend_ops *const backends[] = {
-    &backend_kvm_ops,     &backend_qemu_ops, &backend_firecracker_ops,
-    &backend_libkrun_ops, &backend_mock_ops, &backend_remote_ops,
+    &backend_kvm_ops, &backend_qemu_ops, &backend_firecracker_ops, &backend_libkrun_ops,
+    &backend_vz_ops,  &backend_mock_ops, &backend_remote_ops,
 };
 
 const struct backend_ops *const *backend_table(size_t *ret_count) {

@@ -106,6 +106,7 @@ static void test_create(void **state) {
         {{.backend = "qemu", .hypervisor = "/nowhere/x"}, KELPIE_BACKEND_MISSING, ""},
         {{.backend = "firecracker", .hypervisor = "/nowhere/x"}, KELPIE_BACKEND_MISSING, ""},
         {{.backend = "libkrun", .hypervisor = "/nowhere/x"}, KELPIE_BACKEND_MISSING, ""},
+        {{.backend = "vz"}, KELPIE_BACKEND_MISSING, ""},
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         REFUSED(kelpie_vm_create(&cases[i].config, &vm, err), cases[i].status, cases[i].field);

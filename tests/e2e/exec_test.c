@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* `kelpie exec` and `attach` from outside, on VMs of the mock backend that other processes own. */
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <jansson.h>
@@ -258,6 +260,26 @@ static void test_ctrl_c_during_a_detached_boot_leaves_nothing(void **state) {
     check(WORDS("kelpie", "ls", "-a"), 0, "^NAME[^\n]*\nbox[^\n]*\n$", "^$");
 }
 
+/* What cannot be read, as on a bad sector: a folder is where the record was. */
+static void test_an_unreadable_record_hides_no_other_vm(void **state) {
+    char path[2 * COMMAND_PATH_SIZE];
+    (void)state;
+    snprintf(path, sizeof(path), "%s/kelpie/vms/lost", home());
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(path, sizeof(path), "%s/kelpie/vms/lost/record.json", home());
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(path, sizeof(path), "%s/kelpie/vms/lost/lock", home());
+    int lock = open(path, O_CREAT | O_WRONLY, 0600);
+    assert_true(lock >= 0);
+    close(lock);
+    check(WORDS("kelpie", "ls"), 0, "\nlost +unreadable +- +- +- +- +-\n",
+          "^hint: lost: .*record.*'kelpie rm -f lost'[^\n]*\n$");
+    check(WORDS("kelpie", "ls", "-q"), 0, "(^|\n)box\n", "^$");
+    check(WORDS("kelpie", "ls", "--format", "{name} {status}"), 0, "(^|\n)lost internal\n", "^$");
+    check(WORDS("kelpie", "rm", "-f", "lost"), 0, "^", "^");
+    check(WORDS("kelpie", "ls", "-a"), 0, "^NAME[^\n]*\nbox[^\n]*\n$", "^$");
+}
+
 /* ---- Sessions --------------------------------------------------------------------------------- */
 
 static void test_a_detached_session_is_taken_up(void **state) {
@@ -457,6 +479,7 @@ int main(void) {
         cmocka_unit_test(test_signals_are_the_commands),
         cmocka_unit_test(test_the_second_signal_ends_at_once_when_nobody_answers),
         cmocka_unit_test(test_ctrl_c_during_a_detached_boot_leaves_nothing),
+        cmocka_unit_test(test_an_unreadable_record_hides_no_other_vm),
         cmocka_unit_test(test_a_detached_session_is_taken_up),
         cmocka_unit_test(test_a_killed_client_leaves_its_session),
         cmocka_unit_test(test_several_sessions_are_listed),

@@ -31,7 +31,8 @@ static void look_at_kvm(struct host *host, struct kelpie_probe *probe) {
     } else {
         probe->usable = true;
         snprintf(probe->reason, sizeof(probe->reason),
-                 "Firecracker %s; /dev/kvm runs kernel-mode code natively", probe->version);
+                 "Firecracker %s%s; /dev/kvm runs kernel-mode code natively", probe->version,
+                 host_user_id(host) == 0 ? ", as root and without its jailer" : "");
     }
 }
 
@@ -45,7 +46,8 @@ static void firecracker_probe(struct host *host, struct kelpie_probe *ret_probe)
         probe ? firecracker_probe_run(host, NULL, HOST_FD_NONE, probe, &error) : KELPIE_NO_MEMORY;
     if (status != KELPIE_OK) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason), "%.511s", error.message);
-        snprintf(ret_probe->install, sizeof(ret_probe->install), FIRECRACKER_INSTALL_HINT);
+        snprintf(ret_probe->install, sizeof(ret_probe->install), "%s",
+                 status == KELPIE_UNSUPPORTED ? "unset KELPIE_JAILER" : FIRECRACKER_INSTALL_HINT);
         return;
     }
     snprintf(ret_probe->version, sizeof(ret_probe->version), "%s", probe->version);
@@ -173,11 +175,6 @@ static bool firecracker_has_disks(struct backend_instance *instance) {
     return monitor_disks_are_kept(&instance->disks);
 }
 
-static void firecracker_kill(struct backend_instance *instance) {
-    firecracker_instance_check(instance);
-    monitor_kill(&instance->monitor);
-}
-
 static enum kelpie_status firecracker_stop(struct backend_instance *instance,
                                            const struct host_wait *wait, struct kelpie_error *err) {
     firecracker_instance_check(instance);
@@ -198,41 +195,12 @@ static int firecracker_channel_fd(struct backend_instance *instance) {
     return fd;
 }
 
-static int firecracker_exit_fd(struct backend_instance *instance) {
-    firecracker_instance_check(instance);
-    return monitor_exit_fd(&instance->monitor);
-}
-
-static int firecracker_process_id(struct backend_instance *instance) {
-    firecracker_instance_check(instance);
-    return monitor_process_id(&instance->monitor);
-}
-
 static void firecracker_exit_text(struct backend_instance *instance, char *buffer, size_t size) {
     firecracker_instance_check(instance);
     ASSERT(buffer && size > 0);
     host_mutex_lock(instance->monitor.lock);
     monitor_exit_text(&instance->monitor, firecracker_reason(instance), buffer, size);
     host_mutex_unlock(instance->monitor.lock);
-}
-
-static size_t firecracker_service_fds(struct backend_instance *instance, int *fds,
-                                      size_t capacity) {
-    firecracker_instance_check(instance);
-    ASSERT(fds || capacity == 0);
-    return monitor_service_fds(&instance->monitor, fds, capacity);
-}
-
-static void firecracker_service(struct backend_instance *instance, int fd) {
-    firecracker_instance_check(instance);
-    bool known = monitor_service(&instance->monitor, fd);
-    ASSERT(known || fd != HOST_FD_NONE); /* one that was closed meanwhile is nobody's any more */
-}
-
-static size_t firecracker_console(struct backend_instance *instance, void *buffer, size_t size) {
-    firecracker_instance_check(instance);
-    ASSERT(buffer || size == 0);
-    return monitor_console(&instance->monitor, buffer, size);
 }
 
 const struct backend_ops backend_firecracker_ops = {
@@ -259,13 +227,13 @@ const struct backend_ops backend_firecracker_ops = {
     .resume = firecracker_resume,
     .save = firecracker_save,
     .stop = firecracker_stop,
-    .kill = firecracker_kill,
+    .kill = monitor_op_kill,
     .channel_fd = firecracker_channel_fd,
-    .exit_fd = firecracker_exit_fd,
-    .process_id = firecracker_process_id,
+    .exit_fd = monitor_op_exit_fd,
+    .process_id = monitor_op_process_id,
     .exit_text = firecracker_exit_text,
-    .service_fds = firecracker_service_fds,
-    .service = firecracker_service,
+    .service_fds = monitor_op_service_fds,
+    .service = monitor_op_service,
     .disk_bytes = firecracker_disk_bytes,
-    .console = firecracker_console,
+    .console = monitor_op_console,
 };

@@ -30,8 +30,8 @@
 #include "backend/firecracker/firecracker_folder.h"
 #include "backend/firecracker/firecracker_link.h"
 #include "backend/firecracker/firecracker_probe.h"
-#include "backend/monitor/monitor.h"
 #include "backend/monitor/monitor_disks.h"
+#include "backend/monitor/monitor_ops.h"
 
 /* What snapshots are made from. */
 struct firecracker_memory {
@@ -41,12 +41,12 @@ struct firecracker_memory {
 };
 
 struct backend_instance {
+    struct monitor monitor;
     struct host *host;
     const struct kelpie_config *config;
     struct firecracker_probe probe;
     struct image_boot boot;
     char kernel_path[HOST_PATH_SIZE_MAX + 1]; /* an ELF file; empty: not looked for yet */
-    struct monitor monitor;
     struct monitor_disks disks;
 
     /* Of the running machine; none of them outlives it. */
@@ -58,6 +58,7 @@ struct backend_instance {
     bool
         lost; /* the guest let go of its channel, and the process was killed for it; under the lock */
 };
+MONITOR_IS_FIRST(struct backend_instance);
 
 /* What Firecracker is started with: descriptors that it opens again by number. */
 enum firecracker_child_fd {

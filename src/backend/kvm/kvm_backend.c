@@ -196,11 +196,6 @@ static bool kvm_has_disks(struct backend_instance *instance) {
     return monitor_disks_are_kept(&instance->disks);
 }
 
-static void kvm_kill(struct backend_instance *instance) {
-    kvm_instance_check(instance);
-    monitor_kill(&instance->monitor);
-}
-
 static enum kelpie_status kvm_stop(struct backend_instance *instance, const struct host_wait *wait,
                                    struct kelpie_error *err) {
     kvm_instance_check(instance);
@@ -209,48 +204,6 @@ static enum kelpie_status kvm_stop(struct backend_instance *instance, const stru
     monitor_await_end(&instance->monitor, wait);
     kvm_process_take_down(instance);
     return KELPIE_OK;
-}
-
-/* ---- What other threads ask ------------------------------------------------------------------- */
-
-static int kvm_channel_fd(struct backend_instance *instance) {
-    kvm_instance_check(instance);
-    ASSERT(instance);
-    return monitor_channel_fd(&instance->monitor);
-}
-
-static int kvm_exit_fd(struct backend_instance *instance) {
-    kvm_instance_check(instance);
-    ASSERT(instance);
-    return monitor_exit_fd(&instance->monitor);
-}
-
-static int kvm_process_id(struct backend_instance *instance) {
-    kvm_instance_check(instance);
-    ASSERT(instance);
-    return monitor_process_id(&instance->monitor);
-}
-
-static void kvm_exit_text(struct backend_instance *instance, char *buffer, size_t size) {
-    kvm_instance_check(instance);
-    ASSERT(buffer && size > 0);
-    host_mutex_lock(instance->monitor.lock);
-    monitor_exit_text(&instance->monitor, NULL, buffer, size);
-    host_mutex_unlock(instance->monitor.lock);
-}
-
-static size_t kvm_service_fds(struct backend_instance *instance, int *fds, size_t capacity) {
-    return monitor_service_fds(&instance->monitor, fds, capacity);
-}
-
-static void kvm_service(struct backend_instance *instance, int fd) {
-    kvm_instance_check(instance);
-    bool known = monitor_service(&instance->monitor, fd);
-    ASSERT(known || fd != HOST_FD_NONE); /* one that was closed meanwhile is nobody's any more */
-}
-
-static size_t kvm_console(struct backend_instance *instance, void *buffer, size_t size) {
-    return monitor_console(&instance->monitor, buffer, size);
 }
 
 const struct backend_ops backend_kvm_ops = {
@@ -279,13 +232,13 @@ const struct backend_ops backend_kvm_ops = {
     .expect = kvm_expect,
     .save = kvm_save,
     .stop = kvm_stop,
-    .kill = kvm_kill,
-    .channel_fd = kvm_channel_fd,
-    .exit_fd = kvm_exit_fd,
-    .process_id = kvm_process_id,
-    .exit_text = kvm_exit_text,
-    .service_fds = kvm_service_fds,
-    .service = kvm_service,
+    .kill = monitor_op_kill,
+    .channel_fd = monitor_op_channel_fd,
+    .exit_fd = monitor_op_exit_fd,
+    .process_id = monitor_op_process_id,
+    .exit_text = monitor_op_exit_text,
+    .service_fds = monitor_op_service_fds,
+    .service = monitor_op_service,
     .disk_bytes = kvm_disk_bytes,
-    .console = kvm_console,
+    .console = monitor_op_console,
 };

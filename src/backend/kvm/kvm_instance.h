@@ -28,8 +28,8 @@
 #define KELPIE_BACKEND_KVM_KVM_INSTANCE_H
 
 #include "backend/kvm/kvm_limits.h"
-#include "backend/monitor/monitor.h"
 #include "backend/monitor/monitor_disks.h"
+#include "backend/monitor/monitor_ops.h"
 #include "vmm/control.h"
 
 /* The boot disk of a machine whose kernel is libkrunfw's. */
@@ -41,10 +41,10 @@ struct kvm_medium {
 };
 
 struct backend_instance {
+    struct monitor monitor;
     struct host *host;
     const struct kelpie_config *config;
     struct image_boot boot;
-    struct monitor monitor;
     struct monitor_disks disks;
 
     /* Of the running machine. */
@@ -62,6 +62,7 @@ struct backend_instance {
     size_t in_size;
     uint8_t in[CONTROL_MESSAGE_SIZE_MAX];
 };
+MONITOR_IS_FIRST(struct backend_instance);
 
 /* An instance without a machine. After a failure too, deinit gives back what there is of a zeroed one. */
 KELPIE_CHECKED enum kelpie_status kvm_instance_init(struct backend_instance *instance,

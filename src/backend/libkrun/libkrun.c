@@ -221,11 +221,6 @@ static uint64_t libkrun_disk_bytes(struct backend_instance *instance) {
     return monitor_disks_bytes(&instance->disks);
 }
 
-static void libkrun_kill(struct backend_instance *instance) {
-    libkrun_instance_check(instance);
-    monitor_kill(&instance->monitor);
-}
-
 static enum kelpie_status libkrun_stop(struct backend_instance *instance,
                                        const struct host_wait *wait, struct kelpie_error *err) {
     libkrun_instance_check(instance);
@@ -238,43 +233,12 @@ static enum kelpie_status libkrun_stop(struct backend_instance *instance,
 
 /* ---- What other threads ask ------------------------------------------------------------------- */
 
-static int libkrun_channel_fd(struct backend_instance *instance) {
-    libkrun_instance_check(instance);
-    return monitor_channel_fd(&instance->monitor);
-}
-
-static int libkrun_exit_fd(struct backend_instance *instance) {
-    libkrun_instance_check(instance);
-    return monitor_exit_fd(&instance->monitor);
-}
-
-static int libkrun_process_id(struct backend_instance *instance) {
-    libkrun_instance_check(instance);
-    return monitor_process_id(&instance->monitor);
-}
-
 static void libkrun_exit_text(struct backend_instance *instance, char *buffer, size_t size) {
     libkrun_instance_check(instance);
     ASSERT(buffer && size > 0);
     host_mutex_lock(instance->monitor.lock);
     monitor_exit_text(&instance->monitor, libkrun_process_reason(instance), buffer, size);
     host_mutex_unlock(instance->monitor.lock);
-}
-
-static size_t libkrun_service_fds(struct backend_instance *instance, int *fds, size_t capacity) {
-    libkrun_instance_check(instance);
-    return monitor_service_fds(&instance->monitor, fds, capacity);
-}
-
-static void libkrun_service(struct backend_instance *instance, int fd) {
-    libkrun_instance_check(instance);
-    bool known = monitor_service(&instance->monitor, fd);
-    ASSERT(known || fd != HOST_FD_NONE); /* one that was closed meanwhile is nobody's any more */
-}
-
-static size_t libkrun_console(struct backend_instance *instance, void *buffer, size_t size) {
-    libkrun_instance_check(instance);
-    return monitor_console(&instance->monitor, buffer, size);
 }
 
 const struct backend_ops backend_libkrun_ops = {
@@ -295,13 +259,13 @@ const struct backend_ops backend_libkrun_ops = {
     .resume = libkrun_resume,
     .save = libkrun_save,
     .stop = libkrun_stop,
-    .kill = libkrun_kill,
-    .channel_fd = libkrun_channel_fd,
-    .exit_fd = libkrun_exit_fd,
-    .process_id = libkrun_process_id,
+    .kill = monitor_op_kill,
+    .channel_fd = monitor_op_channel_fd,
+    .exit_fd = monitor_op_exit_fd,
+    .process_id = monitor_op_process_id,
     .exit_text = libkrun_exit_text,
-    .service_fds = libkrun_service_fds,
-    .service = libkrun_service,
+    .service_fds = monitor_op_service_fds,
+    .service = monitor_op_service,
     .disk_bytes = libkrun_disk_bytes,
-    .console = libkrun_console,
+    .console = monitor_op_console,
 };

@@ -44,21 +44,22 @@
 #include "backend/libkrun/libkrun_limits.h"
 #include "backend/libkrun/libkrun_probe.h"
 #include "backend/libkrun/libkrun_talk.h"
-#include "backend/monitor/monitor.h"
 #include "backend/monitor/monitor_disks.h"
+#include "backend/monitor/monitor_ops.h"
 
 struct backend_instance {
+    struct monitor monitor;
     struct host *host;
     const struct kelpie_config *config;
     struct libkrun_probe probe;
     struct image_boot boot;
-    struct monitor monitor;
     struct monitor_disks disks;
 
     /* Of the running machine. */
     struct libkrun_talk talk;
     size_t answers_owed;
 };
+MONITOR_IS_FIRST(struct backend_instance);
 
 /* What holds from create to destroy. */
 void libkrun_instance_check(const struct backend_instance *instance);

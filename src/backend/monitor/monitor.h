@@ -90,7 +90,7 @@ enum kelpie_status monitor_explain(struct monitor *monitor, const char *reason,
 /* Reads stderr; closes it at its end. Under the lock. */
 void monitor_drain_stderr(struct monitor *monitor);
 
-/* For struct backend_ops. */
+/* For struct backend_ops (monitor_ops.h). */
 int monitor_channel_fd(struct monitor *monitor);
 int monitor_exit_fd(struct monitor *monitor);
 int monitor_process_id(struct monitor *monitor);

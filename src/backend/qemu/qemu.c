@@ -165,11 +165,6 @@ static bool qemu_shows_share(struct backend_instance *instance, size_t index) {
     return monitor_shares_has(&instance->shares, index);
 }
 
-static void qemu_kill(struct backend_instance *instance) {
-    qemu_instance_check(instance);
-    monitor_kill(&instance->monitor);
-}
-
 static enum kelpie_status qemu_stop(struct backend_instance *instance, const struct host_wait *wait,
                                     struct kelpie_error *err) {
     qemu_instance_check(instance);
@@ -181,24 +176,6 @@ static enum kelpie_status qemu_stop(struct backend_instance *instance, const str
 }
 
 /* ---- What other threads ask ------------------------------------------------------------------- */
-
-static int qemu_channel_fd(struct backend_instance *instance) {
-    qemu_instance_check(instance);
-    ASSERT(instance);
-    return monitor_channel_fd(&instance->monitor);
-}
-
-static int qemu_exit_fd(struct backend_instance *instance) {
-    qemu_instance_check(instance);
-    ASSERT(instance);
-    return monitor_exit_fd(&instance->monitor);
-}
-
-static int qemu_process_id(struct backend_instance *instance) {
-    qemu_instance_check(instance);
-    ASSERT(instance);
-    return monitor_process_id(&instance->monitor);
-}
 
 static void qemu_exit_text(struct backend_instance *instance, char *buffer, size_t size) {
     qemu_instance_check(instance);
@@ -235,10 +212,6 @@ static void qemu_service(struct backend_instance *instance, int fd) {
     host_mutex_unlock(instance->monitor.lock);
 }
 
-static size_t qemu_console(struct backend_instance *instance, void *buffer, size_t size) {
-    return monitor_console(&instance->monitor, buffer, size);
-}
-
 const struct backend_ops backend_qemu_ops = {
     .name = "qemu",
     .description = "QEMU, with whatever acceleration really runs (KVM, HVF, or emulation)",
@@ -261,13 +234,13 @@ const struct backend_ops backend_qemu_ops = {
     .resume = qemu_resume,
     .save = qemu_save,
     .stop = qemu_stop,
-    .kill = qemu_kill,
-    .channel_fd = qemu_channel_fd,
-    .exit_fd = qemu_exit_fd,
-    .process_id = qemu_process_id,
+    .kill = monitor_op_kill,
+    .channel_fd = monitor_op_channel_fd,
+    .exit_fd = monitor_op_exit_fd,
+    .process_id = monitor_op_process_id,
     .exit_text = qemu_exit_text,
     .service_fds = qemu_service_fds,
     .service = qemu_service,
     .disk_bytes = qemu_disk_bytes,
-    .console = qemu_console,
+    .console = monitor_op_console,
 };

@@ -17,21 +17,21 @@
 #ifndef KELPIE_BACKEND_QEMU_QEMU_INSTANCE_H
 #define KELPIE_BACKEND_QEMU_QEMU_INSTANCE_H
 
-#include "backend/monitor/monitor.h"
 #include "backend/monitor/monitor_disks.h"
+#include "backend/monitor/monitor_ops.h"
 #include "backend/monitor/monitor_shares.h"
 #include "backend/qemu/qemu_limits.h"
 #include "backend/qemu/qemu_probe.h"
 #include "backend/qemu/qmp.h"
 
 struct backend_instance {
+    struct monitor monitor;
     struct host *host;
     const struct kelpie_config *config;
     struct qemu_probe probe;
     struct qemu_tsc_sample tsc_start; /* taken at create */
     struct image_boot boot;
     enum qemu_machine machine;
-    struct monitor monitor;
     struct monitor_disks disks;
     struct monitor_shares shares;
 
@@ -41,6 +41,7 @@ struct backend_instance {
     bool migrated; /* saved, and the vCPUs did not run since: QEMU will not save twice in a row */
     uint64_t tsc_khz;
 };
+MONITOR_IS_FIRST(struct backend_instance);
 
 /* What qemu_process_start() starts. */
 struct qemu_process_spec {

@@ -240,12 +240,12 @@ static void vz_probe(struct host *host, struct kelpie_probe *ret_probe) {
     char text[VZ_TEXT_SIZE];
     ret_probe->usable = !vz_machine_calls.missing(text);
     snprintf(ret_probe->reason, sizeof(ret_probe->reason), "%s",
-             ret_probe->usable
-                 ? "the framework is there; this backend has not been run on a Mac yet"
-                 : text);
+             ret_probe->usable ? "the framework is there; this backend has never been run on a Mac"
+                               : text);
 #else
-    snprintf(ret_probe->reason, sizeof(ret_probe->reason),
-             "the Virtualization framework is part of macOS");
+    snprintf(
+        ret_probe->reason, sizeof(ret_probe->reason),
+        "the Virtualization framework is part of macOS, where this backend has never been run");
 #endif
 }
 
@@ -493,7 +493,7 @@ static size_t vz_console(struct backend_instance *instance, void *buffer, size_t
 
 const struct backend_ops backend_vz_ops = {
     .name = "vz",
-    .description = "Apple's Virtualization framework (written, and not yet run on a Mac)",
+    .description = "Apple's Virtualization framework, on macOS; never run there",
     .capabilities = KELPIE_CAN_EXEC | KELPIE_CAN_COPY | KELPIE_CAN_PAUSE | CAN_SAVE |
                     KELPIE_CAN_DISKS | KELPIE_CAN_TTY,
     .in_auto = false,

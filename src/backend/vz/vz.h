@@ -7,7 +7,7 @@
  * The framework runs the machine in a process of its own and is spoken to in Objective-C. Everything that is not that stands
  * in plain C in vz.c, over the calls of vz_machine.h, so that it is tested anywhere; vz_machine.m makes those calls of
  * the framework's classes and is compiled on macOS, and on Linux by the tests, over a double of the framework and GNUstep's
- * classes (tests/vz/). `struct host` is still to be written for macOS (src/host/ has Linux): the backend has never run on a Mac.
+ * classes (tests/vz/). `struct host` is still to be written for macOS (src/host/ has Linux): the backend has never run on a Mac, which its probe says.
  *
  * The machine boots a kernel and an initramfs. Channel and console are ports of a virtio console device, each with one end of a
  * socket pair. A save is the file that the framework writes; a load needs a machine of the same description, its
