@@ -376,6 +376,18 @@ static void change_checkpoint_in_state(json_t *root) {
     json_object_set_new(root, "memory_in_state", json_true());
 }
 
+static void change_checkpoint_disk(json_t *root) {
+    json_t *disk = json_incref(json_array_get(json_object_get(root, "disks"), 1));
+    change_to_checkpoint(root);
+    json_array_append_new(json_object_get(root, "disks"), disk);
+}
+
+static void change_checkpoint_session(json_t *root) {
+    json_t *session = json_incref(json_array_get(json_object_get(root, "sessions"), 0));
+    change_to_checkpoint(root);
+    json_array_append_new(json_object_get(root, "sessions"), session);
+}
+
 static void change_files_beside(json_t *root) {
     json_t *parts = json_object_get(root, "parts");
     json_object_set(parts, "files", json_object_get(parts, "state"));
@@ -506,6 +518,8 @@ static void hazard_B3_wrong_members_with_a_right_checksum(void **state) {
         {change_checkpoint_memory, KELPIE_SNAPSHOT_CORRUPT, "parts.memory does not fit the kind"},
         {change_checkpoint_running, KELPIE_SNAPSHOT_CORRUPT, "kind is one of files"},
         {change_checkpoint_in_state, KELPIE_SNAPSHOT_CORRUPT, "kind is one of files"},
+        {change_checkpoint_disk, KELPIE_SNAPSHOT_CORRUPT, "kind is one of files"},
+        {change_checkpoint_session, KELPIE_SNAPSHOT_CORRUPT, "kind is one of files"},
         {change_files_beside, KELPIE_SNAPSHOT_CORRUPT, "parts.files does not fit the kind"},
         {change_workspace_beside, KELPIE_SNAPSHOT_CORRUPT, "workspace is unknown"},
         {change_parent_path_empty, KELPIE_SNAPSHOT_CORRUPT, "parent_path is empty"},

@@ -82,6 +82,20 @@ static enum kelpie_status read_bytes(void *argument, void *buffer, size_t size, 
     return KELPIE_OK;
 }
 
+static enum kelpie_status read_nothing(void *argument, void *buffer, size_t size, size_t *ret_size,
+                                       struct kelpie_error *err) {
+    (void)argument, (void)buffer, (void)size, (void)ret_size;
+    return error_set(err, KELPIE_CRASHED, "the VM is gone");
+}
+
+static void what_the_guest_fails_of_is_told(void **state) {
+    struct fixture *fixture = *state;
+    const struct vm_tree_source source = {read_nothing, fixture};
+    assert_int_equal(
+        vm_checkpoint_pack(fixture->host, &source, fixture->fd, &fixture->limits, &fixture->err),
+        KELPIE_CRASHED);
+}
+
 static enum kelpie_status pack(struct fixture *fixture) {
     const struct vm_tree_source source = {read_bytes, fixture};
     fixture->read = 0;
@@ -133,6 +147,7 @@ static void a_tree_becomes_an_archive(void **state) {
     SAY("", .kind = PROTOCOL_TREE_OWNER, .name = "", .size = 7, .modified_ns = 99);
     SAY("hello", .kind = PROTOCOL_TREE_FILE, .name = "g", .mode = 04755, .size = 5);
     SAY("", .kind = PROTOCOL_TREE_FOLDER, .name = "d\xff", .mode = 0700);
+    SAY("", .kind = PROTOCOL_TREE_OWNER, .name = "", .size = 7);
     SAY("", .kind = PROTOCOL_TREE_LINK, .name = "d\xff/l", .target = "/etc/../x");
     SAY("", .kind = PROTOCOL_TREE_SPARSE, .name = "s", .mode = 0600, .size = 64 * MIB);
     SAY("mid", .kind = PROTOCOL_TREE_EXTENT, .name = "", .size = 3, .modified_ns = 5 * MIB);
@@ -265,6 +280,7 @@ struct spec {
     const char *target; /* of a link */
     bool hard;
     la_int64_t uid;
+    la_int64_t gid;
     la_int64_t size;
     time_t modified;
     const char *attribute;
@@ -278,6 +294,7 @@ static void put(struct archive *archive, const struct spec *spec) {
     archive_entry_set_filetype(entry, spec->type);
     archive_entry_set_perm(entry, 0700);
     archive_entry_set_uid(entry, spec->uid);
+    archive_entry_set_gid(entry, spec->gid);
     archive_entry_set_mtime(entry, spec->modified, 0);
     archive_entry_set_size(entry, spec->size);
     if (spec->target && spec->hard) {
@@ -319,6 +336,8 @@ static void what_no_workspace_has_is_found(void **state) {
     struct fixture *fixture = *state;
     static char deep[256];
     static char wide[300];
+    static char endless[KELPIE_PATH_SIZE_MAX + 100];
+    memset(endless, 'e', sizeof(endless) - 1);
     for (int i = 0; i <= KELPIE_TREE_DEPTH_MAX; i++) {
         strcat(deep, "d/");
     }
@@ -338,6 +357,8 @@ static void what_no_workspace_has_is_found(void **state) {
         {.name = "l", .type = AE_IFREG, .target = "./", .hard = true},
         {.name = "./", .type = AE_IFREG, .target = "f", .hard = true},
         {.name = "f", .type = AE_IFREG, .uid = 1ll << 32},
+        {.name = "f", .type = AE_IFREG, .gid = 1ll << 32},
+        {.name = endless, .type = AE_IFREG},
         {.name = "f", .type = AE_IFREG, .attribute = "user.a", .value_size = 4096},
         {.name = "f", .type = AE_IFREG, .attribute = wide, .value_size = 1},
     };
@@ -442,6 +463,7 @@ int main(void) {
         ARCHIVE_TEST(what_no_workspace_has_is_found),
         ARCHIVE_TEST(what_is_no_archive_is_found),
         ARCHIVE_TEST(holes_are_free),
+        ARCHIVE_TEST(what_the_guest_fails_of_is_told),
         ARCHIVE_TEST(it_ends_in_time),
         cmocka_unit_test(a_folder_of_files_lies_where_it_says),
     };

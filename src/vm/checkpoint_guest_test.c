@@ -135,6 +135,9 @@ static void expect_fails(enum kelpie_status wanted, const char *field, enum kelp
         fail_msg("%s, field %s: %s", kelpie_status_name(status), err.field, err.message);
     }
     assert_int_equal(kelpie_vm_state(vm), after);
+    if (wanted != KELPIE_CANCELLED) {
+        assert_int_equal(kelpie_vm_snapshot(vm, bundle, &options, &snapshot, NULL), wanted);
+    }
     assert_int_equal(rmdir(folder), 0); /* nothing is in it */
     assert_int_equal(mkdir(folder, 0700), 0);
 }
@@ -186,6 +189,28 @@ static void a_cancel_ends_it(void **state) {
     expect_fails(KELPIE_CANCELLED, "", KELPIE_STATE_RUNNING);
     expect_works();
     checkpoint_works();
+}
+
+/* A backend without pause restores none paused; and a shared folder that is not there ends it before anything starts. */
+static void a_restore_looks_first(void **state) {
+    (void)state;
+    static struct backend_ops without;
+    const struct kelpie_share share = {.path = "/nowhere/at/all", .mount = "/s"};
+    const struct kelpie_restore_options paused = {.paused = true};
+    const struct kelpie_config config = {
+        .backend = "mock", .memory_mib = 64, .host = here, .shares = &share, .share_count = 1};
+    struct kelpie_vm *other = NULL;
+    struct kelpie_error err = {0};
+    checkpoint_works();
+    without = *backend_find("mock");
+    without.capabilities &= ~(uint32_t)(KELPIE_CAN_PAUSE | KELPIE_CAN_SUSPEND_SNAPSHOT);
+    OK(vm_create(&(struct vm_origin){.config = &config, .ops = &without}, &other, NULL));
+    assert_int_equal(kelpie_vm_restore(other, bundle, &paused, &err), KELPIE_UNSUPPORTED);
+    assert_string_equal(err.field, "paused");
+    assert_int_equal(kelpie_vm_restore(other, bundle, NULL, &err), KELPIE_BAD_CONFIG);
+    assert_string_equal(err.field, "shares[0].path");
+    assert_int_equal(kelpie_vm_state(other), KELPIE_STATE_CREATED);
+    kelpie_vm_destroy(other);
 }
 
 static void a_paused_machine_that_does_not_go_on_stays_paused(void **state) {
@@ -300,6 +325,7 @@ int main(void) {
         GUEST_TEST(a_guest_of_before_is_told),
         GUEST_TEST(commands_that_cannot_stop_make_none),
         GUEST_TEST(a_cancel_ends_it),
+        GUEST_TEST(a_restore_looks_first),
         GUEST_TEST(mounts_are_refused),
         GUEST_TEST(a_config_is_made_of_both),
         GUEST_TEST(a_paused_machine_that_does_not_go_on_stays_paused),

@@ -274,6 +274,8 @@ static void the_workspace_must_be_one(void **state) {
         options.workspace = cases[i].workspace;
         FAILS(kelpie_vm_snapshot(vm, bundle, &options, &snapshot, err), cases[i].status,
               "workspace");
+        assert_int_equal(kelpie_vm_snapshot(vm, bundle, &options, &snapshot, NULL),
+                         cases[i].status);
         assert_int_equal(access(bundle, F_OK), -1);
         assert_string_equal(sh(vm, "cat /job/b"), "two\n"); /* it goes on */
     }

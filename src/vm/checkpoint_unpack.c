@@ -69,7 +69,7 @@ static la_int64_t skip_callback(struct archive *archive, void *context, la_int64
     ASSERT(archive);
     ASSERT(unpack->offset <= unpack->size);
     uint64_t left = unpack->size - unpack->offset;
-    uint64_t step = request < 0 ? 0 : min_u64((uint64_t)request, left);
+    uint64_t step = min_u64((uint64_t)request, left);
     unpack->offset += step;
     return (la_int64_t)step;
 }
@@ -153,14 +153,13 @@ static enum kelpie_status check_time(const struct unpack *unpack, struct kelpie_
 static enum kelpie_status send_content(struct unpack *unpack, uint64_t size,
                                        struct kelpie_error *err) {
     uint64_t done = 0;
-    int result = ARCHIVE_OK;
     ASSERT(unpack->archive);
-    while (result == ARCHIVE_OK) {
+    for (;;) {
         const void *bytes = NULL;
         size_t count = 0;
         la_int64_t offset = 0;
         TRY(check_time(unpack, err));
-        result = archive_read_data_block(unpack->archive, &bytes, &count, &offset);
+        int result = archive_read_data_block(unpack->archive, &bytes, &count, &offset);
         if (result == ARCHIVE_EOF) {
             break;
         }
@@ -168,7 +167,7 @@ static enum kelpie_status send_content(struct unpack *unpack, uint64_t size,
             return failed(unpack, err);
         }
         uint64_t start = (uint64_t)offset;
-        if (start < done || start > size || count > size - start) {
+        if (start < done || start > size || count > size - start) { /* which libarchive sees to */
             return corrupt(err, "a file has more bytes than its size");
         }
         TRY(send_run(unpack, bytes, start, count, err));
@@ -206,17 +205,16 @@ static const char *plain_name(const char *name, char buffer[KELPIE_PATH_SIZE_MAX
 
 static enum kelpie_status send_meta(struct unpack *unpack, struct archive_entry *head,
                                     struct kelpie_error *err) {
-    la_int64_t uid = archive_entry_uid(head);
-    la_int64_t gid = archive_entry_gid(head);
+    uint64_t uid = (uint64_t)archive_entry_uid(head);
+    uint64_t gid = (uint64_t)archive_entry_gid(head);
     ASSERT(unpack->archive);
-    if (uid < 0 || uid > UINT32_MAX || gid < 0 || gid > UINT32_MAX ||
+    if (uid > UINT32_MAX || gid > UINT32_MAX ||
         archive_entry_xattr_count(head) > VM_CHECKPOINT_ATTRIBUTE_COUNT_MAX) {
         return corrupt(err, "an entry has an owner or attributes that cannot be");
     }
     TRY(send(unpack,
-             &(struct protocol_tree_entry){.kind = PROTOCOL_TREE_OWNER,
-                                           .name = "",
-                                           .size = (uint64_t)uid | (uint64_t)gid << 32},
+             &(struct protocol_tree_entry){
+                 .kind = PROTOCOL_TREE_OWNER, .name = "", .size = uid | gid << 32},
              err));
     const char *name = NULL;
     const void *value = NULL;
@@ -225,7 +223,7 @@ static enum kelpie_status send_meta(struct unpack *unpack, struct archive_entry 
     while (archive_entry_xattr_next(head, &name, &value, &size) == ARCHIVE_OK) {
         TRY(send(unpack,
                  &(struct protocol_tree_entry){.kind = PROTOCOL_TREE_ATTRIBUTE,
-                                               .name = name ? name : "",
+                                               .name = name,
                                                .target = value ? value : "",
                                                .target_size = size},
                  err));
@@ -235,12 +233,11 @@ static enum kelpie_status send_meta(struct unpack *unpack, struct archive_entry 
 }
 
 static uint64_t modified_ns(struct archive_entry *head) {
-    time_t seconds = archive_entry_mtime_is_set(head) ? archive_entry_mtime(head) : 0;
-    long ns = archive_entry_mtime_is_set(head) ? archive_entry_mtime_nsec(head) : 0;
     ASSERT(head);
-    bool told = seconds > 0 && (uint64_t)seconds < INT64_MAX / NS_PER_S && ns >= 0 &&
-                (uint64_t)ns < NS_PER_S;
-    return told ? (uint64_t)seconds * NS_PER_S + (uint64_t)ns : 0;
+    time_t seconds = archive_entry_mtime(head); /* 0 where it is not set */
+    long ns = archive_entry_mtime_nsec(head);
+    bool told = seconds > 0 && (uint64_t)seconds < INT64_MAX / NS_PER_S;
+    return told ? (uint64_t)seconds * NS_PER_S + (uint64_t)ns % NS_PER_S : 0;
 }
 
 /* One of the kinds that a workspace has, and its budget. */
@@ -248,22 +245,22 @@ static enum kelpie_status describe(struct unpack *unpack, struct archive_entry *
                                    struct protocol_tree_entry *entry, struct kelpie_error *err) {
     static const struct vm_tree_limits limits = {KELPIE_TREE_BYTES_DEFAULT,
                                                  KELPIE_TREE_COUNT_DEFAULT};
-    la_int64_t size = archive_entry_size_is_set(head) ? archive_entry_size(head) : 0;
+    uint64_t size = (uint64_t)archive_entry_size(head); /* 0 where it is not set */
     ASSERT(entry->name);
     entry->modified_ns = modified_ns(head);
     entry->mode = archive_entry_perm(head) & 07777;
     ASSERT(entry->mode <= 07777);
     switch (archive_entry_filetype(head)) {
     case AE_IFREG:
-        if (size < 0 || (uint64_t)size > SNAPSHOT_PART_SIZE_MAX || entry->name[0] == '\0') {
+        if (size > SNAPSHOT_PART_SIZE_MAX || entry->name[0] == '\0') {
             return corrupt(err, "a file has a size or a name that cannot be");
         }
         entry->kind = PROTOCOL_TREE_SPARSE;
-        entry->size = (uint64_t)size;
+        entry->size = size;
         break;
     case AE_IFDIR:
         entry->kind = entry->name[0] == '\0' ? PROTOCOL_TREE_ROOT : PROTOCOL_TREE_FOLDER;
-        unpack->root_seen = unpack->root_seen || entry->kind == PROTOCOL_TREE_ROOT;
+        unpack->root_seen |= entry->kind == PROTOCOL_TREE_ROOT;
         break;
     case AE_IFLNK:
         entry->kind = PROTOCOL_TREE_LINK;
@@ -276,8 +273,7 @@ static enum kelpie_status describe(struct unpack *unpack, struct archive_entry *
     struct protocol_tree_entry counted = *entry;
     counted.kind = counted.kind == PROTOCOL_TREE_SPARSE ? PROTOCOL_TREE_FILE : counted.kind;
     counted.size = 0; /* a file's bytes count as they come: holes are free */
-    if (unpack->pass == PASS_ALL &&
-        vm_tree_count(&unpack->report, &limits, &counted, NULL) != KELPIE_OK) {
+    if (vm_tree_count(&unpack->report, &limits, &counted, NULL) != KELPIE_OK) {
         return corrupt(err, "it has more entries than a workspace can");
     }
     return KELPIE_OK;
@@ -350,6 +346,7 @@ static enum kelpie_status run_pass(struct unpack *unpack, enum pass pass,
     ASSERT((unsigned)pass < PASS_COUNT);
     unpack->pass = pass;
     unpack->offset = 0;
+    unpack->report = (struct kelpie_tree_report){0};
     unpack->archive = archive_read_new();
     if (!unpack->archive) {
         return error_set(err, KELPIE_NO_MEMORY, "no memory for an archive");
