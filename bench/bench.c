@@ -9,7 +9,8 @@
  *
  *     qemu   the qemu backend and its peer, both emulated
  *     kvm    our own monitor, with a guest of a few instructions: on any /dev/kvm
- *     lab    our own monitor and QEMU, each with Linux on a /dev/kvm that runs it, as tests/lab/lab has one
+ *     lab    our own monitor and QEMU, each with Linux on a /dev/kvm that runs it, as tests/lab/lab has one; and Firecracker and
+ *            libkrun, where $KELPIE_FIRECRACKER and $KELPIE_LIBKRUN name them
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,8 @@
 #include "kvm_prefetch.h"
 #include "kvm_restore.h"
 #include "kvm_snapshot.h"
+#include "base/assert.h"
+#include "other.h"
 #include "pair.h"
 
 #define RUNS_DEFAULT 10
@@ -144,15 +147,39 @@ static void measure_kvm(struct pair *pair, struct report *report, const char *pr
     kvm_snapshot_measure(pair->host, pair->dir, report, runs * KVM_RUNS_FACTOR);
 }
 
+/* Monitors of others, when they are there. libkrun's has no memory of a size of its own to tell the guest's by, and saves none. */
+static const struct other_spec others[] = {
+    {.backend = "firecracker",
+     .variable = "KELPIE_FIRECRACKER",
+     .install = "the path of a Firecracker 1.7 or newer",
+     .boot = "lab.firecracker_boot",
+     .restore = "lab.firecracker_restore",
+     .memory = "lab.firecracker_memory"},
+    {.backend = "libkrun",
+     .variable = "KELPIE_LIBKRUN",
+     .install = "the path of a libkrun.so.1 (1.17 or newer) or libkrun.so.2",
+     .boot = "lab.libkrun_boot"},
+};
+
 static void measure_lab(struct pair *pair, struct report *report, size_t runs) {
     struct pair_series boot = pair_add(report, "lab.boot_exec", "lab.qemu_boot_exec", "ms", 1);
     struct pair_series restore =
         pair_add(report, "lab.restore_exec", "lab.qemu_restore_exec", "ms", 1);
     struct pair_series memory = pair_add(report, "lab.memory", "lab.qemu_memory", "KiB", 1);
+    struct other other[ARRAY_SIZE(others)];
     pair_save(pair, NULL, 1);
+    for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+        other_open(&other[i], &others[i], pair, report);
+    }
     for (size_t i = 0; i < runs; i++) {
         pair_boot(pair, &boot, &memory);
         pair_restore(pair, &restore);
+        for (size_t j = 0; j < ARRAY_SIZE(others); j++) {
+            other_run(&other[j], pair);
+        }
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+        other_close(&other[i], pair);
     }
 }
 

@@ -69,7 +69,7 @@ static void bear(void *argument) {
             return;
         }
         struct backend_instance *child = &litter->children[index];
-        rig_check(kvm_instance_init(child, rig->host, &rig->config, &err), "init", &err);
+        rig_init(rig, child);
         rig_check(kvm_load_running(child, litter->reader, &wait, &err), "load", &err);
     }
 }
@@ -216,7 +216,7 @@ void kvm_monitor_measure(struct host *host, const char *folder, struct report *r
     rig.config.network = &network;
     kvm_instance_deinit(rig.instance);
     memset(rig.instance, 0, sizeof(*rig.instance));
-    rig_check(kvm_instance_init(rig.instance, host, &rig.config, &err), "init", &err);
+    rig_init(&rig, rig.instance);
     const struct host_wait wait = rig_wait(&rig);
     rig_check(monitor_disks_open(&rig.instance->disks, &wait, &err), "disk", &err);
     rig_boot(&rig, &payload);

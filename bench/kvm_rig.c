@@ -65,6 +65,12 @@ static int make_kernel(struct rig *rig, const struct rig_payload *payload) {
     return rig_file(rig, bytes, ELF_SIZE + payload->size);
 }
 
+void rig_init(struct rig *rig, struct backend_instance *instance) {
+    struct kelpie_error err;
+    ASSERT(rig->launch.config == &rig->config);
+    rig_check(kvm_instance_init(instance, &rig->launch, &err), "monitor", &err);
+}
+
 bool rig_open(struct rig *rig, struct host *host, uint32_t memory_mib) {
     struct kelpie_error err;
     struct host_file_info info;
@@ -78,7 +84,9 @@ bool rig_open(struct rig *rig, struct host *host, uint32_t memory_mib) {
     }
     struct backend_instance *instance = calloc(1, sizeof(*instance));
     ASSERT(instance);
-    rig_check(kvm_instance_init(instance, rig->host, &rig->config, &err), "monitor", &err);
+    rig->launch = (struct backend_launch){
+        .host = rig->host, .config = &rig->config, .id = "bench", .cancel_fd = HOST_FD_NONE};
+    rig_init(rig, instance);
     rig->instance = instance;
     return true;
 }

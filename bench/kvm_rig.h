@@ -21,6 +21,7 @@
 struct rig {
     struct host *host;
     struct kelpie_config config;
+    struct backend_launch launch; /* of each instance */
     struct backend_instance *instance;
 };
 
@@ -32,6 +33,9 @@ struct rig_payload {
 
 /* False, said on stderr: there is no /dev/kvm. */
 bool rig_open(struct rig *rig, struct host *host, uint32_t memory_mib);
+
+/* An instance of the rig's machine, which was zeroed. */
+void rig_init(struct rig *rig, struct backend_instance *instance);
 void rig_close(struct rig *rig);
 
 void rig_check(enum kelpie_status status, const char *what, const struct kelpie_error *err);

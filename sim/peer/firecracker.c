@@ -55,7 +55,7 @@ static void fc_check(const struct firecracker *fc) {
 
 static void say(const struct sim_peer *peer, int fd, const char *text) {
     const struct host_wait wait = host_wait_ms(peer->host, FIRECRACKER_LAST_WORDS_MS, HOST_FD_NONE);
-    char line[FIRECRACKER_LINE_SIZE_MAX];
+    char line[FIRECRACKER_SAID_SIZE_MAX];
     struct kelpie_error ignored;
     ASSERT(text);
     int size = snprintf(line, sizeof(line), "%.*s\n", (int)sizeof(line) - 2, text);

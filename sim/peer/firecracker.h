@@ -67,6 +67,9 @@ bool firecracker_machine_runs(const struct firecracker_machine *machine);
 
 /* ---- firecracker_snapshot.c ------------------------------------------------------------------- */
 
+/* Of a state's config: false, that it was saved where KVM does not know the real time of its clock. */
+#define FIRECRACKER_CLOCK_MEMBER "kvm_clock_realtime"
+
 /* What a state file has, beside the checksum of its JSON. */
 struct firecracker_saved {
     uint64_t memory_bytes;

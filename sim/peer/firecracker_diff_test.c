@@ -186,6 +186,13 @@ static void parents_that_are_none(void) {
     const struct kelpie_snapshot_options small = {.parent = FOLDER "fourth", .bytes_max = 1};
     FAILS(kelpie_vm_snapshot(vm, FOLDER "never", &small, NULL, &err), KELPIE_SNAPSHOT_TOO_LARGE);
     refuse(vm, FOLDER "fourth"); /* one has failed since */
+    take(vm, FOLDER "fifth", NULL);
+    OK(kelpie_vm_pause(vm, &err));
+    const struct kelpie_snapshot_options next = {.parent = FOLDER "fifth", .track = true};
+    world->faults.ppm[SIM_FAULT_PEER_REFUSES] = SIM_PPM;
+    FAILS(kelpie_vm_snapshot(vm, FOLDER "never", &next, NULL, &err), KELPIE_SNAPSHOT_FAILED);
+    world->faults.ppm[SIM_FAULT_PEER_REFUSES] = 0;
+    refuse(vm, FOLDER "fifth"); /* it may have written, and counted from there */
     kelpie_vm_destroy(vm);
 }
 

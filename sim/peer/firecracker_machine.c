@@ -239,6 +239,12 @@ static enum kelpie_status load_saved(struct firecracker_machine *machine,
     if (type && strcmp(type, "File") != 0) {
         return error_set(err, KELPIE_UNSUPPORTED, "a Uffd memory backend is not simulated");
     }
+    /* A KVM that knows no real time of its clock is a member of the state that a test may put there. */
+    if (json_is_true(json_object_get(order->body, "clock_realtime")) &&
+        json_is_false(json_object_get(saved->config, FIRECRACKER_CLOCK_MEMBER))) {
+        return error_set(err, KELPIE_SNAPSHOT_CORRUPT,
+                         "clock_realtime requested but not present in the snapshot state");
+    }
     if (!firecracker_api_restore(api, order, saved->config, fault)) {
         return error_set(err, KELPIE_SNAPSHOT_CORRUPT, "%s", fault);
     }

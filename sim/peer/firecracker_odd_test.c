@@ -17,6 +17,7 @@
 #include "base/assert.h"
 #include "host/host_kvm.h"
 #include "protocol/protocol_limits.h"
+#include "sim/peer/firecracker.h"
 #include "sim/world_harness_test.h"
 
 #define FOLDER "/root/"
@@ -241,9 +242,14 @@ static void tap(void) {
     vm = NULL;
     config.network = &none;
     OK(kelpie_vm_create(&config, &vm, &err));
-    FAILS(kelpie_vm_start(vm, &err), KELPIE_BOOT_FAILED);
+    FAILS(kelpie_vm_start(vm, &err), KELPIE_NOT_FOUND); /* root's Firecracker would make it */
+    assert_string_equal(err.field, "network.tap");
     assert_non_null(strstr(err.message, "tap9"));
     kelpie_vm_destroy(vm);
+    vm = NULL;
+    config = (struct kelpie_config){.network = &none, .host = host};
+    FAILS(kelpie_vm_create_from_snapshot(BUNDLE, &config, NULL, &vm, &err), KELPIE_NOT_FOUND);
+    assert_string_equal(err.field, "network.tap");
 }
 
 static void test_a_guest_is_connected_to_a_tap(void **state) {
@@ -449,6 +455,41 @@ static void test_an_older_version_is_asked_for_less(void **state) {
     run_world(1, an_older_version);
 }
 
+/* The bundle's state as of a machine whose KVM did not know the real time of its clock. */
+static void forget_the_clock(void) {
+    struct kelpie_error err = {0};
+    struct firecracker_saved saved = {0};
+    OK(firecracker_state_read(host, BUNDLE "/state", &saved, &err));
+    assert_int_equal(json_object_set_new(saved.config, FIRECRACKER_CLOCK_MEMBER, json_false()), 0);
+    OK(firecracker_state_write(host, BUNDLE "/state", &saved, &err));
+    json_decref(saved.config);
+}
+
+static void a_clock_without_real_time(void) {
+    struct kelpie_error err = {0};
+    struct backend_instance *instance = NULL;
+    struct snapshot_reader *reader = NULL;
+    const struct host_wait wait = host_wait_ms(host, WAIT_MS, HOST_FD_NONE);
+    const struct kelpie_config config = config_make();
+    save_plain(NULL);
+    OK(snapshot_reader_open(host, BUNDLE, &reader, &err));
+    forget_the_clock(); /* whose checksum is then another */
+    ((struct snapshot_manifest *)(uintptr_t)snapshot_reader_manifest(reader))
+        ->parts[SNAPSHOT_PART_STATE]
+        .present = false;
+    OK(make(&config, true, &instance, &err));
+    OK(ops->load(instance, reader, &wait, &err));
+    assert_true(ops->process_id(instance) > 0);
+    ops->destroy(instance);
+    snapshot_reader_close(reader);
+}
+
+/* Hazard C2: the guest's agent sets the clock then, as with every version that has no clock_realtime. */
+static void hazard_c2_a_state_without_real_time_is_loaded(void **state) {
+    (void)state;
+    run_world(1, a_clock_without_real_time);
+}
+
 /* Only one that has a balloon can be told about it. */
 static enum kelpie_status ask_balloon(unsigned minor) {
     struct kelpie_error err = {0};
@@ -566,6 +607,32 @@ static void test_a_channel_of_no_process_ends_too(void **state) {
 
 /* ---- Probes ----------------------------------------------------------------------------------- */
 
+/* Both have waited for it as long as they wait for a version, and say the same. */
+static void program_that_hangs(void) {
+    struct kelpie_error err = {0};
+    struct kelpie_probe probe = {0};
+    struct backend_instance *instance = NULL;
+    const struct kelpie_config config = config_make();
+    world->faults.ppm[SIM_FAULT_PEER_SILENT] = SIM_PPM;
+    OK(kelpie_backend_probe_on(host, "firecracker", &probe, &err));
+    assert_false(probe.usable);
+    assert_non_null(strstr(probe.install, "KELPIE_FIRECRACKER"));
+    const uint64_t before_ns = host_monotonic_ns(host);
+    FAILS(make(&config, false, &instance, &err), KELPIE_BACKEND_MISSING);
+    assert_true(host_monotonic_ns(host) - before_ns >=
+                FIRECRACKER_VERSION_TIMEOUT_MS * HOST_NS_PER_MS);
+    assert_string_equal(probe.reason, err.message);
+    assert_non_null(strstr(err.message, "cannot run"));
+    world->faults.ppm[SIM_FAULT_PEER_SILENT] = 0;
+    OK(make(&config, false, &instance, &err));
+    ops->destroy(instance);
+}
+
+static void test_a_program_that_hangs_is_as_good_as_missing(void **state) {
+    (void)state;
+    run_world(1, program_that_hangs);
+}
+
 static uint32_t slow_count;
 
 static void kvm_that_interprets(void) {
@@ -602,9 +669,11 @@ int main(void) {
         cmocka_unit_test(test_an_instance_for_a_bundle_looks_later),
         cmocka_unit_test(test_a_bundle_that_does_not_fit_is_refused),
         cmocka_unit_test(test_an_older_version_is_asked_for_less),
+        cmocka_unit_test(hazard_c2_a_state_without_real_time_is_loaded),
         cmocka_unit_test(test_free_memory_is_reported_where_that_is_known),
         cmocka_unit_test(test_a_guest_that_lets_go_is_ended),
         cmocka_unit_test(test_a_channel_of_no_process_ends_too),
+        cmocka_unit_test(test_a_program_that_hangs_is_as_good_as_missing),
         cmocka_unit_test(test_a_kvm_that_interprets_is_of_no_use),
     };
     return cmocka_run_group_tests_name("sim/peer/firecracker_odd", tests, NULL, NULL);

@@ -185,12 +185,110 @@ static void hazard_D4_links_that_may_lead_out_are_told(void **state) {
     }
 }
 
+/* ---- Exact trees ------------------------------------------------------------------------------ */
+
+/* Reads one head of an exact tree, or of one that is not. */
+static enum protocol_tree_event_kind read_one(struct stream *stream, bool exact,
+                                              struct protocol_tree_reader *reader) {
+    const uint8_t *bytes = stream->bytes;
+    size_t size = stream->writer.size;
+    struct protocol_tree_event event;
+    protocol_tree_reader_init(reader);
+    reader->exact = exact;
+    protocol_tree_read(reader, &bytes, &size, &event);
+    return event.kind;
+}
+
+static void what_an_exact_tree_has_beside(void **state) {
+    (void)state;
+    static struct stream stream;
+    static struct protocol_tree_reader reader;
+    static const struct protocol_tree_entry entries[] = {
+        {.kind = PROTOCOL_TREE_OWNER, .name = "", .size = UINT64_MAX, .modified_ns = UINT64_MAX},
+        {.kind = PROTOCOL_TREE_ATTRIBUTE, .name = "user./..", .target = "a\0b", .target_size = 3},
+        {.kind = PROTOCOL_TREE_ATTRIBUTE, .name = "x", .target = "", .target_size = 0},
+        {.kind = PROTOCOL_TREE_SPARSE, .name = "a/b", .mode = 07777, .size = 1, .modified_ns = 2},
+        {.kind = PROTOCOL_TREE_EXTENT, .name = "", .size = 0, .modified_ns = INT64_MAX},
+        {.kind = PROTOCOL_TREE_HARD_LINK, .name = "a", .target = "b/c"},
+        {.kind = PROTOCOL_TREE_ROOT, .name = "", .mode = 01777, .modified_ns = 7},
+    };
+    for (size_t i = 0; i < sizeof(entries) / sizeof(entries[0]); i++) {
+        stream_init(&stream);
+        protocol_encode_tree_entry(&stream.writer, &entries[i]);
+        assert_false(stream.writer.failed);
+        assert_int_equal(read_one(&stream, true, &reader), PROTOCOL_TREE_EVENT_ENTRY);
+        assert_int_equal(reader.entry.kind, entries[i].kind);
+        assert_string_equal(reader.entry.name, entries[i].name);
+        assert_int_equal(reader.entry.mode, entries[i].mode);
+        assert_true(reader.entry.size == entries[i].size);
+        assert_true(reader.entry.modified_ns == entries[i].modified_ns);
+        if (entries[i].target_size > 0) {
+            assert_int_equal(reader.entry.target_size, entries[i].target_size);
+            assert_memory_equal(reader.entry.target, entries[i].target, entries[i].target_size);
+        }
+        assert_int_equal(read_one(&stream, false, &reader), PROTOCOL_TREE_EVENT_MALFORMED);
+    }
+}
+
+static void what_an_exact_tree_may_not_have(void **state) {
+    (void)state;
+    static struct stream stream;
+    static char wide[PROTOCOL_NAME_SIZE_MAX + 2];
+    static char long_value[PROTOCOL_PATH_SIZE_MAX + 2];
+    memset(wide, 'w', sizeof(wide) - 1);
+    memset(long_value, 'v', sizeof(long_value) - 1);
+    const struct protocol_tree_entry entries[] = {
+        {.kind = PROTOCOL_TREE_OWNER, .name = "a"},
+        {.kind = PROTOCOL_TREE_OWNER, .name = "", .mode = 1},
+        {.kind = PROTOCOL_TREE_OWNER, .name = "", .target = "x"},
+        {.kind = PROTOCOL_TREE_ATTRIBUTE, .name = "", .target = "x", .target_size = 1},
+        {.kind = PROTOCOL_TREE_ATTRIBUTE, .name = "a", .target = "x", .mode = 1},
+        {.kind = PROTOCOL_TREE_ATTRIBUTE, .name = "a", .target = "x", .size = 1},
+        {.kind = PROTOCOL_TREE_ATTRIBUTE, .name = "a", .target = "x", .modified_ns = 1},
+        {.kind = PROTOCOL_TREE_ATTRIBUTE, .name = "a"},
+        {.kind = PROTOCOL_TREE_ATTRIBUTE, .name = wide, .target = "x", .target_size = 1},
+        {.kind = PROTOCOL_TREE_ATTRIBUTE,
+         .name = "a",
+         .target = long_value,
+         .target_size = sizeof(long_value) - 1},
+        {.kind = PROTOCOL_TREE_SPARSE, .name = ""},
+        {.kind = PROTOCOL_TREE_SPARSE, .name = "a", .target = "x"},
+        {.kind = PROTOCOL_TREE_SPARSE, .name = "a", .size = UINT64_MAX},
+        {.kind = PROTOCOL_TREE_EXTENT, .name = "a"},
+        {.kind = PROTOCOL_TREE_EXTENT, .name = "", .mode = 1},
+        {.kind = PROTOCOL_TREE_EXTENT, .name = "", .modified_ns = UINT64_MAX},
+        {.kind = PROTOCOL_TREE_HARD_LINK, .name = "../a", .target = "b"},
+        {.kind = PROTOCOL_TREE_HARD_LINK, .name = "a", .target = "b", .mode = 1},
+        {.kind = PROTOCOL_TREE_HARD_LINK, .name = "a", .target = "b", .size = 1},
+        {.kind = PROTOCOL_TREE_HARD_LINK, .name = "a", .target = "b", .modified_ns = 1},
+        {.kind = PROTOCOL_TREE_HARD_LINK, .name = "a", .target = "/b"},
+        {.kind = PROTOCOL_TREE_HARD_LINK, .name = "a", .target = "../b"},
+        {.kind = PROTOCOL_TREE_HARD_LINK, .name = "a", .target = ""},
+        {.kind = PROTOCOL_TREE_HARD_LINK, .name = "a"},
+        {.kind = PROTOCOL_TREE_HARD_LINK, .name = "a", .target = long_value},
+        {.kind = PROTOCOL_TREE_LINK, .name = "a", .target = long_value},
+        {.kind = PROTOCOL_TREE_ROOT, .name = "a"},
+        {.kind = PROTOCOL_TREE_ROOT, .name = "", .size = 1},
+        {.kind = PROTOCOL_TREE_KIND_COUNT, .name = "a"},
+    };
+    for (size_t i = 0; i < sizeof(entries) / sizeof(entries[0]); i++) {
+        stream_init(&stream);
+        protocol_encode_tree_entry(&stream.writer, &entries[i]);
+        if (!stream.writer.failed) {
+            fail_msg("entry %zu was written", i);
+        }
+    }
+    assert_false(protocol_tree_name_is_plain(long_value));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(hazard_D4_names_that_lead_out_are_malformed),
         cmocka_unit_test(what_no_tree_has_is_malformed),
         cmocka_unit_test(hazard_D4_links_that_may_lead_out_are_told),
+        cmocka_unit_test(what_an_exact_tree_has_beside),
+        cmocka_unit_test(what_an_exact_tree_may_not_have),
     };
     return cmocka_run_group_tests_name("tree", tests, NULL, NULL);
 }

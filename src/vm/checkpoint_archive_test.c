@@ -137,6 +137,10 @@ static void a_tree_becomes_an_archive(void **state) {
     SAY("", .kind = PROTOCOL_TREE_SPARSE, .name = "s", .mode = 0600, .size = 64 * MIB);
     SAY("mid", .kind = PROTOCOL_TREE_EXTENT, .name = "", .size = 3, .modified_ns = 5 * MIB);
     SAY("", .kind = PROTOCOL_TREE_EXTENT, .name = "", .modified_ns = 64 * MIB);
+    SAY("", .kind = PROTOCOL_TREE_OWNER, .name = "", .size = 7, .modified_ns = 99);
+    SAY("", .kind = PROTOCOL_TREE_SPARSE, .name = "t", .mode = 04755, .size = 5);
+    SAY("lo", .kind = PROTOCOL_TREE_EXTENT, .name = "", .size = 2, .modified_ns = 3);
+    SAY("", .kind = PROTOCOL_TREE_EXTENT, .name = "", .modified_ns = 5);
     END;
     for (fixture->piece = 1; fixture->piece < 9000; fixture->piece += 2999) {
         assert_int_equal(pack(fixture), KELPIE_OK);
@@ -168,6 +172,8 @@ static void a_tree_becomes_an_archive(void **state) {
     assert_string_equal(archive_entry_symlink(entry), "/etc/../x");
     entry = next(archive, "s", AE_IFREG);
     assert_int_equal(archive_entry_size(entry), 64 * MIB);
+    assert_int_equal(archive_read_next_header(archive, &entry), ARCHIVE_OK);
+    assert_string_equal(archive_entry_hardlink(entry), "f"); /* its bytes were there already */
     assert_int_equal(archive_read_next_header(archive, &entry), ARCHIVE_EOF);
     archive_read_free(archive);
 }
@@ -176,6 +182,10 @@ static void refused(struct fixture *fixture, enum kelpie_status status, const ch
     assert_int_equal(pack(fixture), status);
     assert_string_equal(fixture->err.field, field);
     assert_true(strlen(fixture->err.message) > 10);
+    const struct vm_tree_source source = {read_bytes, fixture};
+    fixture->read = 0;
+    assert_int_equal(
+        vm_checkpoint_pack(fixture->host, &source, fixture->fd, &fixture->limits, NULL), status);
     again(fixture);
 }
 
@@ -193,6 +203,9 @@ static void what_is_no_tree_is_refused(void **state) {
     refused(fixture, KELPIE_COPY_FAILED, "");
     SAY("", .kind = PROTOCOL_TREE_SPARSE, .name = "s", .size = 10);
     END;
+    refused(fixture, KELPIE_COPY_FAILED, "");
+    SAY("", .kind = PROTOCOL_TREE_SPARSE, .name = "s", .size = 10);
+    SAY("", .kind = PROTOCOL_TREE_EXTENT, .name = "", .modified_ns = 11);
     refused(fixture, KELPIE_COPY_FAILED, "");
     SAY("", .kind = PROTOCOL_TREE_SPARSE, .name = "s", .size = 10);
     SAY("", .kind = PROTOCOL_TREE_FOLDER, .name = "d");
@@ -341,6 +354,7 @@ static void what_no_workspace_has_is_found(void **state) {
         {.name = "d///", .type = AE_IFDIR, .modified = -5},
         {.name = "l", .type = AE_IFREG, .target = "./f", .hard = true},
         {.name = "f", .type = AE_IFREG, .uid = UINT32_MAX},
+        {.name = "f", .type = AE_IFREG, .modified = INT64_MAX / 2},
         {.name = "f", .type = AE_IFREG, .attribute = "user.a", .value_size = 4095},
     };
     for (size_t i = 0; i < ARRAY_SIZE(good); i++) {

@@ -326,15 +326,15 @@ static enum kelpie_status begin(struct pack *pack, struct kelpie_error *err) {
     }
     archive_entry_linkresolver_set_strategy(pack->links, ARCHIVE_FORMAT_TAR_PAX_INTERCHANGE);
     /* Names are bytes, whatever this process's language is. */
-    bool opened =
-        archive_write_set_format_pax(pack->archive) == ARCHIVE_OK &&
-        archive_write_set_options(pack->archive, "hdrcharset=BINARY,xattrheader=SCHILY") ==
-            ARCHIVE_OK &&
-        archive_write_set_bytes_per_block(pack->archive, VM_COPY_CHUNK_SIZE) == ARCHIVE_OK &&
-        archive_write_set_bytes_in_last_block(pack->archive, 1) == ARCHIVE_OK &&
-        archive_write_open(pack->archive, pack, NULL, write_callback, NULL) == ARCHIVE_OK;
+    int result = archive_write_set_format_pax(pack->archive);
+    result |= archive_write_set_options(pack->archive, "hdrcharset=BINARY,xattrheader=SCHILY");
+    result |= archive_write_set_bytes_per_block(pack->archive, VM_COPY_CHUNK_SIZE);
+    result |= archive_write_set_bytes_in_last_block(pack->archive, 1);
+    result |= archive_write_open(pack->archive, pack, NULL, write_callback, NULL);
     ASSERT(!pack->entry);
-    return opened ? entry_renew(pack, err) : failed(pack, err);
+    static_assert(ARCHIVE_OK == 0, "one that is not is seen in all together");
+    TRY(result_of(pack, result == ARCHIVE_OK, err));
+    return entry_renew(pack, err);
 }
 
 enum kelpie_status vm_checkpoint_pack(struct host *host, const struct vm_tree_source *source,

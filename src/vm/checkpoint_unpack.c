@@ -167,12 +167,12 @@ static enum kelpie_status send_content(struct unpack *unpack, uint64_t size,
         if (result != ARCHIVE_OK) {
             return failed(unpack, err);
         }
-        if (offset < 0 || (uint64_t)offset < done || (uint64_t)offset > size ||
-            count > size - (uint64_t)offset) {
+        uint64_t start = (uint64_t)offset;
+        if (start < done || start > size || count > size - start) {
             return corrupt(err, "a file has more bytes than its size");
         }
-        TRY(send_run(unpack, bytes, (uint64_t)offset, count, err));
-        done = (uint64_t)offset + count;
+        TRY(send_run(unpack, bytes, start, count, err));
+        done = start + count;
     }
     ASSERT(done <= size);
     return send_extent(unpack, NULL, size, 0, err);
@@ -354,10 +354,9 @@ static enum kelpie_status run_pass(struct unpack *unpack, enum pass pass,
     if (!unpack->archive) {
         return error_set(err, KELPIE_NO_MEMORY, "no memory for an archive");
     }
-    bool opened = archive_read_support_format_tar(unpack->archive) == ARCHIVE_OK &&
-                  archive_read_open2(unpack->archive, unpack, NULL, read_callback, skip_callback,
-                                     NULL) == ARCHIVE_OK;
-    enum kelpie_status status = opened ? take_all(unpack, err) : failed(unpack, err);
+    int result = archive_read_support_format_tar(unpack->archive);
+    result |= archive_read_open2(unpack->archive, unpack, NULL, read_callback, skip_callback, NULL);
+    enum kelpie_status status = result == ARCHIVE_OK ? take_all(unpack, err) : failed(unpack, err);
     archive_read_free(unpack->archive);
     unpack->archive = NULL;
     return status;

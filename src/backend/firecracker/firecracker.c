@@ -31,7 +31,8 @@ static void look_at_kvm(struct host *host, struct kelpie_probe *probe) {
     } else {
         probe->usable = true;
         snprintf(probe->reason, sizeof(probe->reason),
-                 "Firecracker %s; /dev/kvm runs kernel-mode code natively", probe->version);
+                 "Firecracker %s%s; /dev/kvm runs kernel-mode code natively", probe->version,
+                 host_user_id(host) == 0 ? ", as root and without its jailer" : "");
     }
 }
 
@@ -45,7 +46,8 @@ static void firecracker_probe(struct host *host, struct kelpie_probe *ret_probe)
         probe ? firecracker_probe_run(host, NULL, HOST_FD_NONE, probe, &error) : KELPIE_NO_MEMORY;
     if (status != KELPIE_OK) {
         snprintf(ret_probe->reason, sizeof(ret_probe->reason), "%.511s", error.message);
-        snprintf(ret_probe->install, sizeof(ret_probe->install), FIRECRACKER_INSTALL_HINT);
+        snprintf(ret_probe->install, sizeof(ret_probe->install), "%s",
+                 status == KELPIE_UNSUPPORTED ? "unset KELPIE_JAILER" : FIRECRACKER_INSTALL_HINT);
         return;
     }
     snprintf(ret_probe->version, sizeof(ret_probe->version), "%s", probe->version);

@@ -209,6 +209,20 @@ static enum kelpie_status ask_version(struct host *host, const char *binary, int
     return status;
 }
 
+/* Who asks for a jail must not get a Firecracker without one. */
+static enum kelpie_status check_jailer(struct host *host, struct kelpie_error *err) {
+    const char *jailer = host_environment(host, "KELPIE_JAILER");
+    ASSERT(host);
+    ASSERT(host->ops);
+    if (!jailer || !jailer[0]) {
+        return KELPIE_OK;
+    }
+    return error_set(err, KELPIE_UNSUPPORTED,
+                     "KELPIE_JAILER is set, and the firecracker backend cannot run Firecracker "
+                     "under its jailer (docs/FIRECRACKER.md says why): unset it to run Firecracker "
+                     "without one, or use the backend kvm, whose monitor confines itself");
+}
+
 enum kelpie_status firecracker_probe_run(struct host *host, const char *named, int cancel_fd,
                                          struct firecracker_probe *ret_probe,
                                          struct kelpie_error *err) {
@@ -216,6 +230,7 @@ enum kelpie_status firecracker_probe_run(struct host *host, const char *named, i
     ASSERT(host);
     ASSERT(ret_probe);
     memset(ret_probe, 0, sizeof(*ret_probe));
+    TRY(check_jailer(host, err));
     TRY(find(host, named, ret_probe, err));
     enum kelpie_status status = ask_version(host, ret_probe->binary, cancel_fd, &outcome, err);
     if (status == KELPIE_CANCELLED || status == KELPIE_NO_MEMORY) {

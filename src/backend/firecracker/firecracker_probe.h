@@ -19,7 +19,8 @@ struct firecracker_probe {
     char cpu[FIRECRACKER_CPU_SIZE_MAX + 1]; /* this host's: vendor, family, model; or "unknown" */
 };
 
-/* Runs `firecracker --version`. Errors: BACKEND_MISSING (none, too old, or it crashed), CANCELLED, NO_MEMORY. */
+/* Runs `firecracker --version`. Errors: BACKEND_MISSING (none, too old, or it crashed), UNSUPPORTED ($KELPIE_JAILER asks for
+ * what there is not), CANCELLED, NO_MEMORY. */
 KELPIE_CHECKED enum kelpie_status firecracker_probe_run(struct host *host, const char *named,
                                                         int cancel_fd,
                                                         struct firecracker_probe *ret_probe,

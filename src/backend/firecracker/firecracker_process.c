@@ -130,12 +130,25 @@ static enum kelpie_status spawn(struct backend_instance *instance, const int fil
     return status;
 }
 
+/* Firecracker opens its tap by name. When that is missing and its user is root, it makes one, which leads nowhere. */
+static enum kelpie_status check_tap(struct backend_instance *instance, struct kelpie_error *err) {
+    const struct kelpie_network *network = instance->config->network;
+    firecracker_instance_check(instance);
+    if (!network) {
+        return KELPIE_OK;
+    }
+    ASSERT(network->kind == KELPIE_NETWORK_TAP);
+    AUTO_FD struct host_fd tap = {instance->host, HOST_FD_NONE};
+    return host_tap_open(instance->host, network->tap, &tap.fd, err);
+}
+
 enum kelpie_status firecracker_process_start(struct backend_instance *instance, const int fds[2],
                                              const struct host_wait *wait,
                                              struct kelpie_error *err) {
     char path[SOCKET_PATH_SIZE];
     firecracker_instance_check(instance);
     ASSERT(!instance->monitor.process);
+    TRY(check_tap(instance, err));
     TRY(firecracker_folder_make(&instance->folder, instance->host, err));
     TRY(open_link(instance, err));
     TRY(spawn(instance, fds, err));

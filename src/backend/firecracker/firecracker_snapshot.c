@@ -129,8 +129,14 @@ static enum kelpie_status check_manifest(struct backend_instance *instance,
     return KELPIE_OK;
 }
 
+/* How a load is asked for. */
+struct manner {
+    bool run;   /* the vCPUs, as soon as they can */
+    bool clock; /* the kernel's clock goes on where the host's is */
+};
+
 /* What the version knows of what can be said at a load. NULL: no memory. */
-static json_t *load_body(struct backend_instance *instance, bool run) {
+static json_t *load_body(struct backend_instance *instance, const struct manner *manner) {
     const struct kelpie_network *network = instance->config->network;
     const struct firecracker_probe *probe = &instance->probe;
     char state[FD_PATH_SIZE];
@@ -138,16 +144,16 @@ static json_t *load_body(struct backend_instance *instance, bool run) {
     firecracker_instance_check(instance);
     snprintf(state, sizeof(state), "/proc/self/fd/%d", FIRECRACKER_CHILD_KERNEL);
     snprintf(memory, sizeof(memory), "/proc/self/fd/%d", FIRECRACKER_CHILD_INITRAMFS);
-    json_t *body = json_pack("{s:s, s:{s:s, s:s}, s:b}", "snapshot_path", state, "mem_backend",
-                             "backend_type", "File", "backend_path", memory, "resume_vm", (int)run);
+    json_t *body =
+        json_pack("{s:s, s:{s:s, s:s}, s:b}", "snapshot_path", state, "mem_backend", "backend_type",
+                  "File", "backend_path", memory, "resume_vm", (int)manner->run);
     json_t *overrides = NULL;
     bool whole = body != NULL;
     if (whole && network && firecracker_probe_has(probe, FIRECRACKER_MINOR_OVERRIDES)) {
         overrides = json_pack("[{s:s, s:s}]", "iface_id", "net", "host_dev_name", network->tap);
         whole = json_object_set_new(body, "network_overrides", overrides) == 0;
     }
-    /* The kernel's clock goes on where the host's is; what older ones leave to do, the guest's agent does. */
-    if (whole && firecracker_probe_has(probe, FIRECRACKER_MINOR_CLOCK_REALTIME)) {
+    if (whole && manner->clock) {
         whole = json_object_set_new(body, "clock_realtime", json_true()) == 0;
     }
     ASSERT(body || !whole);
@@ -188,19 +194,37 @@ static enum kelpie_status refused(struct backend_instance *instance,
     return status;
 }
 
-static enum kelpie_status load(struct backend_instance *instance, struct snapshot_reader *reader,
-                               bool run, const struct host_wait *wait, struct kelpie_error *err) {
-    const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
+static enum kelpie_status load_once(struct backend_instance *instance,
+                                    struct snapshot_reader *reader, const struct manner *manner,
+                                    const struct host_wait *wait, struct kelpie_error *err) {
     firecracker_instance_check(instance);
     ASSERT(!instance->monitor.process);
-    TRY(check_manifest(instance, manifest, err));
-    TRY(snapshot_reader_verify(reader, SNAPSHOT_PART_STATE, wait, err));
     TRY(monitor_disks_load(&instance->disks, reader, wait, err));
     TRY(firecracker_memory_open(instance, reader, wait, err));
     const int fds[2] = {snapshot_reader_part(reader, SNAPSHOT_PART_STATE), instance->memory.fd};
     TRY(firecracker_process_start(instance, fds, wait, err));
-    enum kelpie_status status =
-        firecracker_ask(instance, "PUT", "/snapshot/load", load_body(instance, run), wait, err);
+    return firecracker_ask(instance, "PUT", "/snapshot/load", load_body(instance, manner), wait,
+                           err);
+}
+
+/* A state that was saved, or is to be loaded, where KVM does not know the real time of its clock (before Linux 5.16, or without
+ * a TSC that is stable) is refused with clock_realtime. What the clock is behind then, the guest's agent sets right. */
+static enum kelpie_status load(struct backend_instance *instance, struct snapshot_reader *reader,
+                               bool run, const struct host_wait *wait, struct kelpie_error *err) {
+    const struct snapshot_manifest *manifest = snapshot_reader_manifest(reader);
+    struct manner manner = {
+        .run = run,
+        .clock = firecracker_probe_has(&instance->probe, FIRECRACKER_MINOR_CLOCK_REALTIME)};
+    firecracker_instance_check(instance);
+    ASSERT(!instance->monitor.process);
+    TRY(check_manifest(instance, manifest, err));
+    TRY(snapshot_reader_verify(reader, SNAPSHOT_PART_STATE, wait, err));
+    enum kelpie_status status = load_once(instance, reader, &manner, wait, err);
+    if (status == KELPIE_INTERNAL && manner.clock) {
+        firecracker_process_take_down(instance); /* it ends after a load that failed */
+        manner.clock = false;
+        status = load_once(instance, reader, &manner, wait, err);
+    }
     if (status == KELPIE_INTERNAL || status == KELPIE_CRASHED) {
         return refused(instance, manifest, err);
     }

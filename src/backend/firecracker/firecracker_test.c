@@ -48,12 +48,16 @@ static int teardown(void **state) {
 
 /* ---- The program ------------------------------------------------------------------------------ */
 
-static void write_program(const char *script) {
+static void write_program_of_mode(const char *script, uint32_t mode) {
     char path[128];
     struct kelpie_error err;
     snprintf(path, sizeof(path), "%s/program", scratch);
-    assert_int_equal(host_file_store(host, path, script, strlen(script), 0755, &err), KELPIE_OK);
+    assert_int_equal(host_file_store(host, path, script, strlen(script), mode, &err), KELPIE_OK);
     assert_int_equal(setenv("KELPIE_FIRECRACKER", path, 1), 0);
+}
+
+static void write_program(const char *script) {
+    write_program_of_mode(script, 0755);
 }
 
 static enum kelpie_status probe_with(const char *script, struct firecracker_probe *probe,
@@ -113,20 +117,67 @@ static void test_a_program_that_does_not_end_can_be_given_up(void **state) {
     host_close(host, cancel);
 }
 
+/* At create, not later, and the same as `kelpie doctor`, with what to install. The one that hangs is the simulator's: it takes
+ * five seconds here. */
 static void test_create_and_doctor_say_what_is_missing(void **state) {
+    (void)state;
+    static const struct {
+        const char *script; /* NULL: there is no such file */
+        const char *text;
+        uint32_t mode;
+    } rows[] = {
+        {NULL, "cannot run Firecracker (/nowhere/firecracker)", 0},
+        {"#!/bin/sh\necho Firecracker v1.17.0\n", "cannot run", 0644},
+        {"#!/bin/sh\necho Firecracker v1.6.0\n", "Firecracker 1.6.0", 0755},
+        {"#!/bin/sh\nhead -c 4096 /dev/urandom\n", "does not name a version", 0755},
+        {"#!/bin/sh\n", "does not name a version", 0755},
+        {"#!/bin/sh\nkill -SEGV $$\n", "killed by signal 11", 0755},
+        {"#!/bin/sh\nexit 127\n", "exited with code 127", 0755},
+        {"\x7f"
+         "ELF of nothing",
+         "cannot run", 0755},
+    };
+    const struct kelpie_config config = {.backend = "firecracker"};
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        struct kelpie_probe probe = {0};
+        struct kelpie_vm *vm = NULL;
+        struct kelpie_error err = {0};
+        if (rows[i].script) {
+            write_program_of_mode(rows[i].script, rows[i].mode);
+        } else {
+            assert_int_equal(setenv("KELPIE_FIRECRACKER", "/nowhere/firecracker", 1), 0);
+        }
+        assert_int_equal(kelpie_backend_probe("firecracker", &probe, &err), KELPIE_OK);
+        assert_false(probe.usable);
+        assert_string_equal(probe.version, "");
+        assert_non_null(strstr(probe.install, "KELPIE_FIRECRACKER"));
+        assert_int_equal(kelpie_vm_create(&config, &vm, &err), KELPIE_BACKEND_MISSING);
+        assert_null(vm);
+        if (!strstr(err.message, rows[i].text) || !strstr(err.message, "KELPIE_FIRECRACKER")) {
+            fail_msg("%zu: %s", i, err.message);
+        }
+        assert_string_equal(probe.reason, err.message);
+    }
+}
+
+static void test_a_jailer_that_is_asked_for_is_refused(void **state) {
     (void)state;
     struct kelpie_probe probe = {0};
     struct kelpie_vm *vm = NULL;
     struct kelpie_error err = {0};
     const struct kelpie_config config = {.backend = "firecracker"};
-    assert_int_equal(setenv("KELPIE_FIRECRACKER", "/nowhere/firecracker", 1), 0);
+    write_program("#!/bin/sh\necho Firecracker v1.17.0\n");
+    assert_int_equal(setenv("KELPIE_JAILER", "/usr/bin/jailer", 1), 0);
     assert_int_equal(kelpie_backend_probe("firecracker", &probe, &err), KELPIE_OK);
     assert_false(probe.usable);
-    assert_non_null(strstr(probe.reason, "/nowhere/firecracker"));
-    assert_non_null(strstr(probe.install, "KELPIE_FIRECRACKER"));
-    assert_int_equal(kelpie_vm_create(&config, &vm, &err), KELPIE_BACKEND_MISSING);
-    assert_non_null(strstr(err.message, "KELPIE_FIRECRACKER"));
+    assert_int_equal(kelpie_vm_create(&config, &vm, &err), KELPIE_UNSUPPORTED);
     assert_null(vm);
+    assert_non_null(strstr(err.message, "unset it"));
+    assert_string_equal(probe.install, "unset KELPIE_JAILER");
+    assert_string_equal(probe.reason, err.message);
+    assert_int_equal(setenv("KELPIE_JAILER", "", 1), 0);
+    struct firecracker_probe found;
+    assert_int_equal(firecracker_probe_run(host, NULL, HOST_FD_NONE, &found, &err), KELPIE_OK);
 }
 
 static void test_versions_know_what_they_can(void **state) {
@@ -474,6 +525,7 @@ int main(void) {
         cmocka_unit_test(test_a_program_that_is_none_is_missing),
         cmocka_unit_test(test_a_program_that_does_not_end_can_be_given_up),
         cmocka_unit_test(test_create_and_doctor_say_what_is_missing),
+        cmocka_unit_test(test_a_jailer_that_is_asked_for_is_refused),
         cmocka_unit_test(test_versions_know_what_they_can),
         cmocka_unit_test(test_processors_are_told_apart),
         cmocka_unit_test(hazard_e4_the_folder_is_ours_alone),

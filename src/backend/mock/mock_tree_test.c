@@ -133,6 +133,85 @@ static void test_what_is_in_the_way_stays(void **state) {
     }
 }
 
+static void say(struct mock_bytes *bytes, struct protocol_tree_entry entry, const char *content) {
+    static uint8_t head[PROTOCOL_TREE_ENTRY_SIZE_MAX];
+    struct cursor_writer writer = cursor_writer_init(head, sizeof(head));
+    protocol_encode_tree_entry(&writer, &entry);
+    assert_false(writer.failed);
+    mock_bytes_append(bytes, head, writer.size);
+    mock_bytes_append(bytes, content, strlen(content));
+}
+
+#define SAY(content, ...) say(&bytes, (struct protocol_tree_entry){__VA_ARGS__}, content)
+
+static void test_an_exact_tree_takes_the_place_of_what_is_there(void **state) {
+    (void)state;
+    struct harness harness = harness_start();
+    struct mock_files *files = &harness.guest->files;
+    struct mock_bytes bytes = mock_bytes_init(harness.host);
+    make(files, "/to", MOCK_FILE_FOLDER, NULL);
+    make(files, "/to/old", MOCK_FILE_FOLDER, NULL);
+    make(files, "/to/old/file", MOCK_FILE_REGULAR, "old");
+    make(files, "/too", MOCK_FILE_REGULAR, "kept");
+    SAY("", .kind = PROTOCOL_TREE_OWNER, .name = "", .size = 7);
+    SAY("", .kind = PROTOCOL_TREE_ATTRIBUTE, .name = "user.a", .target = "b", .target_size = 1);
+    SAY("", .kind = PROTOCOL_TREE_FOLDER, .name = "d", .mode = 0700);
+    SAY("", .kind = PROTOCOL_TREE_SPARSE, .name = "d/s", .mode = 0640, .size = 5000);
+    SAY("abc", .kind = PROTOCOL_TREE_EXTENT, .name = "", .size = 3, .modified_ns = 4990);
+    SAY("", .kind = PROTOCOL_TREE_EXTENT, .name = "", .modified_ns = 5000);
+    SAY("", .kind = PROTOCOL_TREE_HARD_LINK, .name = "h", .target = "d/s");
+    SAY("", .kind = PROTOCOL_TREE_FOLDER, .name = "d", .mode = 0711); /* once more */
+    SAY("", .kind = PROTOCOL_TREE_ROOT, .name = "", .mode = 01777);
+    SAY("", .kind = PROTOCOL_TREE_END, .name = "");
+    assert_int_equal(mock_tree_unpack(files, "/to", true, &bytes), 0);
+    assert_null(mock_files_find(files, "/to/old"));
+    assert_non_null(mock_files_find(files, "/too"));
+    assert_int_equal(mock_files_find(files, "/to")->mode, 01777);
+    assert_int_equal(mock_files_find(files, "/to/d")->mode, 0711);
+    const struct mock_file *link = mock_files_find(files, "/to/h");
+    assert_int_equal(link->mode, 0640);
+    assert_int_equal(link->content.size, 5000);
+    assert_memory_equal(link->content.data + 4990, "abc", 4);
+    mock_bytes_deinit(&bytes);
+    harness_stop(&harness);
+}
+
+static void test_an_exact_tree_that_cannot_be_is_refused(void **state) {
+    (void)state;
+    const struct protocol_tree_entry sparse = {
+        .kind = PROTOCOL_TREE_SPARSE, .name = "s", .mode = 0600, .size = 10};
+    const struct protocol_tree_entry huge = {
+        .kind = PROTOCOL_TREE_SPARSE, .name = "s", .size = MOCK_FILE_BYTES_MAX + 1ull};
+    const struct protocol_tree_entry end = {.kind = PROTOCOL_TREE_END, .name = ""};
+    struct {
+        struct protocol_tree_entry first;
+        struct protocol_tree_entry second;
+        int failure;
+    } cases[] = {
+        {{.kind = PROTOCOL_TREE_EXTENT, .name = ""}, end, EBADMSG},
+        {sparse, {.kind = PROTOCOL_TREE_EXTENT, .name = "", .modified_ns = 11}, EBADMSG},
+        {sparse, {.kind = PROTOCOL_TREE_EXTENT, .name = "", .size = 3, .modified_ns = 8}, EBADMSG},
+        {sparse, end, EBADMSG},
+        {sparse, sparse, EBADMSG},
+        {huge, {.kind = PROTOCOL_TREE_EXTENT, .name = ""}, ENOSPC},
+        {{.kind = PROTOCOL_TREE_HARD_LINK, .name = "h", .target = "none"}, end, ENOENT},
+        {{.kind = PROTOCOL_TREE_FOLDER, .name = "d"},
+         {.kind = PROTOCOL_TREE_HARD_LINK, .name = "h", .target = "d"},
+         EBADMSG},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct harness harness = harness_start();
+        struct mock_bytes bytes = mock_bytes_init(harness.host);
+        make(&harness.guest->files, "/to", MOCK_FILE_FOLDER, NULL);
+        say(&bytes, cases[i].first, "");
+        say(&bytes, cases[i].second, cases[i].second.size > 0 ? "123" : "");
+        assert_int_equal(mock_tree_unpack(&harness.guest->files, "/to", true, &bytes),
+                         cases[i].failure);
+        mock_bytes_deinit(&bytes);
+        harness_stop(&harness);
+    }
+}
+
 static void test_a_tree_that_is_cut_or_wrong_is_refused(void **state) {
     (void)state;
     struct harness harness = harness_start();
@@ -212,6 +291,8 @@ static void test_any_allocation_may_fail(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_an_exact_tree_takes_the_place_of_what_is_there),
+        cmocka_unit_test(test_an_exact_tree_that_cannot_be_is_refused),
         cmocka_unit_test(test_what_went_out_comes_in),
         cmocka_unit_test(test_devices_and_programs_are_left_out),
         cmocka_unit_test(test_what_is_in_the_way_stays),
