@@ -430,7 +430,7 @@ bench: all $(if $(BENCH_SOURCES),$(BUILD)/bench/bench $(BUILD)/bench/floor) ## m
 	@$(if $(BENCH_SOURCES),$(BUILD)/bench/bench,echo 'there is nothing in bench/ yet'; exit 1)
 
 .PHONY: lab-bench
-lab-bench: all $(BUILD)/bench/bench ## measure our monitor beside QEMU, with KVM in the lab; print a table and write build/lab-bench.json
+lab-bench: all $(BUILD)/bench/bench ## measure our monitor beside QEMU (and Firecracker, libkrun), with KVM in the lab; print a table and write build/lab-bench.json
 	@BUILD=$(BUILD) tools/lab-bench $(RUNS)
 
 # The vz backend's Objective-C: on another system than macOS, its syntax and types, against declarations of ours (tests/vz/).

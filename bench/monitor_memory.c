@@ -8,11 +8,14 @@
 #include <string.h>
 
 #define LINE_SIZE_MAX 8192
+#define NEIGHBOUR_SIZE_MAX (16u << 20) /* of no file, and one mapping with the guest's memory */
 
 struct tally {
     const char *guest_file;
     uint64_t guest_size;
-    uint64_t guest_found; /* bytes of mappings */
+    uint64_t guest_found; /* bytes of mappings, … */
+    uint64_t neighbours;  /* … and of what is one mapping with them */
+    uint64_t largest;     /* of no file */
     bool in_guest;        /* the mapping whose lines are being read */
     long own_kib;
 };
@@ -27,10 +30,17 @@ static bool take_head(struct tally *tally, const char *line) {
         return false;
     }
     const char *name = line + name_at;
-    bool whole = tally->guest_file[0] != 0 || end - start == tally->guest_size;
+    uint64_t size = end - start;
+    bool named = tally->guest_file[0] != 0;
+    bool whole =
+        named || (size >= tally->guest_size && size - tally->guest_size <= NEIGHBOUR_SIZE_MAX);
     tally->in_guest = whole && strcmp(name, tally->guest_file) == 0;
     if (tally->in_guest) {
-        tally->guest_found += end - start;
+        tally->guest_found += named ? size : tally->guest_size;
+        tally->neighbours += named ? 0 : size - tally->guest_size;
+    }
+    if (name[0] == 0 && size > tally->largest) {
+        tally->largest = size;
     }
     return true;
 }
@@ -63,9 +73,13 @@ long monitor_memory_kib(int process_id, const char *guest_file, uint64_t guest_s
     if (tally.guest_found != guest_size || tally.own_kib <= 0) {
         fprintf(stderr,
                 "bench: %s: mappings of %" PRIu64 " bytes look like the guest's memory of %" PRIu64
-                " bytes\n",
-                path, tally.guest_found, guest_size);
+                " bytes; the largest of no file has %" PRIu64 "\n",
+                path, tally.guest_found, guest_size, tally.largest);
         return -1;
+    }
+    if (tally.neighbours > 0) {
+        fprintf(stderr, "bench: %s: %" PRIu64 " KiB are one mapping with the guest's memory\n",
+                path, tally.neighbours >> 10);
     }
     return tally.own_kib;
 }

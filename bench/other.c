@@ -95,8 +95,8 @@ void other_run(struct other *other, struct pair *pair) {
         return;
     }
     struct kelpie_vm *vm = begin_surely(other, pair, false, other->boot);
-    if (other->memory) {
-        pair_put_memory(pair, other->memory, kelpie_vm_process_id(vm), "");
+    if (other->memory && !pair_put_memory(pair, other->memory, kelpie_vm_process_id(vm), "")) {
+        other->memory = NULL; /* the rest counts all the same */
     }
     kelpie_vm_destroy(vm);
     if (other->restore) {

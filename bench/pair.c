@@ -138,16 +138,23 @@ void pair_save(struct pair *pair, struct series *snapshot, size_t runs) {
     by_hand_end(&peer);
 }
 
-void pair_put_memory(struct pair *pair, struct series *series, int process_id,
+bool pair_put_memory(struct pair *pair, struct series *series, int process_id,
                      const char *guest_file) {
     struct kelpie_error err;
     const struct host_wait still = host_wait_ms(pair->host, STILL_MS, HOST_FD_NONE);
     pair_check(host_sleep(pair->host, &still, &err), "sleep", &err);
     long kib = monitor_memory_kib(process_id, guest_file, (uint64_t)PAIR_MEMORY_MIB << 20);
-    if (kib < 0) {
+    if (kib >= 0) {
+        series_put(series, (double)kib);
+    }
+    return kib >= 0;
+}
+
+static void put_memory_surely(struct pair *pair, struct series *series, int process_id,
+                              const char *guest_file) {
+    if (!pair_put_memory(pair, series, process_id, guest_file)) {
         exit(1);
     }
-    series_put(series, (double)kib);
 }
 
 void pair_boot(struct pair *pair, const struct pair_series *time,
@@ -157,14 +164,14 @@ void pair_boot(struct pair *pair, const struct pair_series *time,
     pair_exec_true(vm);
     series_put(time->ours, pair_ms_since(pair, start_ns));
     if (memory) {
-        pair_put_memory(pair, memory->ours, kelpie_vm_process_id(vm), OUR_MEMORY);
+        put_memory_surely(pair, memory->ours, kelpie_vm_process_id(vm), OUR_MEMORY);
     }
     kelpie_vm_destroy(vm);
 
     static struct by_hand peer;
     series_put(time->theirs, peer_begin(pair, &peer, &pair->peer, NULL));
     if (memory) {
-        pair_put_memory(pair, memory->theirs, by_hand_process_id(&peer), "");
+        put_memory_surely(pair, memory->theirs, by_hand_process_id(&peer), "");
     }
     by_hand_end(&peer);
 }

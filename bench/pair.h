@@ -50,8 +50,9 @@ struct kelpie_vm *pair_boot_ours(const char *backend);
 /* Writes what pair_restore() takes. snapshot: how long ours took, `runs` times; may be NULL. */
 void pair_save(struct pair *pair, struct series *snapshot, size_t runs);
 
-/* What a monitor takes without its guest's memory, when all is still, in KiB (monitor_memory.h). */
-void pair_put_memory(struct pair *pair, struct series *series, int process_id,
+/* What a monitor takes without its guest's memory, when all is still, in KiB (monitor_memory.h). False, said
+ * on stderr: it cannot be told. */
+bool pair_put_memory(struct pair *pair, struct series *series, int process_id,
                      const char *guest_file);
 
 /* One run each, in ms from the call until a command has ended. memory: what pair_put_memory() says of both. */

@@ -74,8 +74,8 @@ static enum kelpie_status migration_await(struct backend_instance *instance,
     }
 }
 
-/* Sets up what both directions need: whether shared memory is left out, no limit of speed, and the file under the
- * name "state". */
+/* Sets up what both directions need: whether shared memory is left out, and the file under the name "state". Each
+ * request is a turn of QEMU's main loop, which a warm start waits for. */
 static enum kelpie_status migration_prepare(struct backend_instance *instance, int state_fd,
                                             bool ignore_shared, const struct host_wait *wait,
                                             struct kelpie_error *err) {
@@ -85,9 +85,6 @@ static enum kelpie_status migration_prepare(struct backend_instance *instance, i
     TRY(qemu_execute(instance, "migrate-set-capabilities",
                      json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", "x-ignore-shared",
                                "state", (int)ignore_shared),
-                     wait, err));
-    TRY(qemu_execute(instance, "migrate-set-parameters",
-                     json_pack("{s:I}", "max-bandwidth", (json_int_t)QEMU_MIGRATION_BANDWIDTH),
                      wait, err));
     const struct qmp_command getfd = {
         .name = "getfd",
@@ -111,6 +108,10 @@ static enum kelpie_status save_state(struct backend_instance *instance, int stat
         TRY(qemu_execute(instance, "stop", NULL, wait, err));
     }
     TRY(migration_prepare(instance, state_fd, ignore_shared, wait, err));
+    /* The limit of speed is the writer's alone. */
+    TRY(qemu_execute(instance, "migrate-set-parameters",
+                     json_pack("{s:I}", "max-bandwidth", (json_int_t)QEMU_MIGRATION_BANDWIDTH),
+                     wait, err));
     enum kelpie_status status =
         qemu_execute(instance, "migrate", json_pack("{s:s}", "uri", "fd:state"), wait, err);
     if (status == KELPIE_OK) {
