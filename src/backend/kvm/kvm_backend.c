@@ -52,11 +52,22 @@ static void kvm_destroy(struct backend_instance *instance) {
     free(instance);
 }
 
+/* A kernel that is unpacked here, once, and not by each guest anew: a third of a boot. It is then where it was linked to be, as with
+ * Firecracker: Linux moves itself to a random place only as it unpacks itself. */
 static enum kelpie_status find_images(struct backend_instance *instance,
                                       const struct host_wait *wait, struct kelpie_error *err) {
     kvm_instance_check(instance);
     ASSERT(wait);
-    return image_boot_prepare(instance->host, instance->config->kernel, wait, &instance->boot, err);
+    struct image_kernel *kernel = &instance->boot.kernel;
+    TRY(image_boot_prepare(instance->host, instance->config->kernel, wait, &instance->boot, err));
+    if (kernel->form != IMAGE_KERNEL_BZIMAGE) {
+        return KELPIE_OK;
+    }
+    enum kelpie_status status =
+        image_kernel_unpack(instance->host, kernel, wait, instance->unpacked_path,
+                            sizeof(instance->unpacked_path), err);
+    /* One that is packed in a way we do not know unpacks itself. */
+    return status == KELPIE_BAD_CONFIG ? KELPIE_OK : status;
 }
 
 static enum kelpie_status init(struct backend_instance *instance,
@@ -100,7 +111,9 @@ static enum kelpie_status open_images(struct backend_instance *instance, int *re
     ASSERT(ret_kernel_fd && ret_initramfs_fd);
     ASSERT(instance->medium.size == 0);
     if (images->kernel.form != IMAGE_KERNEL_KRUNFW) {
-        TRY(host_file_open(host, images->kernel.path, HOST_OPEN_READ, 0, ret_kernel_fd, err));
+        const char *path =
+            instance->unpacked_path[0] ? instance->unpacked_path : images->kernel.path;
+        TRY(host_file_open(host, path, HOST_OPEN_READ, 0, ret_kernel_fd, err));
         return host_file_open(host, images->initramfs_path, HOST_OPEN_READ, 0, ret_initramfs_fd,
                               err);
     }

@@ -45,6 +45,8 @@ struct backend_instance {
     struct host *host;
     const struct kelpie_config *config;
     struct image_boot boot;
+    char unpacked_path[HOST_PATH_SIZE_MAX +
+                       1]; /* the ELF file that was in boot.kernel; empty: there is none */
     struct monitor_disks disks;
 
     /* Of the running machine. */
