@@ -66,7 +66,8 @@ KELPIE_CHECKED enum kelpie_status image_kernel_unpack(struct host *host,
  *                             loaded, behind the first list, when the first disk is set up. A list may be empty;
  *                             one may name a module that another has loaded already, which is no error.
  *   /etc/kelpie/modules.net   the same for a network
- *   /etc/kelpie/modules.vsock the same for a channel over vsock, when there is no virtio port
+ *   /etc/kelpie/modules.vsock the same for a channel over vsock, when there is no virtio port, and for the balloon that
+ *                             the monitors with vsock have: it gives back what the guest has freed
  *   /etc/passwd, group, hosts; /root /tmp /proc /sys /dev /run /mnt, to mount on
  */
 KELPIE_CHECKED enum kelpie_status

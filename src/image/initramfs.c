@@ -46,7 +46,7 @@ static const struct {
     {"etc/kelpie/modules.disk", {"virtio_blk", "crc32c_generic", "ext4", "overlay", "erofs", NULL}},
     {"etc/kelpie/modules.net", {"virtio_net", NULL}},
     {"etc/kelpie/modules.share", {"fuse", "virtiofs", NULL}},
-    {"etc/kelpie/modules.vsock", {"vsock", "vmw_vsock_virtio_transport", NULL}},
+    {"etc/kelpie/modules.vsock", {"vsock", "vmw_vsock_virtio_transport", "virtio_balloon", NULL}},
 };
 
 struct initramfs_inputs {

@@ -10,7 +10,10 @@
 
 #include "conformance.h"
 
-#define KILL_SECONDS_MAX 8 /* of a machine that is killed: less than any operation may take */
+#define FREED_MIB "64"
+#define FREED_BYTES (64ull << 20)
+#define FREED_SECONDS_MAX 60 /* Linux tells of free pages every other second or so */
+#define KILL_SECONDS_MAX 8   /* of a machine that is killed: less than any operation may take */
 
 enum operation {
     START,
@@ -377,6 +380,36 @@ static void test_a_kill_waits_for_nobody(void **state) {
     kelpie_vm_destroy(vm);
 }
 
+static uint64_t resident_bytes(struct kelpie_vm *vm) {
+    struct kelpie_error err = {0};
+    struct kelpie_stats stats = {0};
+    OK(kelpie_vm_stats(vm, &stats, &err));
+    return stats.memory_bytes;
+}
+
+/* What the guest has freed is this host's again: its balloon driver tells of pages that nobody has. */
+static void test_freed_memory_goes_back(void **state) {
+    (void)state;
+    struct kelpie_error err = {0};
+    if (strcmp(suite()->backend, "kvm") != 0 && strcmp(suite()->backend, "firecracker") != 0) {
+        skip_aloud("memory that goes back: it has no balloon");
+    }
+    struct kelpie_vm *vm = make_vm();
+    OK(kelpie_vm_start(vm, &err));
+    const uint64_t before = resident_bytes(vm);
+    expect_shell(vm, "dd if=/dev/zero of=/tmp/x bs=1M count=" FREED_MIB " 2>/dev/null", 0, "");
+    const uint64_t filled = resident_bytes(vm);
+    assert_true(filled >= before + FREED_BYTES / 4 * 3);
+    expect_shell(vm, "rm /tmp/x", 0, "");
+    uint64_t freed = filled;
+    for (int i = 0; i < FREED_SECONDS_MAX && freed > filled - FREED_BYTES / 2; i++) {
+        sleep(1);
+        freed = resident_bytes(vm);
+    }
+    assert_true(freed <= filled - FREED_BYTES / 2);
+    kelpie_vm_destroy(vm);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_a_kill_waits_for_nobody),
     cmocka_unit_test(test_every_operation_in_every_state),
@@ -391,6 +424,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_reset_from_within_is_told),
     cmocka_unit_test(test_wait_times_out),
     cmocka_unit_test(test_stop_ends_what_runs),
+    cmocka_unit_test(test_freed_memory_goes_back),
 };
 const struct group group_lifecycle = {
     .name = "lifecycle", .tests = tests, .count = sizeof(tests) / sizeof(tests[0])};

@@ -108,9 +108,8 @@ static enum kelpie_status put_network(struct backend_instance *instance,
 }
 
 /*
- * What the guest has freed goes back to the host by itself: a balloon that is never filled, whose driver, if the kernel has it built in (our
- * initramfs does not load it), reports free pages. There is nothing
- * for an older version: a balloon would have to be filled by somebody, and nobody asks for its statistics.
+ * What the guest has freed goes back to the host by itself: a balloon that is never filled, whose driver reports free pages. There is
+ * nothing for an older version: a balloon would have to be filled by somebody, and nobody asks for its statistics.
  */
 static enum kelpie_status put_balloon(struct backend_instance *instance,
                                       const struct host_wait *wait, struct kelpie_error *err) {
