@@ -18,6 +18,8 @@ struct restore_options {
     bool allow_incomplete;
     bool track;
     uint32_t timeout_ms;
+    const char *backend;
+    const char *hypervisor;
     struct option_list labels;
     bool json;
 };
@@ -37,6 +39,10 @@ static const struct option_spec restore_specs[] = {
     OPTION(0, "track", NULL, option_set_flag, track,
            "note from now on what is written, for diffs to this snapshot"),
     OPTION(0, "timeout", "TIME", option_set_duration, timeout_ms, "give up after 30s, 2m (1m)"),
+    OPTION(0, "backend", "NAME", option_set_text, backend,
+           "which hypervisor a new VM has; another than the snapshot's only for a checkpoint"),
+    OPTION(0, "hypervisor", "FILE", option_set_text, hypervisor,
+           "its program (qemu, firecracker) or library (libkrun)"),
     OPTION(0, "label", "KEY=VALUE", option_add_text, labels,
            "a label of a new VM; may be repeated"),
     OPTION(0, "json", NULL, option_set_flag, json, "print one JSON object"),
@@ -56,7 +62,10 @@ static enum kelpie_status restore_new(void *context, const char *name, struct ke
     ASSERT(name);
     const struct option_list *labels = &restoring->options->labels;
     struct kelpie_owner owner = {.labels = labels->count > 0 ? labels->values : NULL};
-    struct kelpie_config config = {.name = name, .owner = &owner};
+    struct kelpie_config config = {.name = name,
+                                   .backend = restoring->options->backend,
+                                   .hypervisor = restoring->options->hypervisor,
+                                   .owner = &owner};
     return kelpie_vm_create_from_snapshot(restoring->path, &config, &restoring->how, &restoring->vm,
                                           err);
 }
@@ -76,6 +85,18 @@ static enum kelpie_status restore_in_place(struct restoring *restoring, struct k
     return kelpie_vm_restore(vm, restoring->path, &restoring->how, err);
 }
 
+/* A VM that there is has its hypervisor. */
+static enum kelpie_status check_in_place(const struct restore_options *options,
+                                         struct kelpie_error *err) {
+    const char *option = options->backend      ? "--backend"
+                         : options->hypervisor ? "--hypervisor"
+                                               : NULL;
+    ASSERT(options);
+    return option ? error_set_field(err, KELPIE_BAD_CONFIG, option,
+                                    "%s: it is for a new VM, and there is one of this name", option)
+                  : KELPIE_OK;
+}
+
 static enum kelpie_status restore_as(struct restoring *restoring, const char *name,
                                      struct kelpie_error *err) {
     ASSERT(restoring->path[0] != 0);
@@ -84,6 +105,7 @@ static enum kelpie_status restore_as(struct restoring *restoring, const char *na
         enum kelpie_status status = kelpie_vm_open(NULL, name, &restoring->vm, err);
         if (status != KELPIE_NOT_FOUND) {
             TRY(status);
+            TRY(check_in_place(restoring->options, err));
             return restore_in_place(restoring, err);
         }
     }

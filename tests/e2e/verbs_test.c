@@ -563,7 +563,11 @@ static void snapshot_and_restore(void) {
            ONE_ERROR "running[^\n]*\nhint: 'kelpie restore -f'");
     expect(WORDS("restore", "-f", "point", "life"), 0, "^life\n$", NULL);
     expect(WORDS("exec", "life", "cat", "/tmp/note"), 0, "^noted$", NULL);
-    expect(WORDS("restore", "point", "twin"), 0, "^twin\n$", NULL);
+    expect(WORDS("restore", "-f", "--backend", "mock", "point", "life"), 125, NULL,
+           ONE_ERROR "--backend: it is for a new VM");
+    expect(WORDS("restore", "--backend", "qemu", "point", "twin"), 125, NULL,
+           ONE_ERROR "was made by backend mock");
+    expect(WORDS("restore", "--backend", "mock", "point", "twin"), 0, "^twin\n$", NULL);
     expect(WORDS("exec", "twin", "cat", "/tmp/note"), 0, "^noted$", NULL);
     json_t *restored = expect_json(WORDS("restore", "point", "--paused", "--json"));
     assert_string_equal(text_at(restored, "state"), "paused");
