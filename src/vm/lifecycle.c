@@ -329,12 +329,16 @@ enum kelpie_status vm_stay_still(struct kelpie_vm *vm, const struct host_wait *w
     return KELPIE_OK;
 }
 
-/* Of a VM that was not paused: the guest goes on, on its own time. */
+/* Of a VM that was not paused: the guest goes on, on its own time. A failure of this host's (no random bytes) may be one of a
+ * moment, and a guest that never goes on is worse than a second try. */
 static enum kelpie_status let_go(struct kelpie_vm *vm, const struct host_wait *wait,
                                  struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(vm->state != KELPIE_STATE_PAUSED);
-    enum kelpie_status status = wake_guest(vm, wait, err);
+    enum kelpie_status status = KELPIE_IO_FAILED;
+    for (int i = 0; i < VM_LET_GO_TRIES && status == KELPIE_IO_FAILED; i++) {
+        status = wake_guest(vm, wait, err);
+    }
     if (status != KELPIE_OK && vm_machine_is_alive(vm)) {
         vm_lock(vm);
         vm_channel_break(vm, "the guest stood still and did not go on");
