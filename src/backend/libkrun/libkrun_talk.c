@@ -102,10 +102,26 @@ enum kelpie_status libkrun_talk_read(struct libkrun_talk *talk, const struct hos
     return KELPIE_OK;
 }
 
+/* What it may say of itself. The VM's state, a cancel or a time limit are not its business, whatever it has become. */
+static enum kelpie_status own_status(enum kelpie_status told) {
+    static const enum kelpie_status own[] = {
+        KELPIE_BAD_CONFIG, KELPIE_BACKEND_MISSING, KELPIE_UNSUPPORTED,
+        KELPIE_NO_MEMORY,  KELPIE_IO_FAILED,       KELPIE_BOOT_FAILED,
+    };
+    ASSERT(told != KELPIE_OK);
+    for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
+        if (own[i] == told) {
+            return told;
+        }
+    }
+    return KELPIE_INTERNAL;
+}
+
 enum kelpie_status libkrun_talk_failed(const struct krun_message *message,
                                        struct kelpie_error *err) {
     ASSERT(message->word == KRUN_WORD_FAILED);
     ASSERT(message->text);
     const char *field = message->status == KELPIE_BAD_CONFIG ? "kernel" : "";
-    return error_set_field(err, message->status, field, "%.*s", KRUN_TEXT_SIZE_MAX, message->text);
+    return error_set_field(err, own_status(message->status), field, "%.*s", KRUN_TEXT_SIZE_MAX,
+                           message->text);
 }

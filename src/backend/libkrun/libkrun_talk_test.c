@@ -66,6 +66,8 @@ static void lines_come_in_any_pieces(void **state) {
     assert_int_equal(read_message(fixture, &message), KELPIE_OK);
     struct kelpie_error err;
     assert_int_equal(libkrun_talk_failed(&message, &err), KELPIE_BAD_CONFIG);
+    message.status = KELPIE_WRONG_STATE; /* which is not its to say */
+    assert_int_equal(libkrun_talk_failed(&message, NULL), KELPIE_INTERNAL);
     assert_string_equal(err.message, "all of it");
     assert_string_equal(err.field, "kernel");
 }
