@@ -54,6 +54,7 @@ __attribute__((constructor)) static void loaded(void) {
         raise(SIGABRT);
     }
     if (fake_has("load-fault")) {
+        signal(SIGSEGV, SIG_DFL); /* a sanitizer would make it another signal */
         raise(SIGSEGV);
     }
     if (fake_has("load-hang")) {
