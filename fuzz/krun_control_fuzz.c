@@ -30,6 +30,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     bool decoded = krun_message_decode(again, &copy);
     ASSERT(decoded);
     ASSERT(copy.word == message.word && copy.abi == message.abi);
-    ASSERT(copy.can_pause == message.can_pause && copy.status == message.status);
+    ASSERT(copy.can == message.can && copy.status == message.status);
     return 0;
 }
