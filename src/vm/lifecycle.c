@@ -218,8 +218,10 @@ static enum kelpie_status wake_guest(struct kelpie_vm *vm, const struct host_wai
         status = meet_again(vm, &until, err);
     }
     if (status == KELPIE_OK) {
-        vm_sessions_shift_deadlines(vm, host_monotonic_ns(vm->host) - vm->paused_ns);
-        vm->quiesced = false; /* also when its answer does not come */
+        uint64_t now_ns = host_monotonic_ns(vm->host);
+        vm_sessions_shift_deadlines(vm, now_ns - vm->paused_ns);
+        vm->paused_ns = now_ns; /* whoever tries again does not give the same time twice */
+        vm->quiesced = false;   /* also when its answer does not come */
         status = vm_say_thaw(vm, fresh, &until, err);
     }
     if (status == KELPIE_OK && fresh) {
@@ -229,6 +231,24 @@ static enum kelpie_status wake_guest(struct kelpie_vm *vm, const struct host_wai
         vm->fresh_wanted = false;
     }
     vm_unlock(vm);
+    return status;
+}
+
+/* Of a VM that runs. A failure of this host's (no random bytes) may be one of a moment, and a guest that never goes on is
+ * worse than a second try. */
+static enum kelpie_status wake_or_break(struct kelpie_vm *vm, const struct host_wait *wait,
+                                        struct kelpie_error *err) {
+    ASSERT(vm->busy);
+    ASSERT(wait);
+    enum kelpie_status status = KELPIE_IO_FAILED;
+    for (int i = 0; i < VM_LET_GO_TRIES && status == KELPIE_IO_FAILED; i++) {
+        status = wake_guest(vm, wait, err);
+    }
+    if (status != KELPIE_OK && vm_machine_is_alive(vm)) {
+        vm_lock(vm);
+        vm_channel_break(vm, "the guest stood still and did not go on");
+        vm_unlock(vm);
+    }
     return status;
 }
 
@@ -243,11 +263,7 @@ static void undo_freeze(struct kelpie_vm *vm, bool asked) {
         /* It may never have stopped: the guest has its own time to answer. */
         wait = host_wait_ms(vm->host, VM_FREEZE_TIMEOUT_MS, HOST_FD_NONE);
     }
-    if (wake_guest(vm, &wait, &ignored) != KELPIE_OK) {
-        vm_lock(vm);
-        vm_channel_break(vm, "the guest stood still and did not go on");
-        vm_unlock(vm);
-    }
+    (void)!wake_or_break(vm, &wait, &ignored); /* what it failed with first is told */
 }
 
 enum kelpie_status vm_stand_still(struct kelpie_vm *vm, const struct host_wait *wait,
@@ -329,22 +345,12 @@ enum kelpie_status vm_stay_still(struct kelpie_vm *vm, const struct host_wait *w
     return KELPIE_OK;
 }
 
-/* Of a VM that was not paused: the guest goes on, on its own time. A failure of this host's (no random bytes) may be one of a
- * moment, and a guest that never goes on is worse than a second try. */
+/* Of a VM that was not paused: the guest goes on, on its own time. */
 static enum kelpie_status let_go(struct kelpie_vm *vm, const struct host_wait *wait,
                                  struct kelpie_error *err) {
     ASSERT(vm->busy);
     ASSERT(vm->state != KELPIE_STATE_PAUSED);
-    enum kelpie_status status = KELPIE_IO_FAILED;
-    for (int i = 0; i < VM_LET_GO_TRIES && status == KELPIE_IO_FAILED; i++) {
-        status = wake_guest(vm, wait, err);
-    }
-    if (status != KELPIE_OK && vm_machine_is_alive(vm)) {
-        vm_lock(vm);
-        vm_channel_break(vm, "the guest stood still and did not go on");
-        vm_unlock(vm);
-    }
-    return status;
+    return wake_or_break(vm, wait, err);
 }
 
 /* Of a VM that was paused: the guest is silent, then the vCPUs stand still. */
