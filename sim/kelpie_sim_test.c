@@ -239,7 +239,7 @@ static void faulty_runs_leave_nothing(const char *backend, uint64_t seed_count) 
         failed += test.status != KELPIE_OK;
         kelpie_sim_destroy(test.sim);
     }
-    assert_true(failed > seed_count / 20 && failed < seed_count);
+    assert_true(failed > seed_count / 10 && failed < seed_count);
 }
 
 static void test_faulty_runs_leave_nothing(void **state) {
