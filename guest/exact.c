@@ -12,20 +12,12 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "names.h"
 #include "protocol/protocol_limits.h"
 
 #define NS_PER_S 1000000000ull
 #define LIST_SIZE 2048
 #define FOLDER_FLAGS (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
-
-/* getdents64(2) */
-struct dirent64 {
-    uint64_t inode;
-    int64_t offset;
-    uint16_t size;
-    uint8_t type;
-    char name[];
-};
 
 /* ---- Owners and attributes ---------------------------------------------------------------------- */
 

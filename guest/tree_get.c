@@ -13,21 +13,13 @@
 #include "base/assert.h"
 #include "base/checked.h"
 #include "file.h"
+#include "names.h"
 #include "tree.h"
 
 #define NS_PER_S 1000000000ull
 
 /* So much room in the ring is waited for before an entry of an exact tree, and what is said of it before. */
 #define EXACT_ENTRIES_SIZE_MAX (PROTOCOL_WINDOW_SIZE / 2)
-
-/* getdents64(2) */
-struct dirent64 {
-    uint64_t inode;
-    int64_t offset;
-    uint16_t size;
-    uint8_t type;
-    char name[];
-};
 
 /* The folder, whose name is the path in hand, is listed next. */
 static enum kelpie_status level_push(struct tree *tree, int fd, struct kelpie_error *err) {
