@@ -241,7 +241,7 @@ static enum kelpie_status wake_or_break(struct kelpie_vm *vm, const struct host_
     ASSERT(vm->busy);
     ASSERT(wait);
     enum kelpie_status status = KELPIE_IO_FAILED;
-    for (int i = 0; i < VM_LET_GO_TRIES && status == KELPIE_IO_FAILED; i++) {
+    for (int i = 0; i < VM_WAKE_TRIES && status == KELPIE_IO_FAILED; i++) {
         status = wake_guest(vm, wait, err);
     }
     if (status != KELPIE_OK && vm_machine_is_alive(vm)) {
@@ -345,14 +345,6 @@ enum kelpie_status vm_stay_still(struct kelpie_vm *vm, const struct host_wait *w
     return KELPIE_OK;
 }
 
-/* Of a VM that was not paused: the guest goes on, on its own time. */
-static enum kelpie_status let_go(struct kelpie_vm *vm, const struct host_wait *wait,
-                                 struct kelpie_error *err) {
-    ASSERT(vm->busy);
-    ASSERT(vm->state != KELPIE_STATE_PAUSED);
-    return wake_or_break(vm, wait, err);
-}
-
 /* Of a VM that was paused: the guest is silent, then the vCPUs stand still. */
 static enum kelpie_status still_again(struct kelpie_vm *vm, const struct host_wait *wait,
                                       struct kelpie_error *err) {
@@ -388,7 +380,7 @@ enum kelpie_status vm_hold_end(struct kelpie_vm *vm, const struct host_wait *wai
     if (!alive) {
         return error_set(err, KELPIE_CRASHED, "the VM crashed: %s", vm->exit_text);
     }
-    return paused ? still_again(vm, wait, err) : let_go(vm, wait, err);
+    return paused ? still_again(vm, wait, err) : wake_or_break(vm, wait, err);
 }
 
 enum kelpie_status vm_hold(struct kelpie_vm *vm, const struct host_wait *wait,

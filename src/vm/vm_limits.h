@@ -6,7 +6,7 @@
 
 #define VM_OUT_CAPACITY (2 * PROTOCOL_FRAME_SIZE_MAX) /* bytes queued for the guest */
 #define VM_POLL_PERIOD_MS 1000    /* the I/O thread looks up at least so often */
-#define VM_LET_GO_TRIES 3         /* of a guest that stands still, in a VM that runs */
+#define VM_WAKE_TRIES 3           /* of a guest that stands still, in a VM that runs */
 #define VM_FREEZE_TIMEOUT_MS 5000 /* then a VM is paused although its commands were not */
 #define VM_EXIT_GRACE_MS 1000     /* between the channel's end and the machine's */
 #define VM_HELLO_RETRY_MS 2000    /* a restored guest that is silent so long is resynchronised */
